@@ -1,0 +1,80 @@
+"""Running other programs, at the edge of the pipeline."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .errors import PipelineError
+
+
+class CommandFailed(PipelineError):
+    """A program ended with a status other than 0; ``stdout`` and ``stderr`` hold what it said."""
+
+    def __init__(self, argv: Sequence[str], status: int, stdout: str, stderr: str) -> None:
+        self.argv = tuple(argv)
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+        said = (stderr.strip() or stdout.strip() or "it said nothing").splitlines()
+        super().__init__(
+            what=f"{Path(argv[0]).name} ended with status {status}: {' | '.join(said[-5:])}",
+            where=" ".join(argv),
+        )
+
+
+class ProgramMissing(PipelineError):
+    """A program is not installed."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(
+            what=f"the program {program} is not installed",
+            where=f"PATH={os.environ.get('PATH', '')}",
+            remedy="Install it; bindep.txt names the package for Debian and for Fedora",
+        )
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | bytes | None = None,
+    timeout: float | None = None,
+    accept: Sequence[int] = (0,),
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end and return what it printed, as text.
+
+    The locale is C.UTF-8 so that output can be parsed; secrets never belong in ``argv``.
+    ``env`` adds to the caller's environment. ``timeout`` is in seconds.
+
+    Raises CommandFailed for a status not in ``accept``, ProgramMissing, and PipelineError past
+    the timeout.
+    """
+    words = [str(word) for word in argv]
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    try:
+        done = subprocess.run(  # noqa: S603  argv is a list, no shell reads it
+            words,
+            cwd=cwd,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+            input=data,
+            stdin=subprocess.DEVNULL if data is None else None,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        if cwd is not None and not cwd.is_dir():
+            raise PipelineError("the folder to work in does not exist", str(cwd)) from error
+        raise ProgramMissing(words[0]) from error
+    except subprocess.TimeoutExpired as error:
+        raise PipelineError(
+            f"{Path(words[0]).name} did not end within {timeout:g} s", " ".join(words)
+        ) from error
+    stdout, stderr = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
+    if done.returncode not in accept:
+        raise CommandFailed(words, done.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(words, done.returncode, stdout, stderr)

@@ -1,0 +1,60 @@
+"""Records: frozen, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pipeline.errors import PipelineError
+from pipeline.records import Artifact, Flavour, Package, Snapshot, Source
+
+SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
+ARTIFACT = Artifact(
+    SOURCE, Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda",), 580), "i" * 64, "/a", "mistralrs", "0.9.2", "s" * 64, 1,
+    "1.95.0", "13.0", "", locked=True, seconds=1.5, compiled=1, fresh=0, log="/l",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("record", [SOURCE, ARTIFACT, Snapshot("i", "stable", "", 1, "why", ("a.rpm",))])
+def test_json_and_back_is_the_same(record, tmp_path):
+    assert type(record).from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    record.write(tmp_path / "r.json")
+    assert type(record).read(tmp_path / "r.json") == record
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stray": 1}, "unknown keys .'stray'."),
+        ({"commit": 5}, "Source.commit must be str, not 5"),
+        ({"commit_time": "x"}, "Source.commit_time must be int"),
+        ({"commit_time": True}, "Source.commit_time must be int"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, message):
+    with pytest.raises(PipelineError, match=message):
+        Source.from_dict(SOURCE.to_dict() | change)
+
+
+def test_a_missing_key_is_named():
+    data = SOURCE.to_dict()
+    del data["commit"]
+    with pytest.raises(PipelineError, match=r"without \['commit'\]"):
+        Source.from_dict(data)
+
+
+def test_a_broken_manifest_says_where_and_what_to_do(tmp_path):
+    (tmp_path / "m.json").write_text("{")
+    with pytest.raises(PipelineError, match=r"not JSON.*m\.json.*Delete it"):
+        Source.read(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(("capability", "arch"), [("8.6", "sm_86"), ("8.9", "sm_89"), ("12.0", "sm_120a"), ("", "")])
+def test_a_flavours_architecture(capability, arch):
+    assert Flavour("x", "y", capability).arch == arch
+
+
+def test_a_packages_file_name_is_its_nevra():
+    package = Package("mistralrs-ada", "0.9.2", "1.fc43", "x86_64", "", "/p", "s", 1)
+    assert package.filename == "mistralrs-ada-0.9.2-1.fc43.x86_64.rpm"
