@@ -1,0 +1,96 @@
+#!/usr/bin/python
+"""Resolve: which commit of upstream a run is about."""
+
+DOCUMENTATION = r"""
+module: upstream_source
+short_description: Find the commit of upstream to package
+description:
+  - Reads upstream's refs with one C(git ls-remote), chooses a tag or the newest commit of a branch,
+    and tells its commit, its time and the version that the package will carry.
+  - Changes nothing but its own cache of commits, also in check mode.
+author: mistralrs-rpm
+options:
+  url:
+    description: Where upstream's git repository is; anything that git can fetch from.
+    type: str
+    required: true
+  kind:
+    description: V(tag) for a release, V(branch) for the newest commit of a branch.
+    type: str
+    choices: [tag, branch]
+    default: tag
+  version:
+    description: The release to take, such as V(0.8.0) or V(0.8.4-rc4); the newest final one when empty.
+    type: str
+    default: ""
+  branch:
+    description: The branch to follow with O(kind=branch); upstream's own default branch when empty.
+    type: str
+    default: ""
+  mirror:
+    description: A folder for the cache of commits. It can be deleted and comes back.
+    type: path
+    required: true
+attributes:
+  check_mode:
+    description: Runs in check mode, and does the same.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Take the newest release
+  upstream_source:
+    url: https://github.com/EricLBuehler/mistral.rs.git
+    mirror: /var/cache/mistralrs-rpm/upstream
+  register: resolved
+"""
+
+RETURN = r"""
+source:
+  description: The Source record (url, ref, kind, commit, commit_time, version, rpm_version).
+  returned: success
+  type: dict
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.upstream import resolve
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "required": True},
+            "kind": {"type": "str", "choices": ["tag", "branch"], "default": "tag"},
+            "version": {"type": "str", "default": ""},
+            "branch": {"type": "str", "default": ""},
+            "mirror": {"type": "path", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    p = module.params
+    try:
+        source = resolve(
+            p["url"], Path(p["mirror"]), kind=p["kind"], version=p["version"], branch=p["branch"]
+        )
+    except PipelineError as error:
+        module.fail_json(**error.failure())
+    module.exit_json(
+        changed=False,
+        source=source.to_dict(),
+        stage={
+            "name": "resolve",
+            "flavour": "",
+            "result": f"{source.ref} is {source.rpm_version}, commit {source.commit[:12]}",
+            "where": source.url,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

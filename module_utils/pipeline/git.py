@@ -1,0 +1,70 @@
+"""git, as the pipeline calls it: never asking a question, never reading the caller's configuration of prompts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .errors import PipelineError
+from .run import CommandFailed, run
+
+_QUIET = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "",
+    "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+    "GIT_OPTIONAL_LOCKS": "0",
+}
+
+
+def git(*words: str | Path, repository: Path | None = None, timeout: float = 600) -> str:
+    """Run git and return what it printed. ``repository`` is a git directory or a work tree; seconds."""
+    where: Sequence[str | Path] = ["-C", repository] if repository else []
+    # A builder's checkout may belong to another account than the one that reads it.
+    safe = ["-c", f"safe.directory={repository}"] if repository else []
+    return run(["git", *safe, *where, *words], env=_QUIET, timeout=timeout).stdout
+
+
+def remote_refs(url: str) -> dict[str, str]:
+    """All refs of a remote and what they point at, in one exchange.
+
+    Annotated tags appear twice, as git lists them: "refs/tags/v1" is the tag object and
+    "refs/tags/v1^{}" the commit. "HEAD" maps to the name of the default branch's ref.
+    """
+    try:
+        text = git("ls-remote", "--symref", "--", url, timeout=120)
+    except CommandFailed as error:
+        said = error.stderr.strip().splitlines()
+        raise PipelineError(
+            f"upstream cannot be reached: {said[-1] if said else 'git said nothing'}",
+            where=url,
+            remedy="Check upstream_url (UPSTREAM= with make), the network and the credentials, then run again",
+        ) from error
+    return parse_refs(text)
+
+
+def parse_refs(text: str) -> dict[str, str]:
+    """The mapping that ``remote_refs`` describes, from ``git ls-remote --symref``."""
+    refs: dict[str, str] = {}
+    for line in text.splitlines():
+        value, _, name = line.partition("\t")
+        if value.startswith("ref: "):
+            refs[name] = value.removeprefix("ref: ")
+        elif name != "HEAD" or name not in refs:
+            refs[name] = value
+    return refs
+
+
+def peeled(refs: Mapping[str, str], ref: str) -> str:
+    """The commit that a ref of ``remote_refs`` means: annotated tags are peeled."""
+    return refs.get(f"{ref}^{{}}", refs[ref])
+
+
+def initialise(folder: Path, *, bare: bool) -> None:
+    """Make ``folder`` a git repository unless it is one; a half-made one is made anew."""
+    marker = folder / ("HEAD" if bare else ".git/HEAD")
+    if marker.is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    git("init", "--quiet", *(["--bare"] if bare else []), folder)

@@ -1,0 +1,75 @@
+"""Upstream's tags, and the versions that their packages carry.
+
+Rules (facts about upstream's tags, ordering checked with rpm's own compare):
+
+1. ``v0.8.4-rc4`` is the version 0.8.4~rc4: rpm sorts ``~`` before the end of a version.
+2. A commit after a tag is ``<tag's version>^<UTC commit time>git<7 hex>``: ``^`` sorts after the end, and
+   the time down to the second keeps two commits of one day in order, which the bare hash does not.
+3. What is not ``v<number>.<number>...[-rc<n>]`` is no release, and is never built by itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+_TAG = re.compile(r"v?(?P<base>\d+(?:\.\d+){1,3})(?:-?(?P<stage>alpha|beta|rc)\.?(?P<number>\d+))?")
+
+
+@dataclass(frozen=True, order=True)
+class Release:
+    """A tag that is a release. Releases order as upstream means them: rc4 < rc10 < the release itself."""
+
+    numbers: tuple[int, ...]
+    final: bool
+    stage: str
+    number: int
+    tag: str
+
+    @property
+    def base(self) -> str:
+        return ".".join(map(str, self.numbers))
+
+    @property
+    def version(self) -> str:
+        """Upstream's own spelling, without the v: "0.8.4-rc4"."""
+        return self.base if self.final else f"{self.base}-{self.stage}{self.number}"
+
+    @property
+    def rpm_version(self) -> str:
+        """rpm's spelling: "0.8.4~rc4"."""
+        return self.base if self.final else f"{self.base}~{self.stage}{self.number}"
+
+
+def parse_tag(tag: str) -> Release | None:
+    """The release that a tag names, or None when it names none."""
+    match = _TAG.fullmatch(tag)
+    if match is None:
+        return None
+    numbers = tuple(int(part) for part in match["base"].split("."))
+    return Release(numbers, match["stage"] is None, match["stage"] or "", int(match["number"] or 0), tag)
+
+
+def releases(tags: Iterable[str]) -> list[Release]:
+    """The releases among the tags, oldest first."""
+    return sorted(release for tag in tags if (release := parse_tag(tag)) is not None)
+
+
+def nearest(wanted: str, known: Iterable[Release], count: int = 3) -> list[str]:
+    """The versions most like ``wanted``, for an error's remedy, the likeliest first."""
+    versions = [release.version for release in known]
+    return difflib.get_close_matches(wanted.removeprefix("v"), versions, n=count, cutoff=0.0)
+
+
+def commit_version(base: Release, commit: str, commit_time: int) -> str:
+    """What a package of a commit after ``base`` carries: "0.9.2^20260822.143813git9e92262"."""
+    moment = datetime.fromtimestamp(commit_time, UTC)
+    return f"{base.rpm_version}^{moment:%Y%m%d.%H%M%S}git{commit[:7]}"
+
+
+def dotted(version: str) -> tuple[int, ...]:
+    """A plain dotted version as numbers, for comparing toolchains: "13.0" gives (13, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("-")[0]))

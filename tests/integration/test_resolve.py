@@ -1,0 +1,80 @@
+"""Resolve: real git, upstream's stand-in."""
+
+from __future__ import annotations
+
+import pytest
+from pipeline.errors import PipelineError
+from pipeline.git import git
+from pipeline.upstream import resolve
+
+
+def test_the_newest_final_tag_is_taken(upstream, tmp_path):
+    source = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag")
+    assert (source.ref, source.rpm_version, source.kind) == ("v0.9.2", "0.9.2", "tag")
+    assert source.commit == git("rev-parse", "v0.9.2^{commit}", repository=upstream).strip()
+    assert source.commit_time == int(git("show", "-s", "--format=%ct", source.commit, repository=upstream))
+
+
+def test_an_annotated_tag_is_peeled_to_its_commit(upstream, tmp_path):
+    source = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.0")
+    assert git("cat-file", "-t", "v0.9.0", repository=upstream).strip() == "tag"
+    assert git("cat-file", "-t", source.commit, repository=upstream).strip() == "commit"
+
+
+@pytest.mark.parametrize("spelling", ["0.9.0-rc1", "v0.9.0-rc1", "0.9.0~rc1"])
+def test_a_prerelease_is_built_when_it_is_named(upstream, tmp_path, spelling):
+    source = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version=spelling)
+    assert (source.ref, source.rpm_version) == ("v0.9.0-rc1", "0.9.0~rc1")
+
+
+def test_the_branch_is_the_one_upstream_marks(upstream, tmp_path):
+    """The stand-in's default branch is master, as upstream's; nothing guesses main."""
+    source = resolve(f"file://{upstream}", tmp_path / "mirror", kind="branch")
+    assert source.ref == "master"
+    assert source.rpm_version == f"0.9.2^20260822.143800git{source.commit[:7]}"
+
+
+def test_a_new_tag_is_seen_through_the_kept_mirror(upstream, tmp_path, stand_in):
+    mirror = tmp_path / "mirror"
+    resolve(f"file://{upstream}", mirror, kind="tag")
+    commit = stand_in.release(upstream, "0.9.3")
+    assert resolve(f"file://{upstream}", mirror, kind="tag").commit == commit
+
+
+def test_nothing_is_fetched_when_nothing_moved(upstream, tmp_path):
+    mirror = tmp_path / "mirror"
+    resolve(f"file://{upstream}", mirror, kind="tag")
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in mirror.rglob("*"))
+    resolve(f"file://{upstream}", mirror, kind="tag")
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in mirror.rglob("*")) == before
+
+
+def test_an_unknown_version_names_the_nearest(upstream, tmp_path):
+    with pytest.raises(PipelineError, match=r"no version 0\.9\.5 .*The nearest are: 0\.9\.\d") as caught:
+        resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.5")
+    assert str(upstream) in caught.value.where
+
+
+def test_an_unknown_branch_names_the_known(upstream, tmp_path):
+    with pytest.raises(PipelineError, match=r"no branch main .*one of: master"):
+        resolve(f"file://{upstream}", tmp_path / "mirror", kind="branch", branch="main")
+
+
+def test_a_version_for_a_branch_channel_is_refused(upstream, tmp_path):
+    with pytest.raises(PipelineError, match="this channel follows a branch"):
+        resolve(f"file://{upstream}", tmp_path / "mirror", kind="branch", version="0.9.2")
+
+
+def test_an_unreachable_upstream_says_so(tmp_path):
+    with pytest.raises(PipelineError, match="upstream cannot be reached.*upstream_url"):
+        resolve(f"file://{tmp_path}/none.git", tmp_path / "mirror", kind="tag")
+    assert not (tmp_path / "mirror").exists()
+
+
+def test_a_half_made_mirror_is_made_anew(upstream, tmp_path):
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    (mirror / "config").write_text("broken")
+    assert resolve(f"file://{upstream}", mirror, kind="tag").ref == "v0.9.2"
+
+

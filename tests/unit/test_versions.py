@@ -1,0 +1,73 @@
+"""Tags and the versions made of them."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+
+import pytest
+from pipeline.run import run
+from pipeline.versions import commit_version, dotted, nearest, parse_tag, releases
+
+
+@pytest.mark.parametrize(
+    ("tag", "version", "rpm_version"),
+    [
+        ("v0.8.0", "0.8.0", "0.8.0"),
+        ("0.8.0", "0.8.0", "0.8.0"),
+        ("v0.8.4-rc4", "0.8.4-rc4", "0.8.4~rc4"),
+        ("v0.8.4rc10", "0.8.4-rc10", "0.8.4~rc10"),
+        ("v1.0.0-beta.2", "1.0.0-beta2", "1.0.0~beta2"),
+    ],
+)
+def test_a_release_tag_gives_both_spellings(tag, version, rpm_version):
+    release = parse_tag(tag)
+    assert (release.version, release.rpm_version) == (version, rpm_version)
+
+
+@pytest.mark.parametrize("tag", ["nightly", "v1", "release-1.2.3", "v1.2.3-dirty", "v0.8.0^{}", ""])
+def test_what_is_no_release_is_not_taken_for_one(tag):
+    assert parse_tag(tag) is None
+
+
+def test_releases_are_in_upstreams_order():
+    tags = ["v0.8.10", "v0.8.4", "v0.8.4-rc10", "nightly", "v0.8.9", "v0.8.4-rc4"]
+    assert [r.tag for r in releases(tags)] == ["v0.8.4-rc4", "v0.8.4-rc10", "v0.8.4", "v0.8.9", "v0.8.10"]
+
+
+@pytest.mark.skipif(not shutil.which("rpm"), reason="needs rpm")
+def test_rpm_itself_sorts_the_versions_as_upstream_means_them():
+    """rpm's own compare, on every pair of a list that is in order."""
+    rc4, final = parse_tag("v0.8.4-rc4"), parse_tag("v0.9.2")
+    ordered = [
+        "0.8.4~rc4",
+        commit_version(rc4, "a" * 40, 1_700_000_000),
+        "0.8.4~rc7",
+        "0.8.4~rc10",
+        "0.8.4",
+        "0.8.9",
+        "0.8.10",
+        "0.9.2",
+        commit_version(final, "f" * 40, 1_787_400_000),
+        # An hour later on the same day, with a hash that sorts lower.
+        commit_version(final, "0" * 40, 1_787_403_600),
+        "0.9.3~rc1",
+        "0.9.3",
+    ]
+    for (i, left), (j, right) in itertools.combinations(enumerate(ordered), 2):
+        said = run(["rpm", "--eval", f"%{{lua:print(rpm.vercmp('{left}', '{right}'))}}"]).stdout.strip()
+        assert said == "-1", (i, j, left, right)
+
+
+def test_a_commits_version_has_its_utc_time():
+    assert commit_version(parse_tag("v0.9.2"), "9e922623f2", 1_787_409_493) == "0.9.2^20260822.143813git9e92262"
+
+
+def test_an_unknown_version_is_answered_with_the_likeliest():
+    known = releases(["v0.8.0", "v0.8.2", "v0.9.2", "v0.7.0"])
+    assert set(nearest("v0.8.1", known, 2)) == {"0.8.0", "0.8.2"}
+
+
+def test_dotted_compares_numbers_not_text():
+    assert dotted("13.10") > dotted("13.9")
+    assert dotted("1.95.0") >= dotted("1.88")
