@@ -1,0 +1,87 @@
+#!/usr/bin/python
+"""Audit: is the binary what its manifest says?"""
+
+DOCUMENTATION = r"""
+module: binary_audit
+short_description: Refuse a binary that must not be packaged
+description:
+  - Reads the GPU architectures, the needed libraries and the library paths out of the binary, starts it for its
+    version, and fails with everything that does not fit its flavour.
+  - Where no driver is installed, a stub of libcuda stands in so that the binary starts.
+author: mistralrs-rpm
+options:
+  artifact:
+    description: The Artifact record, as M(cargo_build) returns it.
+    type: dict
+    required: true
+  toolkit:
+    description: The CUDA toolkit that it was built with; its libraries and stub are used to start it.
+    type: dict
+    default: {}
+attributes:
+  check_mode:
+    description: Changes nothing, so it does the same.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Audit the binary
+  binary_audit:
+    artifact: "{{ built.artifact }}"
+    toolkit: "{{ cuda.toolkit }}"
+"""
+
+RETURN = r"""
+findings:
+  description: Each check with what was found, what is needed, whether that fits, and the remedy.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline import audit
+from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.records import Artifact
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "artifact": {"type": "dict", "required": True},
+            "toolkit": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    toolkit = module.params["toolkit"]
+    findings = []
+    try:
+        artifact = Artifact.from_dict(module.params["artifact"])
+        path = Path(artifact.folder) / artifact.binary
+        # 1. Read, 2. start, 3. judge.
+        binary = audit.read_binary(path, toolkit.get("cuobjdump", "") if artifact.flavour.cuda else "")
+        said = audit.version_told(path, toolkit.get("library_path", []))
+        findings = audit.judge(artifact, binary, said)
+        audit.refuse(findings, str(path))
+    except PipelineError as error:
+        module.fail_json(findings=[f.to_dict() for f in findings], **error.failure())
+    code = ", ".join(sorted(binary.ptx | binary.sass)) or "no GPU code"
+    module.exit_json(
+        changed=False,
+        findings=[f.to_dict() for f in findings],
+        stage={
+            "name": "audit",
+            "flavour": artifact.flavour.name,
+            "result": f"{said}, {code}, {artifact.size / 1e6:.1f} MB",
+            "where": "",
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

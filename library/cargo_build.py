@@ -1,0 +1,167 @@
+#!/usr/bin/python
+"""Build: one flavour of one commit of upstream."""
+
+DOCUMENTATION = r"""
+module: cargo_build
+short_description: Build a flavour of upstream with cargo
+description:
+  - Moves the builder's checkout to the commit, downloads the crates, compiles with a whitelisted environment
+    in the flavour's own target directory, and leaves the binary with its manifest.
+  - Does nothing when an artifact of the same inputs is there (commit, flavour, rustc, CUDA, flags).
+  - Through its action plugin it shows the build's progress while it runs, and stops when the run is stopped.
+author: mistralrs-rpm
+options:
+  root:
+    description: The builder's root; the checkout, the caches and the artifacts lie below it.
+    type: path
+    required: true
+  source:
+    description: The Source record to build.
+    type: dict
+    required: true
+  flavour:
+    description: The Flavour record to build.
+    type: dict
+    required: true
+  package:
+    description: The cargo package that holds the binary.
+    type: str
+    required: true
+  binary:
+    description: The binary's name.
+    type: str
+    required: true
+  toolkit:
+    description: The CUDA toolkit to use, as M(cuda_toolkit) returns it. Flavours without CUDA need none.
+    type: dict
+    default: {}
+  cargo:
+    description: The cargo program; the one on PATH or in C(~/.cargo/bin) when empty.
+    type: str
+    default: ""
+  rustflags:
+    description: The flags for rustc, in place of all that upstream's configuration sets.
+    type: str
+    default: -C target-cpu=x86-64
+  locked:
+    description: V(always) fails where Cargo.lock does not fit; V(prefer) goes on without it and records that.
+    type: str
+    choices: [always, prefer]
+    default: always
+  jobs:
+    description: How many compilers run at once; cargo's own default when 0.
+    type: int
+    default: 0
+  log:
+    description: The file that the build's output is added to. The action plugin names one.
+    type: path
+  alive:
+    description: A file that is touched while somebody watches; used with O(lease).
+    type: path
+  lease:
+    description: Stop when O(alive) was not touched for so many seconds; never when 0.
+    type: int
+    default: 0
+attributes:
+  check_mode:
+    description: Tells whether it would build.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Build the flavour
+  cargo_build:
+    root: /var/lib/mistralrs-rpm
+    source: "{{ resolved.source }}"
+    flavour: "{{ item }}"
+    package: mistralrs-cli
+    binary: mistralrs
+    toolkit: "{{ cuda.toolkit }}"
+  register: built
+"""
+
+RETURN = r"""
+artifact:
+  description: The Artifact record; empty in check mode where it would be built.
+  returned: success
+  type: dict
+log:
+  description: The build's log, on the builder.
+  returned: always
+  type: str
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline import cargo
+from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.progress import clock
+from ansible.module_utils.pipeline.records import Flavour, Source
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "source": {"type": "dict", "required": True},
+            "flavour": {"type": "dict", "required": True},
+            "package": {"type": "str", "required": True},
+            "binary": {"type": "str", "required": True},
+            "toolkit": {"type": "dict", "default": {}},
+            "cargo": {"type": "str", "default": ""},
+            "rustflags": {"type": "str", "default": "-C target-cpu=x86-64"},
+            "locked": {"type": "str", "choices": ["always", "prefer"], "default": "always"},
+            "jobs": {"type": "int", "default": 0},
+            "log": {"type": "path"},
+            "alive": {"type": "path"},
+            "lease": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    p = module.params
+    root = Path(p["root"])
+    log = Path(p["log"] or root / "log" / f"{p['flavour'].get('name', 'build')}.log")
+    try:
+        # 1. Say what decides the artifact's bytes.
+        plan = cargo.Plan(
+            root=root,
+            source=Source.from_dict(p["source"]),
+            flavour=Flavour.from_dict(p["flavour"]),
+            package=p["package"],
+            binary=p["binary"],
+            rust=cargo.find_rust(p["cargo"]),
+            toolkit=p["toolkit"].get("folder", ""),
+            toolkit_version=p["toolkit"].get("version", ""),
+            rustflags=p["rustflags"],
+            locked=p["locked"],
+            jobs=p["jobs"],
+        )
+        # 2. Recognise what was built already, or build it.
+        artifact = cargo.existing(plan)
+        changed = artifact is None
+        if changed and not module.check_mode:
+            alive = Path(p["alive"]) if p["alive"] else None
+            artifact = cargo.build(plan, log, alive=alive, lease=p["lease"])
+    except PipelineError as error:
+        module.fail_json(log=str(log), **error.failure())
+    # 3. Report.
+    if artifact is None:
+        result = "would be compiled"
+    elif changed:
+        result = f"compiled {artifact.compiled} units in {clock(artifact.seconds)}, {artifact.fresh} were fresh"
+    else:
+        result = "already built"
+    module.exit_json(
+        changed=changed,
+        artifact=artifact.to_dict() if artifact else {},
+        log=str(log),
+        stage={"name": "build", "flavour": plan.flavour.name, "result": result, "where": str(plan.folder)},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What cargo is told, without running it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from pipeline.cargo import Plan, Rust, build_argv, environment
+from pipeline.records import Flavour, Source
+
+SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
+ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "flash-attn"), 580)
+PLAN = Plan(
+    Path("/b"), SOURCE, ADA, "mistralrs-cli", "mistralrs", Rust(Path("/r/bin"), "1.95.0", "rustc 1.95.0 (x)"),
+    "/b/toolchain/cuda-13.0", "13.0", "-C target-cpu=x86-64", "always",
+)  # fmt: skip
+
+
+def test_nothing_of_the_callers_environment_reaches_the_compile(monkeypatch):
+    for name in ("CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "NVCC_APPEND_FLAGS", "SECRET", "CARGO_TARGET_DIR"):
+        monkeypatch.setenv(name, "leaked")
+    assert "leaked" not in environment(PLAN).values()
+
+
+def test_a_gpu_flavour_names_its_compute_capability_and_one_toolkit():
+    env = environment(PLAN)
+    assert env["CUDA_COMPUTE_CAP"] == "89"
+    assert env["NVCC"] == "/b/toolchain/cuda-13.0/bin/nvcc"
+    assert {env[n] for n in ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR")} == {PLAN.toolkit}
+
+
+def test_a_flavour_without_a_gpu_has_no_cuda_in_its_environment():
+    cpu = dataclasses.replace(PLAN, flavour=Flavour("cpu", "any"))
+    assert not [name for name in environment(cpu) if "CUDA" in name or name == "NVCC"]
+    assert "--features" not in build_argv(cpu, locked=True)
+
+
+def test_the_argv():
+    argv = build_argv(PLAN, locked=True)
+    assert argv[:5] == ["/r/bin/cargo", "build", "--release", "--offline", "--locked"]
+    assert argv[argv.index("--target-dir") + 1] == "/b/target/ada"
+    assert argv[argv.index("--features") + 1] == "cuda flash-attn"
+    assert "--locked" not in build_argv(PLAN, locked=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": dataclasses.replace(SOURCE, commit="d" * 40)},
+        {"flavour": dataclasses.replace(ADA, compute_capability="8.6")},
+        {"flavour": dataclasses.replace(ADA, features=("cuda",))},
+        {"rust": Rust(Path("/r/bin"), "1.96.0", "rustc 1.96.0 (y)")},
+        {"toolkit_version": "13.2"},
+        {"rustflags": "-C target-cpu=x86-64-v3"},
+    ],
+)
+def test_what_changes_the_bytes_changes_the_artifacts_name(change):
+    assert dataclasses.replace(PLAN, **change).inputs != PLAN.inputs
+
+
+@pytest.mark.parametrize("change", [{"jobs": 1}, {"root": Path("/c")}, {"toolkit": "/usr/local/cuda"}])
+def test_what_does_not_change_the_bytes_does_not(change):
+    assert dataclasses.replace(PLAN, **change).inputs == PLAN.inputs
