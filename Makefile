@@ -1,0 +1,88 @@
+# Thin: each target is one command that a person could type. The first one typed sets the project up.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Programs of the environment keep their bytecode, also where the caller's environment says not to:
+# without it each start of ansible costs a second more.
+export PYTHONDONTWRITEBYTECODE :=
+
+FLAVOUR ?= ada
+PORT ?= 8643
+
+# $(call extra,name=VALUE ...): "-e" with JSON, quoted for the shell, for each make variable that has a value.
+quote = '$(subst ','\'',$(1))'
+json = "$(subst ",\",$(subst \,\\,$(1)))"
+extra = $(foreach pair,$(1),$(call extra_one,$(firstword $(subst =, ,$(pair))),$($(lastword $(subst =, ,$(pair))))))
+extra_one = $(if $(2),-e $(call quote,{"$(1)": $(call json,$(2))}))
+
+RELEASE = $(call extra,flavour=FLAVOUR version=VERSION upstream_url=UPSTREAM channel=CHANNEL) \
+	$(if $(filter-out default file,$(origin PORT)),$(call extra,local_port=PORT)) $(ARGS)
+
+help: ## Show this
+	@echo 'Variables: FLAVOUR=ada|...|all VERSION=v0.9.2 UPSTREAM=<git URL> CHANNEL=stable|unstable PORT=8643 ARGS="<for ansible>"'
+	@sed -nE 's/^([a-z_-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+# -- set-up
+
+setup: .venv/.ready ## Make the environment and install what the system lacks (every target does)
+	@:
+
+# The stamp holds the folder's name: a checkout that was moved is set up again, as is one whose
+# Python has gone or was replaced.
+.venv/.ready: requirements.lock bindep.txt scripts/setup .python-version .venv/bin/python \
+		$(if $(filter-out $(CURDIR),$(file <.venv/.ready)),moved)
+	@scripts/setup
+.venv/bin/python: ;
+moved: ;
+
+# -- the pipeline
+
+release: .venv/.ready ## Build, package, sign, publish and try one release
+	ansible-playbook playbooks/release.yml $(RELEASE)
+
+prerelease: .venv/.ready ## The same for the newest commit, into the channel unstable
+	ansible-playbook playbooks/prerelease.yml $(RELEASE)
+
+doctor: .venv/.ready ## Say everything that would keep a release from working
+	ansible-playbook playbooks/doctor.yml $(RELEASE)
+
+serve: .venv/.ready ## Serve the local channel on 127.0.0.1:PORT until Ctrl-C
+	PYTHONPATH=module_utils python -m pipeline.loopback_site .local/srv/rpm $(call quote,$(PORT))
+
+# -- the tests
+
+test: lint ## Lint, then all tests but the long ones
+	pytest $(ARGS)
+
+unit: .venv/.ready ## The quick tests
+	pytest tests/unit $(ARGS)
+
+lint: .venv/.ready ## ruff, mypy, yamllint, shellcheck, ansible-lint and a syntax check of each playbook
+	ruff check
+	ruff format --check
+	mypy
+	yamllint --strict .
+	shellcheck scripts/setup .ci/run
+	ansible-lint --offline
+	ansible-playbook --syntax-check $(wildcard playbooks/*.yml)
+
+bench: .venv/.ready ## Measure
+	pytest tests/bench $(ARGS)
+
+# -- the rest
+
+lock: .venv/.ready ## Write requirements.lock and the pins of CUDA anew, with the newest that pyproject.toml allows
+	python scripts/lock
+
+clean: ## Remove .local: caches, builds, the throw-away key AND the local channel (no real host is touched)
+	rm -rf .local
+
+distclean: clean ## Remove .venv and the tools' caches too
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .ansible
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup moved release prerelease doctor serve test unit lint bench lock clean distclean
