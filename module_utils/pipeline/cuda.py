@@ -1,0 +1,358 @@
+"""A CUDA toolkit for a builder: one that the system has, or one laid out from pinned wheels.
+
+Rules:
+
+1. A system's toolkit counts only when its nvcc is of the very release that the flavour asks for.
+2. A toolkit from wheels lies at ``<root>/toolchain/cuda-<version>``. It is complete or not there: it is
+   laid out beside its place, tried, and renamed.
+3. Its stamp holds the digest of the pins and of the rules of the layout; while that fits, nothing is run.
+4. No root, no registry's name: pip installs what the pins say, wheel by wheel, each by its SHA-256.
+
+What NVIDIA's wheels lack, compared with NVIDIA's own packages, is made here: the ``libX.so`` links that
+a linker looks for, ``lib64``, and the stub of the driver's library, which a builder without a GPU links.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import PipelineError
+from .lock import held
+from .records import Record, digest_of
+from .run import CommandFailed, ProgramMissing, run
+
+LAYOUT = 1
+"""Raise it when the layout changes: every toolkit from wheels is then laid out again."""
+
+STAMP = "toolkit.json"
+
+
+@dataclass(frozen=True)
+class Toolkit(Record):
+    """A toolkit that can be used. ``version`` is "13.0", ``compiler`` nvcc's own version "13.0.88".
+
+    ``source`` is "system" or "wheels"; ``library_path`` names the folders to link from; ``inputs`` is
+    the digest of the pins and the layout (empty for the system's).
+    """
+
+    version: str
+    compiler: str
+    folder: str
+    nvcc: str
+    source: str
+    library_path: tuple[str, ...]
+    inputs: str = ""
+
+
+# ---------------------------------------------------------------- decisions
+
+
+def compiler_version(text: str) -> str:
+    """nvcc's version from what ``nvcc --version`` prints: "13.0.88"; empty when it tells none."""
+    found = re.search(r"release [\d.]+, V(\d+\.\d+\.\d+)", text)
+    return found.group(1) if found else ""
+
+
+def is_release(compiler: str, version: str) -> bool:
+    """Whether nvcc "13.0.88" belongs to CUDA "13.0"."""
+    return compiler.split(".")[:2] == version.split(".")[:2]
+
+
+def system_folders(version: str, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where a system may have the toolkit, the most particular first."""
+    named = [environ[name] for name in ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT") if environ.get(name)]
+    folders = [*map(Path, named), Path(f"/usr/local/cuda-{version}"), Path("/usr/local/cuda")]
+    on_path = shutil.which("nvcc", path=environ.get("PATH", ""))
+    if on_path:
+        folders.append(Path(on_path).resolve().parent.parent)
+    return tuple(dict.fromkeys(folders))
+
+
+def linker_names(names: Iterable[str]) -> dict[str, str]:
+    """The ``libX.so`` links to make: {"libcudart.so": "libcudart.so.13"}, none where the name is taken."""
+    present = set(names)
+    links: dict[str, str] = {}
+    for name in sorted(present):
+        found = re.fullmatch(r"(lib.+\.so)\.[\d.]+", name)
+        if found and found.group(1) not in present:
+            links.setdefault(found.group(1), name)
+    return links
+
+
+def driver_functions(headers: Iterable[str]) -> tuple[str, ...]:
+    """The functions of the driver's library that ``cuda.h`` and its neighbours declare or rename to.
+
+    A name in ``__CUDA_API_PTSZ`` or ``__CUDA_API_PTDS`` also exists with that suffix, for programs
+    compiled with a default stream for each thread.
+    """
+    names: set[str] = set()
+    for text in headers:
+        names.update(re.findall(r"\bCUresult\s+CUDAAPI\s+(cu\w+)\s*\(", text))
+        names.update(re.findall(r"^\s*#\s*define\s+cu\w+\s+(cu\w+_v\d+)\s*$", text, re.MULTILINE))
+        for kind, name in re.findall(r"__CUDA_API_(PTSZ|PTDS)\((cu\w+)\)", text):
+            names.update({name, f"{name}_{kind.lower()}"})
+    return tuple(sorted(names))
+
+
+def stub_source(functions: Sequence[str]) -> str:
+    """C for the stub: each function answers CUDA_ERROR_STUB_LIBRARY."""
+    return "".join(f"int {name}(void) {{ return 34; }}\n" for name in functions)
+
+
+def with_glibc_2_42(math_functions: str) -> str:
+    """``crt/math_functions.h`` so that it agrees with glibc 2.42, which declares rsqrt noexcept.
+
+    CUDA 13.2 knows this by itself; 13.0 and 13.1 do not. The four declarations still compile with
+    an older glibc (facts/toolchain.md).
+    """
+    if "_NV_RSQRT_SPECIFIER" in math_functions:
+        return math_functions
+    return re.sub(r"\b(rsqrtf?\((?:double|float) [ax]\))(?=\)?;)", r"\1 noexcept(true)", math_functions)
+
+
+# ---------------------------------------------------------------- the edge
+
+
+def find_system(version: str, environ: Mapping[str, str]) -> Toolkit | None:
+    """The system's toolkit of exactly this release, or None."""
+    for folder in system_folders(version, environ):
+        nvcc = folder / "bin" / "nvcc"
+        if not os.access(nvcc, os.X_OK):
+            continue
+        compiler = compiler_version(run([nvcc, "--version"], accept=range(256)).stdout)
+        if is_release(compiler, version):
+            libraries = (folder / name for name in ("lib64", "lib64/stubs", "lib", "lib/stubs"))
+            return Toolkit(
+                version,
+                compiler,
+                str(folder),
+                str(nvcc),
+                "system",
+                tuple(str(p) for p in libraries if p.is_dir()),
+            )
+    return None
+
+
+@dataclass(frozen=True)
+class Wheels:
+    """The toolkit that a builder should have from wheels.
+
+    ``pins`` is the text of a pip requirements file with hashes, ``python`` one with pip, ``space`` the
+    bytes that must be free.
+    """
+
+    version: str
+    root: Path
+    pins: str
+    python: str = sys.executable
+    space: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "toolchain" / f"cuda-{self.version}"
+
+    @property
+    def inputs(self) -> str:
+        """The digest of what decides the tree."""
+        if "--hash=sha256:" not in self.pins:
+            raise PipelineError(
+                f"there are no pins for CUDA {self.version}",
+                "roles/cuda_toolkit/files",
+                "Take a version that has a file there, or add it to scripts/lock and run make lock",
+            )
+        return digest_of([LAYOUT, self.pins])
+
+    def installed(self) -> Toolkit | None:
+        """The toolkit, if it is in place and made from these very pins."""
+        inputs = self.inputs
+        try:
+            toolkit = Toolkit.read(self.folder / STAMP)
+        except (OSError, PipelineError):
+            return None
+        fits = toolkit.inputs == inputs and toolkit.folder == str(self.folder)
+        return toolkit if fits and os.access(toolkit.nvcc, os.X_OK) else None
+
+    def toolkit(self, compiler: str = "", inputs: str = "") -> Toolkit:
+        """The record of the toolkit at its place; without the last two where it is yet to come."""
+        folder = self.folder
+        libraries = (str(folder / "lib"), str(folder / "lib" / "stubs"))
+        return Toolkit(
+            self.version,
+            compiler,
+            str(folder),
+            str(folder / "bin" / "nvcc"),
+            "wheels",
+            libraries,
+            inputs,
+        )
+
+    def install(self) -> Toolkit:
+        """Lay the toolkit out. Killed at any point it leaves the old one, none, or the new one."""
+        with held(self.folder.parent / ".lock"):
+            return self.installed() or self._install()
+
+    def _install(self) -> Toolkit:
+        partial = self.folder.with_name(f".{self.folder.name}.partial")
+        previous = self.folder.with_name(f".{self.folder.name}.previous")
+        for leftover in (partial, previous):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self._check_space()
+        try:
+            self._unpack(partial)
+            tree = partial / "cuda"
+            _merge(partial / "wheels" / "nvidia", tree)
+            _complete(tree)
+            compiler = self._try(tree)
+            toolkit = self.toolkit(compiler, self.inputs)
+            (partial / "pins.txt").rename(tree / "pins.txt")
+            toolkit.write(tree / STAMP)
+            if self.folder.exists():
+                self.folder.rename(previous)
+            tree.rename(self.folder)
+        finally:
+            for leftover in (partial, previous):
+                shutil.rmtree(leftover, ignore_errors=True)
+        return toolkit
+
+    def _check_space(self) -> None:
+        free = shutil.disk_usage(self.folder.parent).free
+        if free < self.space:
+            raise PipelineError(
+                f"CUDA {self.version} needs {self.space >> 20} MB and {free >> 20} MB are free",
+                str(self.folder.parent),
+                "Free some space, or set builder_root to a folder on another disk",
+            )
+
+    def _unpack(self, partial: Path) -> None:
+        """Have pip put the pinned wheels into ``partial/wheels``."""
+        temporary = partial / "tmp"
+        temporary.mkdir(parents=True)
+        pins = partial / "pins.txt"
+        pins.write_text(self.pins)
+        words: list[str | Path] = [
+            *(self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+            *("--no-input", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-compile"),
+            *("--target", partial / "wheels", "--requirement", pins),
+        ]
+        try:
+            # On the same disk as the toolkit: /tmp may be small, and a move there is a copy.
+            run(words, env={"TMPDIR": str(temporary)})
+        except CommandFailed as error:
+            raise _pip_failure(error, self) from error
+
+    def _try(self, tree: Path) -> str:
+        """nvcc's version; an error if it does not start or is of another release."""
+        nvcc = tree / "bin" / "nvcc"
+        compiler = compiler_version(run([nvcc, "--version"]).stdout)
+        if not is_release(compiler, self.version):
+            raise PipelineError(
+                f"the pins for CUDA {self.version} hold nvcc {compiler or 'of no version'}",
+                f"cuda-{self.version}.txt",
+                "Correct the versions in scripts/lock and run make lock",
+            )
+        return compiler
+
+
+def _pip_failure(error: CommandFailed, wheels: Wheels) -> PipelineError:
+    said = error.stderr
+    last = next(
+        (line for line in reversed(said.splitlines()) if line.startswith("ERROR")), said[-300:]
+    ).strip()
+    where = f"pins of CUDA {wheels.version}"
+    if "No module named pip" in said:
+        return PipelineError(
+            "this Python has no pip",
+            wheels.python,
+            "Install python3-pip there, or set cuda_toolkit_python",
+        )
+    if "DO NOT MATCH THE HASHES" in said:
+        return PipelineError(
+            "a wheel is not the one that was pinned; nothing was installed",
+            where,
+            "The registry or a proxy gave other bytes: find out why before you trust either",
+        )
+    if "No matching distribution" in said:
+        return PipelineError(
+            f"a pinned wheel is not to be had: {last}",
+            where,
+            "See that the registry in pip's own configuration can be reached; the wheels are for x86_64",
+        )
+    return PipelineError(
+        f"pip could not install the toolkit: {last}", where, "Run the command to see all of it"
+    )
+
+
+def _merge(wheels: Path, tree: Path) -> None:
+    """Make one tree of ``nvidia/cu13``, ``nvidia/cudnn``, ``nvidia/nccl``: cudarc looks below one root."""
+    tree.mkdir()
+    parts = sorted(path for path in wheels.iterdir() if path.is_dir()) if wheels.is_dir() else []
+    for part in parts:
+        for path in sorted(part.rglob("*")):
+            target = tree / path.relative_to(part)
+            if path.is_dir() and not path.is_symlink():
+                target.mkdir(parents=True, exist_ok=True)
+            elif not target.exists():
+                path.rename(target)
+    if not (tree / "bin" / "nvcc").exists():
+        raise PipelineError("the pinned wheels hold no nvcc", str(wheels), "Pin nvidia-cuda-nvcc for CUDA 13")
+
+
+def _complete(tree: Path) -> None:
+    """Add what the wheels lack."""
+    libraries = tree / "lib"
+    for link, target in linker_names(path.name for path in libraries.iterdir()).items():
+        (libraries / link).symlink_to(target)
+    # nvcc.profile and build scripts look for lib64.
+    if not (tree / "lib64").exists():
+        (tree / "lib64").symlink_to("lib")
+    math_functions = tree / "include" / "crt" / "math_functions.h"
+    if math_functions.exists():
+        math_functions.write_text(with_glibc_2_42(math_functions.read_text()))
+    _build_stub(tree)
+
+
+def _build_stub(tree: Path) -> None:
+    """``lib/stubs/libcuda.so.1``, with that SONAME: it links like the driver and starts, and no more."""
+    headers = (path.read_text(errors="replace") for path in sorted((tree / "include").glob("cuda*.h")))
+    functions = driver_functions(headers)
+    if not functions:
+        raise PipelineError(
+            "the wheels' headers declare no driver function", str(tree / "include" / "cuda.h")
+        )
+    stubs = tree / "lib" / "stubs"
+    stubs.mkdir(parents=True, exist_ok=True)
+    options = ("-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libcuda.so.1", "-x", "c", "-")
+    try:
+        run(["gcc", *options, "-o", stubs / "libcuda.so.1"], stdin=stub_source(functions))
+    except ProgramMissing as error:
+        raise PipelineError(
+            "gcc is not installed, and nvcc needs it too", error.where, "Install gcc and g++"
+        ) from error
+    (stubs / "libcuda.so").symlink_to("libcuda.so.1")
+
+
+def provide(wheels: Wheels, source: str, *, check: bool = False) -> tuple[Toolkit, bool]:
+    """The toolkit, and whether something was (with ``check``: would be) installed.
+
+    ``source`` is "system", "wheels", or "auto": the system's if it has this release, else wheels.
+    """
+    if source != "wheels":
+        system = find_system(wheels.version, os.environ)
+        if system:
+            return system, False
+        if source == "system":
+            raise PipelineError(
+                f"the system has no CUDA {wheels.version}",
+                ", ".join(map(str, system_folders(wheels.version, os.environ))),
+                f"Install cuda-toolkit-{wheels.version.replace('.', '-')} or set cuda_toolkit_source=wheels",
+            )
+    installed = wheels.installed()
+    if installed:
+        return installed, False
+    return (wheels.toolkit() if check else wheels.install()), True
