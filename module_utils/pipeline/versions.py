@@ -11,6 +11,7 @@ Rules (facts about upstream's tags, ordering checked with rpm's own compare):
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -73,3 +74,32 @@ def commit_version(base: Release, commit: str, commit_time: int) -> str:
 def dotted(version: str) -> tuple[int, ...]:
     """A plain dotted version as numbers, for comparing toolchains: "13.0" gives (13, 0)."""
     return tuple(int(part) for part in re.findall(r"\d+", version.split("-")[0]))
+
+
+def rpm_order(left: str, right: str) -> int:
+    """How rpm orders two versions: -1, 0 or 1.
+
+    rpm's rules (its manual, "Versioning"): runs of digits and of letters are compared in turn, digits as
+    numbers and above letters; the longer wins; ``~`` sorts before everything, even the end, ``^`` after the end
+    but before anything else.
+    """
+    ours, theirs = _pieces(left), _pieces(right)
+    for a, b in itertools.zip_longest(ours, theirs, fillvalue=""):
+        if a != b and (rank := _rank(a) - _rank(b)):
+            return 1 if rank > 0 else -1
+        if a != b and a.isdigit() and int(a) != int(b):
+            return 1 if int(a) > int(b) else -1
+        if a != b and not a.isdigit():
+            return 1 if a > b else -1
+    return 0
+
+
+def _pieces(version: str) -> list[str]:
+    return re.findall(r"\d+|[A-Za-z]+|~|\^", version)
+
+
+def _rank(piece: str) -> int:
+    """Of two different kinds of piece, the higher is newer; "" is the version's end."""
+    if piece.isdigit():
+        return 4
+    return {"~": 0, "": 1, "^": 2}.get(piece, 3)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from pipeline.run import run
-from pipeline.versions import commit_version, dotted, nearest, parse_tag, releases
+from pipeline.versions import commit_version, dotted, nearest, parse_tag, releases, rpm_order
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,17 @@ def test_an_unknown_version_is_answered_with_the_likeliest():
 def test_dotted_compares_numbers_not_text():
     assert dotted("13.10") > dotted("13.9")
     assert dotted("1.95.0") >= dotted("1.88")
+
+
+@pytest.mark.skipif(not shutil.which("rpm"), reason="needs rpm")
+def test_our_order_is_rpms_own_on_every_pair():
+    versions = [
+        "0.8.4~rc4", "0.8.4~rc10", "0.8.4~rc4^20260101.000000gitabc", "0.8.4", "0.8.10", "0.8.9", "0.9.2", "0.9",
+        "0.9.2^20260822.143813git9e92262", "0.9.2^20260822.153813git0e92262", "0.9.3~rc1", "1.0", "1.0a", "1.0.a",
+        "1.0^a", "1.0~", "1.0^", "01.0", "1.001", "a", "1a", "a1", "1.fc43", "10.fc43", "2.fc9",
+    ]  # fmt: skip
+    pairs = list(itertools.product(versions, repeat=2))
+    program = ";".join(f"print(rpm.vercmp('{a}', '{b}')..' ')" for a, b in pairs)
+    said = run(["rpm", "--eval", f"%{{lua:{program}}}"]).stdout.split()
+    wrong = [(a, b) for (a, b), n in zip(pairs, said, strict=True) if rpm_order(a, b) != int(n)]
+    assert wrong == []

@@ -1,0 +1,144 @@
+"""A signer and a repo host in a folder: real keys, small real packages, the real publisher agent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.channel import Channel
+from pipeline.keys import ensure
+from pipeline.publisher import Publisher
+from pipeline.records import Package, sha256_file
+from pipeline.run import run
+from pipeline.signing import sign_package
+from pipeline.snapshot import Outcome, Signer, publish
+
+AGENT = Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher"
+STABLE = "fedora/43/x86_64"
+COMMIT = "0123456789" * 4
+SPEC = """
+Name: mistralrs-{flavour}
+Version: {version}
+Release: {release}
+Summary: A test package
+License: MIT
+Provides: mistralrs(commit) = {commit}
+%description
+{text}
+%install
+install -Dm 0644 /dev/null %{{buildroot}}/usr/share/mistralrs-{flavour}/{version}
+%files
+/usr/share/mistralrs-{flavour}
+"""
+
+
+def make_signer(folder: Path, passphrase: str = "") -> Signer:
+    """A signer with a key of its own."""
+    file = None
+    folder.mkdir(parents=True, exist_ok=True)
+    if passphrase:
+        file = folder / "pass phrase"
+        file.write_text(f"{passphrase}\n")
+    signer = Signer(folder / "gnupg", file, folder / "public.asc")
+    ensure(
+        signer.home,
+        signer.public_key,
+        name="Test",
+        email="test@localhost",
+        passphrase_file=file,
+        algorithm="ed25519",
+    )
+    return signer
+
+
+def make_package(
+    folder: Path,
+    version: str = "0.9.2",
+    *,
+    flavour: str = "ada",
+    release: str = "1.fc43",
+    text: str = "test",
+) -> Package:
+    """An unsigned package with one file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = folder / f"{flavour}.spec"
+    spec.write_text(SPEC.format(flavour=flavour, version=version, release=release, commit=COMMIT, text=text))
+    macros = {"_topdir": folder, "_rpmdir": folder, "_build_id_links": "none", "_rpmfilename": "%%{NAME}.rpm"}
+    defines = [word for name, value in macros.items() for word in ("--define", f"{name} {value}")]
+    run(["rpmbuild", "-bb", "--target", "x86_64", *defines, spec])
+    nevra = f"mistralrs-{flavour}-{version}-{release}.x86_64"
+    path = (folder / f"mistralrs-{flavour}.rpm").rename(folder / f"{nevra}.rpm")
+    return Package(
+        f"mistralrs-{flavour}",
+        version,
+        release,
+        "x86_64",
+        COMMIT,
+        str(path),
+        sha256_file(path),
+        path.stat().st_size,
+    )
+
+
+@dataclass(frozen=True)
+class Site:
+    """A signer and a repo host that trusts it."""
+
+    folder: Path
+    signer: Signer
+
+    @classmethod
+    def make(cls, folder: Path) -> Site:
+        site = cls(folder, make_signer(folder / "keys"))
+        site.root.mkdir()
+        config = {
+            "root": str(site.root),
+            "base_url": "http://repo.invalid",
+            "key": str(site.signer.public_key),
+            "channels": {"stable": STABLE},
+        }
+        (folder / "publisher.json").write_text(json.dumps(config))
+        return site
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "srv"
+
+    @property
+    def agent(self) -> Publisher:
+        return Publisher([str(AGENT), "--config", str(self.folder / "publisher.json"), "--rsh"], "local")
+
+    @property
+    def channel(self) -> Channel:
+        return Channel(str(self.root / STABLE), self.signer.public_key)
+
+    def package(self, version: str = "0.9.2", flavour: str = "ada", text: str = "test") -> Package:
+        """A signed package."""
+        unsigned = make_package(self.folder / "unsigned" / text, version, flavour=flavour, text=text)
+        return sign_package(
+            unsigned,
+            self.folder / "signer",
+            home=self.signer.home,
+            passphrase_file=self.signer.passphrase_file,
+            public_key=self.signer.public_key,
+        ).package
+
+    def publish(self, *packages: Package, **arguments: object) -> Outcome:
+        """``snapshot.publish`` to the channel stable."""
+        usual = {
+            "channel": self.channel,
+            "agent": self.agent,
+            "signer": self.signer,
+            "root": self.folder / "signer",
+            "reason": "test",
+        }
+        return publish("stable", packages, **usual | arguments)  # type: ignore[arg-type]
+
+    def served(self) -> dict[str, str]:
+        """Every file that clients can reach, with its digest or link."""
+        return {
+            str(path.relative_to(self.root)): str(path.readlink()) if path.is_symlink() else sha256_file(path)
+            for path in self.root.rglob("*")
+            if ".publisher" not in path.parts and (path.is_symlink() or path.is_file())
+        }

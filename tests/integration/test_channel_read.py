@@ -1,0 +1,143 @@
+"""Reading a channel from a folder and over HTTP: what is believed, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from pipeline.channel import Channel, Published
+from pipeline.errors import PipelineError
+from signer_site import STABLE, Site, make_signer
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A channel with two snapshots."""
+    site = Site.make(tmp_path_factory.mktemp("site"))
+    site.publish(site.package("0.9.1"))
+    site.publish(site.package("0.9.2"), site.package("0.9.2", flavour="cpu"))
+    return site
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/broken/"):
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+
+@pytest.fixture(params=["folder", "http"])
+def served(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A copy of the channel's tree to spoil, and the location to read it by."""
+    root = tmp_path / "srv"
+    shutil.copytree(site.root, root, symlinks=True, ignore=shutil.ignore_patterns(".publisher"))
+    if request.param == "folder":
+        yield root / STABLE, str(root / STABLE)
+        return
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(root))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield root / STABLE, f"http://127.0.0.1:{server.server_port}/{STABLE}"
+        server.shutdown()
+
+
+def test_the_head_and_its_packages_are_read(served: tuple[Path, str], site: Site) -> None:
+    _, location = served
+    published = Channel(location, site.signer.public_key).read()
+    assert published.head == site.agent.head("stable")
+    assert [package.nevra for package in published.packages] == [
+        "mistralrs-ada-0.9.1-1.fc43.x86_64",
+        "mistralrs-ada-0.9.2-1.fc43.x86_64",
+        "mistralrs-cpu-0.9.2-1.fc43.x86_64",
+    ]
+    assert [package.path for package in published.packages] == [p.filename for p in published.packages]
+    assert Channel(f"{location}/", site.signer.public_key).read() == published
+
+
+def test_an_older_snapshot_is_read_by_its_id(served: tuple[Path, str], site: Site) -> None:
+    folder, location = served
+    first = min(path.name for path in (folder / "snapshots").iterdir())
+    assert len(Channel(location, site.signer.public_key).read(first).packages) == 1
+
+
+def test_a_channel_without_a_mirrorlist_is_empty(served: tuple[Path, str], site: Site) -> None:
+    _, location = served
+    channel = Channel(f"{location}/unstable", site.signer.public_key)
+    assert channel.read() == Published("", 0, ())
+    assert channel.entries(channel.head()) == (0, [])
+
+
+def metadata(folder: Path, name: str) -> Path:
+    """A file of the head's repodata, which keeps the files of the snapshot before it too."""
+    repodata = folder / "snapshots" / max(path.name for path in (folder / "snapshots").iterdir()) / "repodata"
+    if name == "primary":
+        text = (repodata / "repomd.xml").read_text()
+        (name,) = (path.name for path in repodata.glob("*-primary.xml.gz") if path.name in text)
+    return repodata / name
+
+
+def other_repomd(folder: Path) -> None:
+    """The older snapshot's repomd.xml and signature, both good, under the newer's id."""
+    old = min((folder / "snapshots").iterdir())
+    for name in ("repomd.xml", "repomd.xml.asc"):
+        metadata(folder, name).write_bytes((old / "repodata" / name).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: metadata(f, "repomd.xml").write_text("<repomd/>"), "the signature does not fit the file"),
+        (
+            lambda f: metadata(f, "repomd.xml.asc").write_text("-"),
+            "there is no signature that can be checked",
+        ),
+        (lambda f: metadata(f, "repomd.xml.asc").unlink(), "repomd.xml.asc is missing"),
+        (lambda f: metadata(f, "primary").write_bytes(b"-"), "does not have the digest"),
+        (lambda f: metadata(f, "primary").unlink(), "-primary.xml.gz is missing"),
+        (lambda f: (f / "mirrorlist").write_text("<html>\n"), "the mirrorlist names no snapshot"),
+        (other_repomd, "is signed, but it is not that of this snapshot"),
+    ],
+)
+def test_what_was_changed_is_refused(
+    served: tuple[Path, str], site: Site, spoil: Callable[[Path], object], message: str
+) -> None:
+    folder, location = served
+    spoil(folder)
+    with pytest.raises(PipelineError, match=message) as error:
+        Channel(location, site.signer.public_key).read()
+    assert error.value.where.startswith(location)
+    assert error.value.remedy
+
+
+def test_another_signers_channel_is_refused(served: tuple[Path, str], tmp_path: Path) -> None:
+    other = make_signer(tmp_path / "other")
+    with pytest.raises(PipelineError, match=f"by a key that is not trusted .*{other.public_key}"):
+        Channel(served[1], other.public_key).read()
+
+
+@pytest.mark.parametrize("text", [None, "not a key\n"])
+def test_a_trusted_key_that_is_none_is_told(site: Site, tmp_path: Path, text: str | None) -> None:
+    key = tmp_path / "public.asc"
+    if text:
+        key.write_text(text)
+    with pytest.raises(PipelineError, match=f"{key}"):
+        Channel(site.channel.location, key).read()
+
+
+def test_a_server_that_fails_is_not_an_empty_channel(site: Site) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(site.root))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        broken = f"http://127.0.0.1:{server.server_port}/broken"
+        with pytest.raises(PipelineError, match="the channel cannot be read: 503 .*Check channel_url"):
+            Channel(broken, site.signer.public_key).read()
+        server.shutdown()
+    with pytest.raises(PipelineError, match=r"the channel cannot be read: .*Check channel_url"):
+        Channel(broken, site.signer.public_key).read()

@@ -1,0 +1,74 @@
+"""What is built: the comparison of a commit with a channel."""
+
+from __future__ import annotations
+
+import pytest
+from pipeline.errors import PipelineError
+from pipeline.plan import plan, select_flavours
+from pipeline.records import Flavour, Package, Source
+
+A, B = "a" * 40, "b" * 40
+ADA = Flavour("ada", "RTX 40", "8.9", "13.0")
+AMPERE = Flavour("ampere", "RTX 30", "8.6", "13.0")
+TRIAL = Flavour("trial", "not yet for users", published=False)
+
+
+def source(version: str = "0.9.2", commit: str = A, kind: str = "tag") -> Source:
+    return Source("https://example.org/up.git", f"v{version}", kind, commit, 1, version, version)
+
+
+def package(name: str, version: str = "0.9.2", release: str = "1.fc43", commit: str = A) -> Package:
+    return Package(f"mistralrs-{name}", version, release, "x86_64", commit, "", "0" * 64, 1)
+
+
+@pytest.mark.parametrize(
+    ("published", "missing"),
+    [
+        pytest.param([], ["ada", "ampere"], id="an empty channel lacks all"),
+        pytest.param([package("ada")], ["ampere"], id="one is there"),
+        pytest.param([package("ada"), package("ampere")], [], id="nothing to do"),
+        pytest.param(
+            [package("ada", version="0.9.1", commit=B)],
+            ["ada", "ampere"],
+            id="another version counts for nothing",
+        ),
+        pytest.param([package("ada", release="2.fc43")], ["ada", "ampere"], id="nor does another release"),
+        pytest.param([package("ada", release="1.fc42")], ["ada", "ampere"], id="nor one of another Fedora"),
+        pytest.param([package("cpu", commit=B)], ["ada", "ampere"], id="nor a flavour that is not asked for"),
+    ],
+)
+def test_what_is_missing(published: list[Package], missing: list[str]) -> None:
+    found = plan(source(), [ADA, AMPERE], published, "1", ".fc43")
+    assert [flavour.name for flavour in found.missing] == missing
+    assert all(present in published for present in found.present)
+    assert len(found.present) + len(missing) == 2
+
+
+@pytest.mark.parametrize("release", ["1.fc43", "2.fc43", "1.fc42"])
+def test_a_tag_that_moved_is_refused_whatever_the_release(release: str) -> None:
+    with pytest.raises(PipelineError) as error:
+        plan(source(commit=B), [ADA], [package("ada", release=release)], "1", ".fc43")
+    assert error.value.what == (
+        f"tag v0.9.2 moved: mistralrs-ada-0.9.2-{release}.x86_64 was published from commit {A}, it is now {B}"
+    )
+    assert error.value.where == "https://example.org/up.git"
+    assert "Find out from upstream why" in error.value.remedy
+
+
+def test_a_package_without_a_commit_is_never_taken_for_the_source() -> None:
+    with pytest.raises(PipelineError, match=r"\(none recorded\), it is now"):
+        plan(source(), [ADA], [package("ada", commit="")], "1", ".fc43")
+
+
+@pytest.mark.parametrize(
+    ("name", "names"), [("all", ["ada", "ampere"]), ("ampere", ["ampere"]), ("trial", ["trial"])]
+)
+def test_flavours_are_chosen_by_name_or_all_that_are_published(name: str, names: list[str]) -> None:
+    assert [flavour.name for flavour in select_flavours([ADA, AMPERE, TRIAL], name)] == names
+
+
+def test_an_unknown_flavour_is_told_the_known_ones() -> None:
+    with pytest.raises(PipelineError) as error:
+        select_flavours([ADA, AMPERE], "adda")
+    assert error.value.what == "there is no flavour adda"
+    assert error.value.remedy == "Choose one of: ada, ampere, all"
