@@ -1,0 +1,365 @@
+"""A client installs from a real channel, and notices whatever is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client_channel import PROJECT, Channel, Key, free_port
+from pipeline import client as client_module
+from pipeline.client import Order, Proof, prove
+from pipeline.errors import PipelineError
+from pipeline.loopback_site import Site, started, stopped
+from pipeline.records import Package
+from pipeline.throwaway import Client
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a throw-away client"),
+    pytest.mark.skipif(not (shutil.which("dnf") or shutil.which("dnf5")), reason="no dnf"),
+]
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Key, Key]]:
+    made = tuple(Key.make(tmp_path_factory.mktemp("key") / name, name) for name in ("throwaway", "stranger"))
+    yield made[0], made[1]
+    for key in made:
+        key.close()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, keys: tuple[Key, Key]) -> tuple[Path, dict[str, Package]]:
+    """A pool of packages, built once; each test copies it into a channel of its own."""
+    work = tmp_path_factory.mktemp("pool")
+    channel = Channel(Site(work / "srv", 1, work / "none"), keys[0], work)
+    stray = "mkdir -p /opt/mistralrs-stray"
+    packages = {
+        "old": channel.package("0.9.1"),
+        "new": channel.package("0.9.2"),
+        "cpu": channel.package("0.9.2", "cpu", script='echo "mistralrs 0.9.2 with $LD_LIBRARY_PATH"'),
+        "stranger": channel.package("0.9.3", key=keys[1]),
+        "stray": channel.package("0.9.4", post=stray),
+        "liar": channel.package("0.9.5", script="echo mistralrs 0.9.0"),
+        "broken": channel.package("0.9.6", script="echo no libcudart.so.13 >&2; exit 127"),
+    }
+    return channel.folder / "Packages", packages
+
+
+@pytest.fixture
+def packages(built: tuple[Path, dict[str, Package]]) -> dict[str, Package]:
+    return built[1]
+
+
+@pytest.fixture
+def channel(
+    tmp_path: Path, keys: tuple[Key, Key], built: tuple[Path, dict[str, Package]]
+) -> Iterator[Channel]:
+    site = Site(tmp_path / "srv", free_port(), tmp_path / "nginx")
+    channel = Channel(site, keys[0], tmp_path)
+    shutil.copytree(built[0], channel.folder / "Packages")
+    started(site)
+    yield channel
+    stopped(site.state_dir)
+
+
+@pytest.fixture
+def order(channel: Channel, keys: tuple[Key, Key], tmp_path: Path, packages: dict[str, Package]) -> Order:
+    return Order(
+        url=channel.site.url,
+        channel="stable",
+        key=str(keys[0].public),
+        packages=(packages["new"],),
+        transcript=str(tmp_path / "log/client.log"),
+    )
+
+
+@pytest.fixture(autouse=True)
+def host_stays_as_it_was() -> Iterator[None]:
+    """Whatever a test does in a client: no file, mount or process of it is left on the host."""
+
+    def state() -> dict[str, object]:
+        files = ["/etc/passwd", "/etc/group", "/etc/dnf/dnf.conf", "/root/.rpmdb/rpmdb.sqlite"]
+        folders = [
+            "/etc",
+            "/etc/alternatives",
+            "/usr/bin",
+            "/usr/lib/sysusers.d",
+            "/var/cache/dnf",
+            "/var/lib",
+        ]
+        return {
+            **{f: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files if Path(f).exists()},
+            **{f: sorted(path.name for path in Path(f).iterdir()) for f in folders if Path(f).exists()},
+            "mounts": Path("/proc/mounts").read_text(),
+            "clients": sorted(Path("/tmp").glob("mistralrs-client-*")),
+        }
+
+    before = state()
+    yield
+    assert state() == before
+
+
+def verbs(proof: Proof) -> list[str]:
+    return [step.verb for step in proof.steps]
+
+
+def test_a_published_package_is_installed_run_and_removed(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["old"], packages["new"])
+    proof = prove(order)
+    assert proof.installed == ("mistralrs-ada-0.9.2-1.fc43.x86_64",)
+    assert proof.versions == ("mistralrs 0.9.2",)
+    assert verbs(proof) == ["makecache", "provide", "install", "run", "remove"]
+    assert set(proof.provided) >= {"alternatives", "libcudart.so.13()(64bit)", "systemd"}
+    assert proof.client.startswith("dnf")
+    assert 0 < proof.dnf_seconds < proof.seconds
+    transcript = Path(order.transcript).read_text()
+    assert "== install mistralrs-ada-0.9.2-1.fc43.x86_64\n$ dnf" in transcript
+
+
+def test_it_is_upgraded_from_the_previous_version_and_gone_back_to(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["old"], packages["new"])
+    proof = prove(dataclasses.replace(order, previous=(packages["old"],)))
+    assert verbs(proof)[2:] == ["install", "upgrade", "run", "downgrade", "remove"]
+    assert proof.versions == ("mistralrs 0.9.2",)
+
+
+def test_several_flavours_are_proven_one_after_the_other_with_the_libraries_they_need(
+    channel: Channel, order: Order, packages: dict[str, Package], tmp_path: Path
+) -> None:
+    channel.publish(packages["new"], packages["cpu"])
+    (tmp_path / "cuda").mkdir()
+    order = dataclasses.replace(
+        order, packages=(packages["new"], packages["cpu"]), library_path=(str(tmp_path / "cuda"),)
+    )
+    assert prove(order).versions == ("mistralrs 0.9.2", f"mistralrs 0.9.2 with {tmp_path}/cuda")
+
+
+def failure(order: Order) -> PipelineError:
+    with pytest.raises(PipelineError) as caught:
+        prove(order)
+    return caught.value
+
+
+def test_metadata_changed_after_signing_is_noticed(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["new"])
+    repomd = channel.head / "repodata/repomd.xml"
+    repomd.write_text(repomd.read_text().replace("<revision>1", "<revision>2"))
+    error = failure(order)
+    assert "failed to makecache" in error.what
+    assert "signature" in error.what.lower()
+    assert error.where == order.transcript
+    assert "publish a new snapshot" in error.remedy
+
+
+def test_metadata_signed_by_a_stranger_is_noticed(
+    channel: Channel, order: Order, packages: dict[str, Package], keys: tuple[Key, Key]
+) -> None:
+    channel.publish(packages["new"], key=keys[1])
+    error = failure(order)
+    assert "failed to makecache" in error.what
+    assert "signature" in error.what.lower()
+
+
+def test_a_package_signed_by_a_stranger_is_noticed(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["stranger"])
+    error = failure(dataclasses.replace(order, packages=(packages["stranger"],)))
+    assert "failed to install mistralrs-ada-0.9.3-1.fc43.x86_64" in error.what
+    assert "GPG check FAILED" in error.what
+    assert "yank it" in error.remedy
+
+
+def test_a_key_in_place_of_the_trusted_one_is_noticed_before_anything_is_installed(
+    channel: Channel, order: Order, packages: dict[str, Package], keys: tuple[Key, Key]
+) -> None:
+    channel.publish(packages["stranger"], key=keys[1])
+    shutil.copy(keys[1].public, channel.site.root / "RPM-GPG-KEY-mistralrs")
+    error = failure(dataclasses.replace(order, packages=(packages["stranger"],)))
+    assert "a key that is not trusted" in error.what
+    assert error.where == f"{channel.site.url}/RPM-GPG-KEY-mistralrs"
+    assert Path(order.transcript).read_text() == ""
+
+
+@pytest.mark.parametrize("tail", [b"", b"more"])
+def test_a_package_whose_bytes_changed_in_the_pool_is_noticed(
+    channel: Channel, order: Order, packages: dict[str, Package], tail: bytes
+) -> None:
+    channel.publish(packages["new"])
+    rpm = channel.folder / "Packages" / packages["new"].filename
+    data = rpm.read_bytes()
+    rpm.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) + tail)
+    error = failure(order)
+    assert "failed to install mistralrs-ada-0.9.2" in error.what
+    assert "do not belong together" in error.remedy
+
+
+def test_a_package_that_the_channel_does_not_have_is_named(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["old"])
+    assert "the channel does not have mistralrs-ada-0.9.2-1.fc43.x86_64" in failure(order).what
+
+
+def test_another_package_under_the_same_name_is_noticed(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["new"])
+    other = dataclasses.replace(packages["new"], sha256="0" * 64)
+    error = failure(dataclasses.replace(order, packages=(other,)))
+    assert f"has mistralrs-ada-0.9.2-1.fc43.x86_64 with SHA-256 {packages['new'].sha256}" in error.what
+
+
+def test_a_binary_that_does_not_start_or_tells_another_version_is_noticed(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["liar"], packages["broken"])
+    liar = failure(dataclasses.replace(order, packages=(packages["liar"],)))
+    assert "0.9.5-1.fc43.x86_64 does not say '0.9.5': mistralrs 0.9.0" in liar.what
+    broken = failure(dataclasses.replace(order, packages=(packages["broken"],)))
+    assert "mistralrs --version ended with status 127: no libcudart.so.13" in broken.what
+
+
+def test_what_a_removed_package_leaves_is_named(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["stray"])
+    error = failure(dataclasses.replace(order, packages=(packages["stray"],)))
+    assert error.what.endswith("mistralrs-ada-0.9.4-1.fc43.x86_64 left opt/mistralrs-stray")
+
+
+def test_a_repo_file_without_repo_gpgcheck_is_refused(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["new"])
+    text = channel.repo_file.read_text().replace("repo_gpgcheck=1", "repo_gpgcheck=0")
+    assert "does not set repo_gpgcheck=1" in failure(dataclasses.replace(order, repo_file=text)).what
+    channel.repo_file.unlink()
+    assert failure(order).where == f"{channel.site.url}/mistralrs.repo"
+
+
+def test_without_root_dnf_or_overlay_the_error_says_so(
+    channel: Channel, order: Order, packages: dict[str, Package], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel.publish(packages["new"])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 1000)
+        assert "only root can make the throw-away client" in failure(order).what
+    with monkeypatch.context() as patch:
+        patch.setattr(client_module.shutil, "which", lambda *_, **__: None)
+        assert "the program dnf5 or dnf is not installed" in failure(order).what
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "_HOLDER", Client._HOLDER.replace("-t overlay", "-t nosuchfs"))
+        error = failure(order)
+        assert "a throw-away client cannot be made: mount:" in error.what
+        assert "may mount an overlay" in error.remedy
+    error = failure(dataclasses.replace(order, library_path=("/nonexistent/cuda",)))
+    assert (error.what, error.where) == ("no such folder of libraries", "/nonexistent/cuda")
+
+
+def test_what_is_done_in_a_client_does_not_reach_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/nonsense")
+    kernel = Path("/proc/sys/kernel/hostname").read_text()
+    (tmp_path / "library").mkdir()
+    with Client(tmp_path / "log", [str(tmp_path / "library")]) as client:
+        client.write("/etc/canary", "tweet")
+        assert client.run("cat", "/etc/canary") == (0, "tweet")
+        assert "PYTHONPATH" not in client.run("env")[1]
+        assert client.run("ps", "-e")[1].count("\n") < 5
+        assert client.run("sh", "-c", "echo canary > /proc/sys/kernel/hostname")[0] != 0
+        assert client.run("touch", str(tmp_path / "library/canary"))[0] != 0
+        assert client.run("rm", "-r", "/usr/bin")[0] == 0
+        assert "etc/canary" in client.changed()
+    assert not Path("/etc/canary").exists()
+    assert Path("/usr/bin/env").exists()
+    assert Path("/proc/sys/kernel/hostname").read_text() == kernel
+
+
+def test_a_killed_proof_takes_its_client_with_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.throwaway import Client\n"
+        f"with Client(Path({str(tmp_path / 'log')!r})) as client:\n"
+        "    print(client._pid, client._base, flush=True); client.run('sleep', '60')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "module_utils")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    pid, base = process.stdout.readline().split()
+    wait_for(lambda: "sleep" in processes(pid))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    wait_for(lambda: processes(pid) == [])
+    assert list(Path(base).iterdir()) == []  # nothing but the empty mount point stays
+    Path(base).rmdir()
+
+
+def processes(init: str) -> list[str]:
+    """The names of the programs in the pid namespace of ``init``, as long as it lives."""
+    try:
+        namespace = Path(f"/proc/{init}/ns/pid").readlink()
+    except OSError:
+        return []
+    found = []
+    for status in Path("/proc").glob("[0-9]*"):
+        try:
+            if (status / "ns/pid").readlink() == namespace:
+                found.append((status / "comm").read_text().strip())
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_the_module_proves_and_changes_nothing(
+    channel: Channel, order: Order, packages: dict[str, Package], run_module: Callable[..., Any]
+) -> None:
+    channel.publish(packages["new"])
+    options = {
+        "url": order.url,
+        "key": order.key,
+        "packages": [packages["new"].to_dict()],
+        "transcript": order.transcript,
+        "expect": "mistralrs 0.9.2",
+    }
+    planned = run_module("channel_install", options, check=True)
+    assert planned["changed"] is False
+    assert not Path(order.transcript).exists()
+    assert "would makecache, provide, install mistralrs-ada" in planned["stage"]["result"]
+
+    proven = run_module("channel_install", options)
+    assert (proven["changed"], proven["versions"]) == (False, ["mistralrs 0.9.2"])
+    assert proven["stage"]["flavour"] == "ada"
+    assert proven["stage"]["result"].startswith("installed, run and removed by dnf")
+
+    failed = run_module("channel_install", options | {"expect": "mistralrs 1"})
+    assert "does not say 'mistralrs 1': mistralrs 0.9.2" in failed["what"]
+    assert failed["where"] == order.transcript

@@ -1,0 +1,228 @@
+"""What the client's proof decides: its steps, what a .repo file must say, what nobody provides."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from pipeline.client import (
+    Metadata,
+    checked_repo,
+    explained,
+    leftovers,
+    names_in,
+    parse_fingerprints,
+    plan,
+    provider_spec,
+    read_primary,
+    repo_name,
+    signer_of,
+    upstream_version,
+)
+from pipeline.errors import PipelineError
+from pipeline.records import Package
+
+URL = "http://127.0.0.1:8643"
+REPO = f"""\
+[mistralrs]
+name=mistral.rs
+enabled=1
+mirrorlist={URL}/fedora/$releasever/$basearch/mirrorlist
+gpgcheck=1
+repo_gpgcheck=1
+gpgkey={URL}/RPM-GPG-KEY-a
+       {URL}/RPM-GPG-KEY-b
+metadata_expire=6h
+"""
+
+
+def package(version: str, name: str = "mistralrs-ada") -> Package:
+    return Package(name, version, "1.fc43", "x86_64", "", "", "0" * 64, 1)
+
+
+def test_without_a_previous_version_a_package_is_installed_run_and_removed() -> None:
+    assert [str(step) for step in plan([package("0.9.2")], [])] == [
+        "makecache",
+        "provide",
+        "install mistralrs-ada-0.9.2-1.fc43.x86_64",
+        "run mistralrs-ada-0.9.2-1.fc43.x86_64",
+        "remove mistralrs-ada-0.9.2-1.fc43.x86_64",
+    ]
+
+
+def test_with_a_previous_version_it_is_upgraded_from_it_and_gone_back_to_it() -> None:
+    steps = plan([package("0.9.2"), package("0.9.2", "mistralrs-cpu")], [package("0.9.1")])
+    assert [(step.verb, step.nevra.split("-1.")[0]) for step in steps[2:]] == [
+        ("install", "mistralrs-ada-0.9.1"),
+        ("upgrade", "mistralrs-ada-0.9.2"),
+        ("run", "mistralrs-ada-0.9.2"),
+        ("downgrade", "mistralrs-ada-0.9.1"),
+        ("remove", "mistralrs-ada-0.9.1"),
+        ("install", "mistralrs-cpu-0.9.2"),
+        ("run", "mistralrs-cpu-0.9.2"),
+        ("remove", "mistralrs-cpu-0.9.2"),
+    ]
+
+
+def test_a_previous_version_of_another_package_is_a_mistake() -> None:
+    with pytest.raises(PipelineError, match="a previous version of mistralrs-cpu, which is not to be proven"):
+        plan([package("0.9.2")], [package("0.9.1", "mistralrs-cpu")])
+
+
+def test_nothing_to_prove_is_a_mistake() -> None:
+    with pytest.raises(PipelineError, match="there is no package to prove"):
+        plan([], [])
+
+
+def test_a_good_repo_file_gives_its_id_and_all_its_keys() -> None:
+    repo = checked_repo(REPO, URL, "mistralrs.repo")
+    assert (repo.id, repo.keys) == ("mistralrs", (f"{URL}/RPM-GPG-KEY-a", f"{URL}/RPM-GPG-KEY-b"))
+    assert checked_repo(REPO.replace("\ngpgcheck", "\npkg_gpgcheck"), f"{URL}/", "").id == "mistralrs"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("\ngpgcheck=1", "\ngpgcheck=0", "does not set gpgcheck=1"),
+        ("\ngpgcheck=1", "\ngpgcheck=1\npkg_gpgcheck=0", "does not set gpgcheck=1"),
+        ("repo_gpgcheck=1\n", "", "does not set repo_gpgcheck=1"),
+        ("gpgcheck=1\nrepo_gpgcheck=1\n", "", "does not set gpgcheck=1 and repo_gpgcheck=1"),
+        (
+            "metadata_expire",
+            "skip_if_unavailable=True\nmetadata_expire",
+            "a bad signature would go unnoticed",
+        ),
+        ("enabled=1", "enabled=0", "enables 0 repositories"),
+        ("metadata_expire", "[other]\nname", "enables 2 repositories"),
+        (f"mirrorlist={URL}", "mirrorlist=http://elsewhere", "leads to http://elsewhere/fedora"),
+        (f"{URL}/RPM-GPG-KEY-b", f"{URL}1/key", "leads to http://127.0.0.1:86431/key"),
+        ("mirrorlist", "#mirrorlist", "neither mirrorlist nor baseurl"),
+        ("gpgkey", "#gpgkey", "not a .repo file|names no gpgkey"),
+        ("gpgcheck=1", "gpgcheck=perhaps", "not a .repo file: Not a boolean: perhaps"),
+        ("[mistralrs]", "<html>", "not a .repo file"),
+    ],
+)
+def test_a_repo_file_that_checks_too_little_or_leads_elsewhere_is_refused(
+    old: str, new: str, message: str
+) -> None:
+    assert old in REPO
+    with pytest.raises(PipelineError, match=message) as caught:
+        checked_repo(REPO.replace(old, new, 1), URL, "the/mistralrs.repo")
+    assert caught.value.where == "the/mistralrs.repo"
+
+
+@pytest.mark.parametrize(
+    ("channel", "name"), [("stable", "mistralrs.repo"), ("unstable", "mistralrs-unstable.repo")]
+)
+def test_each_channel_has_its_repo_file(channel: str, name: str) -> None:
+    assert repo_name(channel) == name
+
+
+@pytest.mark.parametrize(
+    ("version", "upstream"),
+    [("0.9.2", "0.9.2"), ("0.8.4~rc4", "0.8.4-rc4"), ("0.9.2^20260822.143813git9e92262", "0.9.2")],
+)
+def test_the_binary_speaks_of_upstreams_version(version: str, upstream: str) -> None:
+    assert upstream_version(package(version)) == upstream
+
+
+@pytest.mark.parametrize(
+    ("requirement", "names"),
+    [
+        ("libc.so.6(GLIBC_2.34)(64bit)", ["libc.so.6(GLIBC_2.34)(64bit)"]),
+        ("/bin/sh", ["/bin/sh"]),
+        ("(systemd >= 255 if systemd)", ["systemd", "systemd"]),
+        ("(libcuda.so.1()(64bit) or nvidia-driver)", ["libcuda.so.1()(64bit)", "nvidia-driver"]),
+        ("((a and b) unless c(x-y) = 1:2-3)", ["a", "b", "c(x-y)"]),
+    ],
+)
+def test_a_rich_requirement_mentions_several_names(requirement: str, names: list[str]) -> None:
+    assert list(names_in(requirement)) == names
+
+
+def test_what_the_channel_provides_itself_is_not_stood_in_for() -> None:
+    primary = b"""<?xml version="1.0"?>
+<metadata xmlns="http://linux.duke.edu/metadata/common"
+ xmlns:rpm="http://linux.duke.edu/metadata/rpm" packages="2">
+<package type="rpm"><name>mistralrs-ada</name><arch>x86_64</arch><version epoch="0" ver="0.9.2" rel="1.fc43"/>
+ <checksum type="sha256" pkgid="YES">aa</checksum><format>
+ <rpm:provides><rpm:entry name="mistralrs-ada" flags="EQ" ver="0.9.2"/></rpm:provides>
+ <rpm:requires><rpm:entry name="/bin/sh"/><rpm:entry name="alternatives"/><rpm:entry name="mistralrs-common"/>
+ <rpm:entry name="/usr/bin/common"/></rpm:requires>
+ <file>/usr/bin/mistralrs-ada</file></format></package>
+<package type="rpm"><name>mistralrs-common</name><arch>noarch</arch><version epoch="0" ver="1" rel="1"/>
+ <checksum type="sha256" pkgid="YES">bb</checksum><format>
+ <rpm:provides><rpm:entry name="mistralrs-common"/></rpm:provides>
+ <file>/usr/bin/common</file></format></package>
+</metadata>"""
+    assert read_primary(primary) == Metadata(
+        {"mistralrs-ada-0.9.2-1.fc43.x86_64": "aa", "mistralrs-common-1-1.noarch": "bb"},
+        {
+            "mistralrs-ada-0.9.2-1.fc43.x86_64": frozenset({"/bin/sh", "alternatives"}),
+            "mistralrs-common-1-1.noarch": frozenset(),
+        },
+    )
+
+
+@pytest.mark.skipif(shutil.which("rpmspec") is None, reason="no rpmspec")
+def test_rpm_reads_the_providers_spec(tmp_path: Path) -> None:
+    names = {"libcudart.so.13()(64bit)", "/bin/sh", "libc.so.6(GLIBC_2.34)(64bit)", "100%sure"}
+    (tmp_path / "p.spec").write_text(provider_spec(names))
+    said = subprocess.run(
+        ["rpmspec", "-q", "--provides", str(tmp_path / "p.spec")], capture_output=True, text=True, check=True
+    ).stdout
+    assert names < set(said.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("Signature   : EdDSA/SHA256, Sat Nov 21 2026, Key ID 428e98448f299494", "428e98448f299494"),
+        (
+            "Signature   :\n  RSA/SHA512, 2026, Key Fingerprint: 0123456789ABCDEF01234567428E98448F299494",
+            "428e98448f299494",
+        ),
+        ("Signature   : (none)", ""),
+    ],
+)
+def test_the_signers_key_is_read_from_both_generations_of_rpm(line: str, key: str) -> None:
+    about = f"Name        : mistralrs-ada\n{line}\nSource RPM  : x\nDescription :\nKey ID 0000000000000000\n"
+    assert signer_of(about) == key
+
+
+def test_fingerprints_of_subkeys_belong_to_their_primary_key() -> None:
+    colons = (
+        "pub:-:255:22:AA:1:::-:::cESC:\nfpr:::::::::AAAA:\nuid:-::::1::H::a::::\n"
+        "sub:-:255:22:BB:1::::::s:\nfpr:::::::::BBBB:\npub:-:255:22:CC:1:::-:::cESC:\nfpr:::::::::CCCC:\n"
+    )
+    assert parse_fingerprints(colons) == {"AAAA": ("BBBB",), "CCCC": ()}
+
+
+def test_caches_logs_and_databases_may_stay_and_nothing_else() -> None:
+    before = {"etc/yum.repos.d/mistralrs.repo"}
+    after = before | {
+        "var/cache/dnf/mistralrs-0123/repodata",
+        "var/log/mistralrs.log",
+        "root/.rpmdb/mistralrs",
+        "usr/lib/sysimage/libdnf5/mistralrs",
+        "etc/passwd",
+        "etc/mistralrs",
+        "etc/alternatives/mistralrs",
+    }
+    assert leftovers(before, after) == ["etc/alternatives/mistralrs", "etc/mistralrs"]
+
+
+@pytest.mark.parametrize(
+    ("output", "remedy"),
+    [
+        ("repomd.xml GPG signature verification error: Bad GPG signature", "publish a new snapshot"),
+        ("Public key for mistralrs-ada.rpm is not installed\nError: GPG check FAILED", "yank it"),
+        ("Error: nothing provides libx.so needed by mistralrs-ada", "lacks a package"),
+        ("Curl error (7): Couldn't connect to server", "web server"),
+        ("Segmentation fault", "Read the transcript"),
+    ],
+)
+def test_what_is_known_of_dnfs_words_becomes_a_remedy(output: str, remedy: str) -> None:
+    assert remedy in explained(output)
