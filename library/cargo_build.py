@@ -135,7 +135,7 @@ def main():
             binary=p["binary"],
             rust=cargo.find_rust(p["cargo"]),
             toolkit=p["toolkit"].get("folder", ""),
-            toolkit_version=p["toolkit"].get("version", ""),
+            toolkit_version=p["toolkit"].get("compiler", ""),
             rustflags=p["rustflags"],
             locked=p["locked"],
             jobs=p["jobs"],

@@ -56,7 +56,10 @@ class Rust:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides an artifact's bytes, and where it is built."""
+    """Everything that decides an artifact's bytes, and where it is built.
+
+    ``toolkit`` is the CUDA toolkit's folder, ``toolkit_version`` its nvcc's own version ("13.0.88").
+    """
 
     root: Path
     source: Source
@@ -288,14 +291,14 @@ class _Cargo:
         return lines
 
     def _watch(self, process: subprocess.Popen[bytes], began: float) -> None:
-        """Tell the progress, soon at first and then every ten seconds, and mind the lease."""
-        told, at = None, 0.0
+        """Tell the progress, often at first, then every 15 s whether or not it moved; and mind the lease."""
+        at = 1.0
         while process.poll() is None:
             time.sleep(0.25)
             seconds = time.monotonic() - began
-            if self.progress and self.progress != told and seconds >= at:
-                told, at = self.progress, seconds + (2 if seconds < 60 else 10)
-                self.stream.write(told.line(self.plan.flavour.name, seconds) + "\n")
+            if self.progress and seconds >= at:
+                at = seconds + (3 if seconds < 30 else 15)
+                self.stream.write(self.progress.line(self.plan.flavour.name, seconds) + "\n")
             if self.lease and self.alive and _age(self.alive) > self.lease:
                 self.stop(process, f"its controller has been silent for {self.lease:g} s")
 

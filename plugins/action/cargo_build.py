@@ -1,6 +1,6 @@
 """Shows a build's progress while its module runs, and keeps it alive only as long as this run is.
 
-The module writes its log on the builder. A thread here reads what was added, about once a second, prints the
+The module writes its log on the builder. A thread here reads what was added, every other second, prints the
 progress lines, and touches the file whose silence makes the module stop cargo (its lease). Ctrl-c on the
 controller ends this process and, on the same machine, the module with it; on another machine the lease does.
 """
@@ -16,7 +16,8 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 LEASE = 60
-PERIOD = 1.0
+# Seconds between two looks at the log.
+PERIOD = 2.0
 display = Display()
 
 
