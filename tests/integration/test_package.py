@@ -1,0 +1,420 @@
+"""Package: real rpmbuild, rpm, rpmlint, systemd-analyze and update-alternatives on a small real program."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import subprocess
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from pipeline import packaging
+from pipeline.errors import PipelineError
+from pipeline.packaging import Packaging, read_package
+from pipeline.records import Artifact, Flavour, Package, Source, sha256_file
+
+COMMIT = "9e92262aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+SOURCE = Source("https://example.org/mistral.rs.git", "v0.8.0", "tag", COMMIT, 1_750_000_000, "0.8.0", "0.8.0")
+ADA = Flavour("ada", "RTX 40 and L40", "8.9", "13.0", ("cuda",), 580)
+BLACKWELL = Flavour("blackwell", "RTX 50", "12.0", "13.2", ("cuda",), 595)
+CPU = Flavour("cpu", "any x86-64 CPU")
+UNIT = "usr/lib/systemd/system/mistralrs-ada@.service"
+
+
+def sh(*argv: str | Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(word) for word in argv],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def query(rpm: Path, *words: str) -> list[str]:
+    return sh("rpm", "-qp", "--nosignature", *words, rpm).splitlines()
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory) -> Path:
+    """An ELF file that stands for the binary."""
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "main.c").write_text('#include <stdio.h>\nint main(void) { return puts("mistralrs 0.8.0") < 0; }\n')
+    sh("gcc", "-g", "-o", folder / "mistralrs", folder / "main.c")
+    return folder / "mistralrs"
+
+
+@pytest.fixture
+def home(tmp_path, program, project) -> Path:
+    """A home as rpmdev-setuptree leaves it, with the three files in SOURCES and no more."""
+    tree = tmp_path / "home/rpmbuild"
+    for name in ("BUILD", "RPMS", "SOURCES", "SPECS", "SRPMS"):
+        (tree / name).mkdir(parents=True)
+    (tmp_path / "home/.rpmmacros").write_text("%_topdir %(echo $HOME)/rpmbuild\n")
+    shutil.copy(program, tree / "SOURCES")
+    for name in (packaging.UNIT, packaging.EXAMPLE):
+        shutil.copy(project / "rpm" / name, tree / "SOURCES")
+    return tmp_path / "home"
+
+
+def plain(home: Path, project: Path, version: str = "0.8.0", flavour: str = "ada", *more: str) -> Path:
+    """The plain command of the spec's head."""
+    sh("rpmbuild", "-bb", project / "rpm/mistralrs.spec", "--define", f"mistralrs_version {version}",
+       "--define", f"mistralrs_flavour {flavour}", *more, HOME=str(home))  # fmt: skip
+    (rpm,) = (home / "rpmbuild/RPMS").glob(f"*/mistralrs-{flavour}-{version}-*.rpm")
+    return rpm
+
+
+def plan_for(folder: Path, program: Path, project: Path, flavour: Flavour = ADA, **change: str) -> Packaging:
+    """An artifact as the build stage leaves it, to be packaged below ``folder``."""
+    artifact = folder / "artifacts" / flavour.name
+    (artifact / "chat_templates").mkdir(parents=True, exist_ok=True)
+    shutil.copy(program, artifact / "mistralrs")
+    (artifact / "LICENSE").write_text("MIT License\n")
+    (artifact / "chat_templates/chatml.json").write_text('{"chat_template": "x"}\n')
+    record = Artifact(
+        source=dataclasses.replace(SOURCE, **change), flavour=flavour, inputs="0" * 64, folder=str(artifact),
+        binary="mistralrs", crate_version="0.8.0", sha256=sha256_file(program), size=program.stat().st_size,
+        rustc="", cuda="", rustflags="", locked=True, seconds=1.0, compiled=1, fresh=0, log="",
+    )  # fmt: skip
+    return Packaging(record, folder, project / "rpm", "1", ".fc43")
+
+
+def unpack(rpm: Path, folder: Path) -> Path:
+    """The package's files below ``folder``."""
+    folder.mkdir()
+    archive = subprocess.run(["rpm2cpio", rpm], capture_output=True, check=True).stdout
+    subprocess.run(["cpio", "-idm", "--quiet"], cwd=folder, input=archive, check=True)
+    return folder
+
+
+def test_the_plain_command_needs_three_files(home, project):
+    rpm = plain(home, project)
+    assert sorted(query(rpm, "-l")) == [
+        "/etc/mistralrs",
+        "/usr/bin/mistralrs",
+        "/usr/bin/mistralrs-ada",
+        "/usr/lib/systemd/system/mistralrs-ada@.service",
+        "/usr/lib/systemd/system/mistralrs@.service",
+        "/usr/lib/sysusers.d/mistralrs-ada.conf",
+        "/usr/share/mistralrs-ada",
+        "/usr/share/mistralrs-ada/mistralrs@.conf.example",
+    ]
+
+
+def test_without_a_version_the_spec_says_what_to_define(home, project):
+    done = subprocess.run(
+        ["rpmbuild", "-bb", project / "rpm/mistralrs.spec", "--define", "mistralrs_flavour ada"],
+        env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode
+    assert 'mistralrs_version is not defined: --define "mistralrs_version 0.8.0"' in done.stderr
+
+
+@pytest.mark.parametrize("version", ["0.8.4~rc4", "0.9.2^20260822.143813git9e92262", "0.8.4~rc4^20260601.1git1"])
+def test_versions_of_prereleases(home, project, version):
+    assert query(plain(home, project, version), "--qf", "%{VERSION}") == [version]
+
+
+def test_the_binary_is_packaged_byte_for_byte(home, project, program, tmp_path):
+    """It has debug information, which a policy script would have stripped."""
+    files = unpack(plain(home, project), tmp_path / "files")
+    assert sha256_file(files / "usr/bin/mistralrs-ada") == sha256_file(program)
+    assert sh(files / "usr/bin/mistralrs-ada") == "mistralrs 0.8.0\n"
+
+
+def test_the_templates_are_filled_in(home, project, tmp_path):
+    files = unpack(plain(home, project), tmp_path / "files")
+    unit = (files / UNIT).read_text()
+    assert "\nExecStart=/usr/bin/mistralrs-ada from-config --file %d/mistralrs.toml\n" in unit
+    for path in files.rglob("mistralrs*@*"):
+        if path.is_file():
+            assert "@BINARY@" not in path.read_text()
+            assert "@FLAVOUR@" not in path.read_text()
+
+
+def test_the_example_listens_on_loopback_only(home, project, tmp_path):
+    files = unpack(plain(home, project), tmp_path / "files")
+    text = (files / "usr/share/mistralrs-ada/mistralrs@.conf.example").read_text()
+    settings = tomllib.loads(text)
+    assert settings["command"] == "serve"
+    assert settings["server"] == {"host": "127.0.0.1", "port": 1234}
+    assert settings["models"][0]["kind"] == "auto"
+    assert "systemctl enable --now mistralrs@NAME           (or mistralrs-ada@NAME" in text
+    # What is commented out is TOML too.
+    uncommented = "\n".join(
+        line.removeprefix("#") if line.startswith("#") and line[1:2].isalpha() else line for line in text.splitlines()
+    )
+    assert tomllib.loads(uncommented)["models"][0]["quantization"] == {"in_situ_quant": "4"}
+
+
+def test_what_the_driver_and_nobody_provides_is_recommended_not_required(tmp_path, home, project):
+    """A program linked with stubs of libcuda, NCCL and cudart: only the last becomes a requirement."""
+    (tmp_path / "empty.c").write_text("int nothing(void) { return 0; }\n")
+    stubs = []
+    for soname in ("libcuda.so.1", "libnccl.so.2", "libcudart.so.13"):
+        sh("gcc", "-shared", f"-Wl,-soname,{soname}", "-o", tmp_path / soname, tmp_path / "empty.c")
+        stubs.append(tmp_path / soname)
+    (tmp_path / "main.c").write_text("int main(void) { return 0; }\n")
+    sh("gcc", "-Wl,--no-as-needed", "-o", home / "rpmbuild/SOURCES/mistralrs", tmp_path / "main.c", *stubs)
+    rpm = plain(home, project)
+    requires = query(rpm, "--requires")
+    assert "libcudart.so.13()(64bit)" in requires
+    assert not [line for line in requires if line.startswith(("libcuda.", "libnccl"))]
+    assert query(rpm, "--recommends") == ["libcuda.so.1()(64bit)", "libnccl.so.2()(64bit)"]
+    assert "mistralrs(driver) = 580" in query(rpm, "--provides")
+    assert "It needs NVIDIA's driver 580 or newer (CUDA 13.0)" in "\n".join(query(rpm, "--qf", "%{DESCRIPTION}"))
+
+
+def test_the_flavour_without_a_gpu_asks_for_no_driver(home, project):
+    rpm = plain(home, project, "0.8.0", "cpu")
+    assert query(rpm, "--recommends") == []
+    assert not [line for line in query(rpm, "--provides") if "driver" in line]
+    assert "It needs no GPU." in query(rpm, "--qf", "%{DESCRIPTION}")
+
+
+def test_a_package_says_which_commit_it_is(tmp_path, program, project):
+    package = plan_for(tmp_path, program, project).build()
+    assert package.nevra == "mistralrs-ada-0.8.0-1.fc43.x86_64"
+    assert package.commit == COMMIT
+    assert package == read_package(Path(package.path))
+    assert package == Package.read(Path(package.path).with_name("manifest.json"))
+    provides = query(Path(package.path), "--provides")
+    assert f"mistralrs(commit) = {COMMIT}" in provides
+    assert not [line for line in provides if line.startswith("mistralrs =")], "dnf would choose the flavour"
+    assert query(Path(package.path), "--qf", "%{VCS}") == [f"git+https://example.org/mistral.rs.git#{COMMIT}"]
+
+
+def test_the_whole_set_of_sources(tmp_path, program, project):
+    rpm = Path(plan_for(tmp_path, program, project).build().path)
+    assert {
+        "/usr/share/licenses/mistralrs-ada/LICENSE",
+        "/usr/share/mistralrs-ada/chat_templates",
+        "/usr/share/mistralrs-ada/chat_templates/chatml.json",
+    } <= set(query(rpm, "-l"))
+    assert query(rpm, "-L") == ["/usr/share/licenses/mistralrs-ada/LICENSE"]
+    owners = set(query(rpm, "--qf", "[%{FILEUSERNAME}:%{FILEGROUPNAME}\n]"))
+    assert owners == {"root:root"}, "rpm 6 would require a user for another owner, older rpm not make it"
+
+
+def test_two_builds_give_the_same_bytes(tmp_path, program, project):
+    """Also at another place and time, in another umask, with other macros in the account's home."""
+    first = plan_for(tmp_path / "one", program, project).build()
+    time.sleep(1.1)
+    (tmp_path / ".rpmmacros").write_text("%_buildhost elsewhere\n%packager Someone\n")
+    before, umask = os.environ["HOME"], os.umask(0o077)
+    os.environ["HOME"] = str(tmp_path)
+    try:
+        second = plan_for(tmp_path / "two", program, project).build()
+    finally:
+        os.environ["HOME"] = before
+        os.umask(umask)
+    assert first.sha256 == second.sha256
+    assert query(Path(first.path), "--qf", "%{BUILDTIME}") == [str(SOURCE.commit_time)]
+
+
+def test_flavours_conflict_on_no_file(tmp_path, program, project):
+    """What both own are a folder and the links of update-alternatives, which are not packaged."""
+    packages = [Path(plan_for(tmp_path, program, project, f).build().path) for f in (ADA, BLACKWELL)]
+
+    def owned(rpm: Path) -> set[str]:
+        lines = query(rpm, "--qf", "[%{FILENAMES} %{FILEFLAGS:fflags} %{FILEMODES:perms}\n]")
+        return {line.split()[0] for line in lines if " g " not in line and not line.endswith("x---")}
+
+    assert "/usr/bin/mistralrs-ada" in owned(packages[0])
+    assert owned(packages[0]).isdisjoint(owned(packages[1]))
+    sh("rpm", "--dbpath", tmp_path / "db", "-U", "--test", "--nodeps", "--nosignature", *packages)
+
+
+def test_rpmlint_finds_no_error(tmp_path, program, project):
+    if not shutil.which("rpmlint"):
+        pytest.skip("rpmlint is not installed")
+    for flavour in (ADA, CPU):
+        package = plan_for(tmp_path, program, project, flavour).build()
+        assert "0 errors, 0 warnings" in sh("rpmlint", "-c", project / "rpm/rpmlint.toml", package.path)
+
+
+@pytest.fixture
+def instance(home, project, tmp_path) -> Path:
+    """The packaged unit as an instance, with a program that exists."""
+    files = unpack(plain(home, project), tmp_path / "files")
+    path = tmp_path / "mistralrs-ada@qwen.service"
+    path.write_text((files / UNIT).read_text().replace("/usr/bin/mistralrs-ada", str(files / "usr/bin/mistralrs-ada")))
+    shutil.copy(path, tmp_path / "mistralrs-ada@.service")
+    return path
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(instance):
+    assert sh("systemd-analyze", "verify", "--man=no", instance) == ""
+
+
+def test_the_unit_is_exposed_little(instance):
+    """The limit in tenths; what is left is what a server with a GPU needs, explained in the unit."""
+    sh("systemd-analyze", "security", "--offline=true", "--threshold=20", instance)
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ('[server]\nhost = "0.0.0.0"\n', 0),
+        ('[server]\n  host="::1"\n', 0),
+        ("[server]\n#host = 1\nport = 1\n", 78),
+    ],
+)
+def test_a_server_that_does_not_say_where_it_listens_is_not_started(instance, tmp_path, text, status):
+    """Upstream would listen on every interface. The unit's check is run as systemd would run it."""
+    (tmp_path / "mistralrs.toml").write_text(text)
+    (line,) = [row for row in instance.read_text().splitlines() if row.startswith("ExecStartPre=")]
+    command = line.removeprefix("ExecStartPre=").replace("%d", str(tmp_path)).replace("%i", "qwen").replace("$$", "$")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    if status:
+        assert done.stderr == (
+            "/etc/mistralrs/qwen.conf names no host in [server]; begin with host = 127.0.0.1, in quotes\n"
+        )
+
+
+# The story of a machine, in a throw-away copy of this one's file system.
+STORY = r"""
+set -eu
+mount -t tmpfs none "$work/tmpfs"
+mkdir "$work/tmpfs/upper" "$work/tmpfs/work" "$work/tmpfs/root"
+mount -t overlay -o "lowerdir=/,upperdir=$work/tmpfs/upper,workdir=$work/tmpfs/work" none "$work/tmpfs/root"
+cd "$work/tmpfs/root"
+mkdir -p packages && cp "$work"/*.rpm packages
+mount --rbind /dev dev
+mount -t proc proc proc
+cat > story <<'END'
+set -eu
+rpm() { command rpm --dbpath /db --nosignature --nodeps "$@"; }
+tell() { echo "$1: $(readlink -f /usr/bin/mistralrs || :) $(readlink -f "$units/mistralrs@.service" || :)"; }
+units=/usr/lib/systemd/system
+wants=/etc/systemd/system/multi-user.target.wants
+rpm -U packages/mistralrs-ada-0.8.0-1.x86_64.rpm;       tell ada
+getent passwd mistralrs | cut -d: -f1,6
+rpm -U packages/mistralrs-blackwell-0.8.0-1.x86_64.rpm; tell both
+update-alternatives --set mistralrs /usr/bin/mistralrs-ada
+systemctl enable mistralrs@a.service mistralrs-ada@b.service 2>/dev/null
+rpm -U packages/mistralrs-ada-0.9.0-1.x86_64.rpm;       tell upgraded
+rpm -V mistralrs-ada mistralrs-blackwell
+ls $wants | { grep mistralrs || :; } | tr '\n' ' '; echo
+rpm -e mistralrs-ada;                                   tell without-ada
+ls $wants | { grep mistralrs || :; } | tr '\n' ' '; echo
+rpm -e mistralrs-blackwell
+places="/usr/bin $units /etc/systemd/system /etc/alternatives /usr/share /usr/lib/sysusers.d"
+find $places -maxdepth 1 -name 'mistralrs*'
+echo end
+END
+exec chroot . /bin/sh /story
+"""
+
+
+def test_flavours_side_by_side_through_upgrade_and_removal(home, project, tmp_path):
+    """The operator's choice outlives an upgrade; what is enabled goes with its flavour; no file is left."""
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("needs root and a mount namespace")
+    blackwell = plain(home, project, "0.8.0", "blackwell", "--define", "mistralrs_priority 120")
+    for rpm in (plain(home, project), plain(home, project, "0.9.0"), blackwell):
+        shutil.copy(rpm, tmp_path)
+    (tmp_path / "tmpfs").mkdir()
+    said = sh("unshare", "-m", "--propagation", "private", "sh", "-c", STORY, work=str(tmp_path)).splitlines()
+    units = "/usr/lib/systemd/system/"
+    assert [line for line in said if not line.startswith(("update-alternatives:", "Creating"))] == [
+        f"ada: /usr/bin/mistralrs-ada {units}mistralrs-ada@.service",
+        "mistralrs:/var/lib/mistralrs",
+        f"both: /usr/bin/mistralrs-blackwell {units}mistralrs-blackwell@.service",
+        f"upgraded: /usr/bin/mistralrs-ada {units}mistralrs-ada@.service",
+        "mistralrs-ada@a.service mistralrs-ada@b.service ",
+        f"without-ada: /usr/bin/mistralrs-blackwell {units}mistralrs-blackwell@.service",
+        "",
+        "end",
+    ]
+
+
+def test_the_module_packages_once(tmp_path, program, project, run_module):
+    plan = plan_for(tmp_path, program, project)
+    arguments = {"artifact": plan.artifact.to_dict(), "root": str(tmp_path),
+                 "spec_folder": str(plan.spec_folder), "dist": ".fc43"}  # fmt: skip
+    asked = run_module("rpm_package", arguments, check=True)
+    assert asked["changed"]
+    assert asked["stage"]["result"] == "would build mistralrs-ada-0.8.0-1.fc43.x86_64.rpm"
+    assert not (tmp_path / "packages").exists()
+
+    first = run_module("rpm_package", arguments)
+    assert first["changed"]
+    assert Path(first["package"]["path"]).name == "mistralrs-ada-0.8.0-1.fc43.x86_64.rpm"
+    assert first["stage"]["name"] == "package"
+    assert first["stage"]["flavour"] == "ada"
+
+    for check in (False, True):
+        again = run_module("rpm_package", arguments, check=check)
+        assert not again["changed"]
+        assert again["package"] == first["package"]
+
+    released = run_module("rpm_package", arguments | {"package_release": "2"})
+    assert released["changed"]
+    assert released["package"]["release"] == "2.fc43"
+
+
+def test_a_damaged_package_is_built_again(tmp_path, program, project):
+    plan = plan_for(tmp_path, program, project)
+    package = plan.build()
+    Path(package.path).write_bytes(b"cut off")
+    assert plan.finished() is None
+    assert plan.build() == package
+
+
+def test_rpmbuild_that_fails_leaves_no_package(tmp_path, program, project, run_module):
+    spec = tmp_path / "rpm"
+    shutil.copytree(project / "rpm", spec)
+    (spec / "mistralrs.spec").write_text(
+        (spec / "mistralrs.spec").read_text().replace("%check\n", "%check\necho no space left >&2; exit 3\n")
+    )
+    plan = plan_for(tmp_path, program, project)
+    result = run_module("rpm_package", {"artifact": plan.artifact.to_dict(), "root": str(tmp_path),
+                                        "spec_folder": str(spec), "dist": ".fc43"})  # fmt: skip
+    assert result["failed"]
+    assert result["what"].startswith("rpmbuild could not make mistralrs-ada: error: Bad exit status from")
+    assert result["where"] == str(tmp_path / "log/rpmbuild-ada.log")
+    assert "no space left" in Path(result["where"]).read_text()
+    assert not (tmp_path / "packages").exists()
+    assert not (tmp_path / "rpmbuild/ada").exists()
+
+
+def test_a_missing_binary_is_named(tmp_path, program, project, run_module):
+    plan = plan_for(tmp_path, program, project)
+    plan.binary.unlink()
+    result = run_module("rpm_package", {"artifact": plan.artifact.to_dict(), "root": str(tmp_path),
+                                        "spec_folder": str(plan.spec_folder), "dist": ".fc43"})  # fmt: skip
+    assert result["msg"] == f"the binary is missing ({plan.binary}). Build again"
+
+
+def test_a_spec_that_makes_something_else_is_noticed(tmp_path, program, project):
+    spec = tmp_path / "rpm"
+    shutil.copytree(project / "rpm", spec)
+    (spec / "mistralrs.spec").write_text(
+        (spec / "mistralrs.spec").read_text().replace("= %{mistralrs_commit}", "= 1234")
+    )
+    plan = dataclasses.replace(plan_for(tmp_path, program, project), spec_folder=spec)
+    with pytest.raises(PipelineError) as caught:
+        plan.build()
+    assert caught.value.what == (
+        f"rpmbuild made mistralrs-ada-0.8.0-1.fc43.x86_64 of commit 1234, "
+        f"not mistralrs-ada-0.8.0-1.fc43.x86_64 of {COMMIT}"
+    )
+    assert plan.finished() is None
+
+
+def test_a_file_that_is_no_package_is_named(tmp_path):
+    path = tmp_path / "x.rpm"
+    path.write_bytes(hashlib.sha256(b"").digest())
+    with pytest.raises(PipelineError) as caught:
+        read_package(path)
+    assert caught.value.what.startswith("not a readable RPM package: error: ")
+    assert caught.value.where == str(path)

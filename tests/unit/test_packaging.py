@@ -1,0 +1,156 @@
+"""Packaging: the defines, the command line, the inputs' digest, reading what rpm says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from pipeline import packaging
+from pipeline.errors import PipelineError
+from pipeline.packaging import Packaging, commit_of, last_words, rpmbuild_argv, rpmbuild_environment
+from pipeline.records import Artifact, Flavour, Source, sha256_file
+
+COMMIT = "9e92262" + "0" * 33
+ADA = Flavour("ada", "RTX 40 and L40", "8.9", "13.0", ("cuda",), 580)
+CPU = Flavour("cpu", "any x86-64")
+SOURCE = Source("https://example.org/mistral.rs.git", "v0.9.2", "tag", COMMIT, 1_787_000_000, "0.9.2", "0.9.2")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Packaging:
+    """A whole set of inputs."""
+    folder, spec = tmp_path / "artifact", tmp_path / "rpm"
+    (folder / "chat_templates").mkdir(parents=True)
+    (folder / "mistralrs").write_text("binary")
+    (folder / "LICENSE").write_text("MIT")
+    (folder / "chat_templates/chatml.json").write_text("{}")
+    (spec / "systemd").mkdir(parents=True)
+    for name in (packaging.SPEC, packaging.UNIT, packaging.EXAMPLE):
+        (spec / name).write_text(name)
+    artifact = Artifact(
+        source=SOURCE, flavour=ADA, inputs="0" * 64, folder=str(folder), binary="mistralrs",
+        crate_version="0.9.2", sha256=sha256_file(folder / "mistralrs"), size=6, rustc="", cuda="",
+        rustflags="", locked=True,
+        seconds=1.0, compiled=1, fresh=0, log="",
+    )  # fmt: skip
+    return Packaging(artifact, tmp_path / "builder", spec, "1", ".fc43")
+
+
+def with_artifact(plan: Packaging, **change: object) -> Packaging:
+    return dataclasses.replace(plan, artifact=dataclasses.replace(plan.artifact, **change))
+
+
+@pytest.mark.parametrize(
+    ("flavour", "expected"),
+    [
+        (ADA, {"mistralrs_driver": "580", "mistralrs_cuda": "13.0", "mistralrs_priority": "89"}),
+        (Flavour("blackwell", "RTX 50", "12.0", "13.2", (), 595),
+         {"mistralrs_driver": "595", "mistralrs_cuda": "13.2", "mistralrs_priority": "120"}),
+        (CPU, {"mistralrs_driver": "0", "mistralrs_cuda": "none", "mistralrs_priority": "10"}),
+    ],
+)  # fmt: skip
+def test_the_defines_are_the_records(plan, flavour, expected):
+    assert with_artifact(plan, flavour=flavour).defines() == {
+        "dist": ".fc43",
+        "mistralrs_version": "0.9.2",
+        "mistralrs_flavour": flavour.name,
+        "mistralrs_release": "1",
+        "mistralrs_url": SOURCE.url,
+        "mistralrs_commit": COMMIT,
+        "mistralrs_summary": flavour.summary,
+        **expected,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("0.9.2^20260822.143813git9e92262", "x 0.9.2^20260822.143813git9e92262"),
+        ("file:///a%20b", "x file:///a%%20b"),
+        ("two\n lines", "x two lines"),
+    ],
+)
+def test_a_define_reaches_rpmbuild_as_it_is_meant(value, word):
+    argv = rpmbuild_argv(Path("/s/mistralrs.spec"), Path("/t"), {"x": value})
+    assert argv == ["rpmbuild", "-bb", "--define", "_topdir /t", "--define", word, "/s/mistralrs.spec"]
+
+
+def test_rpmbuild_reads_no_configuration_of_the_account():
+    environment = rpmbuild_environment(Path("/t"), 1_787_000_000)
+    assert environment["HOME"] == environment["XDG_CONFIG_HOME"] == "/t"
+    assert environment["SOURCE_DATE_EPOCH"] == "1787000000"
+
+
+def test_everything_that_goes_into_the_package_is_an_input(plan):
+    def touched(path: Path) -> str:
+        path.write_text(path.read_text() + "changed")
+        return dataclasses.replace(plan).inputs
+
+    folder = Path(plan.artifact.folder)
+    seen = [
+        plan.inputs,
+        dataclasses.replace(plan, package_release="2").inputs,
+        dataclasses.replace(plan, dist=".fc44").inputs,
+        with_artifact(plan, flavour=CPU).inputs,
+        with_artifact(plan, source=dataclasses.replace(SOURCE, commit_time=1)).inputs,
+    ]
+    seen += [touched(path) for path in (folder / "LICENSE", folder / "chat_templates/chatml.json")]
+    ours = (packaging.SPEC, packaging.UNIT, packaging.EXAMPLE)
+    seen += [touched(plan.spec_folder / name) for name in ours]
+    assert len(set(seen)) == len(seen)
+
+
+def test_what_does_not_go_into_the_package_is_no_input(plan):
+    (plan.spec_folder / "rpmlint.toml").write_text("# for people")
+    slower = with_artifact(plan, seconds=99.0, log="/elsewhere")
+    assert slower.inputs == plan.inputs
+
+
+def test_a_binary_that_was_changed_after_the_build_is_refused(plan):
+    plan.binary.write_text("something else")
+    with pytest.raises(PipelineError) as caught:
+        _ = plan.inputs
+    assert caught.value.what == "the binary is not the one that was built and audited: its digest differs"
+    assert caught.value.where == str(plan.binary)
+
+
+@pytest.mark.parametrize("missing", [packaging.SPEC, packaging.UNIT, packaging.EXAMPLE])
+def test_a_missing_source_is_named(plan, missing):
+    (plan.spec_folder / missing).unlink()
+    with pytest.raises(PipelineError) as caught:
+        plan.build()
+    assert str(caught.value) == (
+        f"{missing} is missing ({plan.spec_folder / missing}). Copy rpm/ of this project there"
+    )
+
+
+def test_an_artifact_may_lack_licence_and_templates(plan):
+    folder = Path(plan.artifact.folder)
+    (folder / "LICENSE").unlink()
+    (folder / "chat_templates/chatml.json").unlink()
+    assert set(plan.sources()) == {"mistralrs", packaging.SPEC, packaging.UNIT, packaging.EXAMPLE}
+
+
+@pytest.mark.parametrize(
+    ("lines", "commit"),
+    [
+        ([f"mistralrs(commit) {COMMIT}", "mistralrs-ada 0.9.2-1"], COMMIT),
+        (["mistralrs(commit-other) 1", "mistralrs-ada 0.9.2-1"], ""),
+        ([], ""),
+    ],
+)
+def test_the_commit_is_read_from_the_provides(lines, commit):
+    assert commit_of(lines) == commit
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("+ cmp a b\nfine\n\nerror: Bad file: x\n    Bad file: x\n", "error: Bad file: x"),
+        ("+ cmp a b\ncannot fork\n", "cannot fork"),
+        ("", "it said nothing"),
+    ],
+)
+def test_the_last_words_are_the_errors(text, told):
+    assert last_words(text) == told
