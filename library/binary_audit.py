@@ -64,7 +64,8 @@ def main():
         artifact = Artifact.from_dict(module.params["artifact"])
         path = Path(artifact.folder) / artifact.binary
         # 1. Read, 2. start, 3. judge.
-        binary = audit.read_binary(path, toolkit.get("cuobjdump", "") if artifact.flavour.cuda else "")
+        cuobjdump = f"{toolkit.get('folder', '')}/bin/cuobjdump" if artifact.flavour.cuda else ""
+        binary = audit.read_binary(path, cuobjdump)
         said = audit.version_told(path, toolkit.get("library_path", []))
         findings = audit.judge(artifact, binary, said)
         audit.refuse(findings, str(path))

@@ -137,25 +137,22 @@ def main():
             free_gib=p["free_gib"],
             cuda_limits=p["cuda_limits"],
             cuda_lowest=p["cuda_lowest"],
+            toolkit_planned=module.check_mode and not Path(p["toolkit"].get("nvcc") or "/").is_file(),
         )
         # 3. Refuse, or report.
         if not p["report_only"]:
             environment.refuse(findings, str(root))
     except PipelineError as error:
-        module.fail_json(
-            findings=[f.to_dict() for f in findings], table=environment.table(findings), **error.failure()
-        )
-    warnings = []
+        module.fail_json(findings=[f.to_dict() for f in findings], table=environment.table(findings), **error.failure())
     base = source.version.split("-")[0]
     if source.kind == "tag" and tree.crate_version != base:
-        warnings.append(f"{source.ref}: upstream's Cargo.toml says {tree.crate_version}; the tag's version counts")
+        module.warn(f"{source.ref}: upstream's Cargo.toml says {tree.crate_version}; the tag's version counts")
     bad = sum(not finding.fits for finding in findings)
     module.exit_json(
         changed=False,
         findings=[f.to_dict() for f in findings],
         table=environment.table(findings),
         tree=tree.to_dict(),
-        warnings=warnings,
         stage={
             "name": "check",
             "flavour": flavour.name,

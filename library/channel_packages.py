@@ -148,9 +148,7 @@ def main():
         stage={
             "name": "compare",
             "flavour": "" if p["flavour"] == ALL else p["flavour"],
-            "result": f"{source.rpm_version} lacks {missing}"
-            if missing
-            else f"{source.rpm_version} is published",
+            "result": f"{source.rpm_version} lacks {missing}" if missing else f"{source.rpm_version} is published",
             "where": p["location"],
         },
     )

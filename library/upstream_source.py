@@ -75,9 +75,7 @@ def main():
     )
     p = module.params
     try:
-        source = resolve(
-            p["url"], Path(p["mirror"]), kind=p["kind"], version=p["version"], branch=p["branch"]
-        )
+        source = resolve(p["url"], Path(p["mirror"]), kind=p["kind"], version=p["version"], branch=p["branch"])
     except PipelineError as error:
         module.fail_json(**error.failure())
     module.exit_json(

@@ -71,7 +71,13 @@ def judge(artifact: Artifact, binary: Binary, said: str) -> list[Finding]:
     ]  # fmt: skip
     if flavour.arch and not binary.ptx | binary.sass:
         findings.append(
-            Finding("GPU code", "none", flavour.arch, fits=False, remedy="The build left CUDA out: check the features")
+            Finding(
+                "GPU code",
+                "none",
+                flavour.arch,
+                fits=False,
+                remedy="The build left CUDA out: check the features",
+            )
         )
     return findings
 
@@ -86,7 +92,7 @@ def check_archs(kind: str, found: frozenset[str], flavour: Flavour) -> Finding:
 
 
 def read_binary(path: Path, cuobjdump: str = "") -> Binary:
-    """What the file holds. SASS is listed by NVIDIA's cuobjdump where the toolkit has it."""
+    """What the file holds. SASS is listed by NVIDIA's cuobjdump, a program of the toolkit."""
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         ptx = frozenset(match[1].decode() for match in _PTX.finditer(data))
     dynamic = _DYNAMIC.findall(run(["readelf", "--dynamic", "--wide", path]).stdout)
@@ -99,7 +105,7 @@ def read_binary(path: Path, cuobjdump: str = "") -> Binary:
 
 
 def list_sass(path: Path, cuobjdump: str) -> frozenset[str]:
-    """The architectures of the embedded machine code; empty without cuobjdump or without any."""
+    """The architectures of the embedded machine code; for a flavour without CUDA ``cuobjdump`` is empty."""
     if not cuobjdump:
         return frozenset()
     # It ends with status 255 and "does not contain device code" for a file without any.

@@ -174,8 +174,9 @@ def existing(plan: Plan) -> Artifact | None:
 def build(plan: Plan, log: Path, *, alive: Path | None = None, lease: float = 0) -> Artifact:
     """Move the checkout, fetch, compile and collect. Output goes to ``log`` as it comes, with the progress.
 
-    A builder builds one thing at a time, since all share the checkout: a second build waits. With a ``lease`` (seconds) the build stops when nobody has touched ``alive`` for so long: a run whose
-    controller is gone does not go on. SIGINT, SIGTERM and SIGHUP stop cargo too.
+    A builder builds one thing at a time, since all share the checkout: a second build waits. With a
+    ``lease`` (seconds) the build stops when nobody has touched ``alive`` for so long: a run whose controller
+    is gone does not go on. SIGINT, SIGTERM and SIGHUP stop cargo too.
     """
     for folder in (plan.target, plan.root / "home", plan.root / "cargo", log.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -259,7 +260,9 @@ class _Cargo:
             messages = [json.loads(line) for line in stdout if line.startswith(b"{")]
         if self.stopped:
             raise PipelineError(
-                f"the build was stopped: {self.stopped}", self.stream.name, "Run again: it goes on from where it stood"
+                f"the build was stopped: {self.stopped}",
+                self.stream.name,
+                "Run again: it goes on from where it stood",
             )
         if status != 0:
             raise CompileFailed(first_error(lines), self.stream.name)
@@ -352,7 +355,15 @@ def used_rustflags(target: Path, package: str, binary: str) -> str:
 
 
 def _collect(
-    plan: Plan, tree: Checkout, binary: Path, *, log: Path, locked: bool, seconds: float, fresh: int, units: int
+    plan: Plan,
+    tree: Checkout,
+    binary: Path,
+    *,
+    log: Path,
+    locked: bool,
+    seconds: float,
+    fresh: int,
+    units: int,
 ) -> Artifact:
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=plan.folder.parent) as name:

@@ -112,8 +112,7 @@ class Channel:
         return PipelineError(
             f"{relative.rpartition('/')[2]} {what}",
             f"{self.location}/{relative}",
-            "Run again in a minute; if it stays so, somebody changed the tree by hand:"
-            " go back to the snapshot before with playbooks/rollback.yml",
+            "Run again in a minute; if it stays so, somebody changed the tree by hand",
         )
 
     def _get(self, relative: str) -> bytes | None:

@@ -270,9 +270,7 @@ def c_library() -> str:
 def leftovers(before: Iterable[str], after: Iterable[str]) -> list[str]:
     """The paths of the upper layer that a removed package should have taken with it."""
     stays = re.compile(r"^(var/(cache|log|lib/dnf)/|usr/lib/sysimage/|root/\.rpmdb/|var/lib/rpm/)")
-    return sorted(
-        name for name in set(after) - set(before) if "mistralrs" in name.lower() and not stays.match(name)
-    )
+    return sorted(name for name in set(after) - set(before) if "mistralrs" in name.lower() and not stays.match(name))
 
 
 def explained(output: str) -> str:
@@ -288,15 +286,13 @@ _REMEDIES = {
         "The metadata is not signed by a key that the .repo file names: publish a new snapshot with it"
     ),
     r"is not signed|GPG check FAILED|PGP check|Public key for": (
-        "A package is not signed by a key that the .repo file names: yank it, sign it and release it anew"
+        "A package is not signed by a key that the .repo file names: raise package_release and release it anew"
     ),
     r"hecksum|Inconsistent server data": (
         "The channel's files and its metadata do not belong together: publish a new snapshot"
     ),
     r"nothing provides": "The channel lacks a package that another one requires",
-    r"Cannot download|Curl error|Failed to download|Could not resolve": (
-        "Look whether the web server answers"
-    ),
+    r"Cannot download|Curl error|Failed to download|Could not resolve": ("Look whether the web server answers"),
     r"more space needed|No space left": "The client's files are in memory: give this host more of it",
 }
 """What dnf 4 and dnf 5 say, and what to do then. The first that fits counts."""
@@ -434,9 +430,7 @@ class Prover:
 
     def _failed(self, what: str, output: str) -> PipelineError:
         last = " | ".join(line for line in output.strip().splitlines()[-5:] if line.strip())
-        return PipelineError(
-            f"{what}{': ' if last else ''}{last}", str(self.client.transcript), explained(output)
-        )
+        return PipelineError(f"{what}{': ' if last else ''}{last}", str(self.client.transcript), explained(output))
 
 
 def prove(order: Order) -> Proof:
@@ -446,9 +440,7 @@ def prove(order: Order) -> Proof:
     program = client_program(order.client)
     for folder in order.library_path:
         if not Path(folder).is_absolute() or not Path(folder).is_dir():
-            raise PipelineError(
-                "no such folder of libraries", folder, "Correct library_path: absolute, on this host"
-            )
+            raise PipelineError("no such folder of libraries", folder, "Correct library_path: absolute, on this host")
     transcript = Path(order.transcript)
     transcript.parent.mkdir(parents=True, exist_ok=True)
     transcript.write_text("")
@@ -494,9 +486,7 @@ def _named(step: Step) -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
-        raise PipelineError(
-            f"the client failed to {step}: {error.what}", error.where, error.remedy
-        ) from error
+        raise PipelineError(f"the client failed to {step}: {error.what}", error.where, error.remedy) from error
 
 
 def client_program(wanted: str) -> str:
@@ -531,9 +521,7 @@ def fingerprints_of(key: bytes, where: str) -> dict[str, tuple[str, ...]]:
     """The primary keys in an armored file, with their subkeys."""
     with tempfile.TemporaryDirectory(prefix="mistralrs-keys-") as home:
         try:
-            said = run(
-                ["gpg", "--batch", "--homedir", home, "--with-colons", "--show-keys"], stdin=key
-            ).stdout
+            said = run(["gpg", "--batch", "--homedir", home, "--with-colons", "--show-keys"], stdin=key).stdout
         except CommandFailed as error:
             raise PipelineError(f"not a public key: {error.what}", where, "Export the key again") from error
     if not (keys := parse_fingerprints(said)):

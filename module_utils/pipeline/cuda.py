@@ -261,9 +261,7 @@ class Wheels:
 
 def _pip_failure(error: CommandFailed, wheels: Wheels) -> PipelineError:
     said = error.stderr
-    last = next(
-        (line for line in reversed(said.splitlines()) if line.startswith("ERROR")), said[-300:]
-    ).strip()
+    last = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR")), said[-300:]).strip()
     where = f"pins of CUDA {wheels.version}"
     if "No module named pip" in said:
         return PipelineError(
@@ -283,9 +281,7 @@ def _pip_failure(error: CommandFailed, wheels: Wheels) -> PipelineError:
             where,
             "See that the registry in pip's own configuration can be reached; the wheels are for x86_64",
         )
-    return PipelineError(
-        f"pip could not install the toolkit: {last}", where, "Run the command to see all of it"
-    )
+    return PipelineError(f"pip could not install the toolkit: {last}", where, "Run the command to see all of it")
 
 
 def _merge(wheels: Path, tree: Path) -> None:
@@ -322,9 +318,7 @@ def _build_stub(tree: Path) -> None:
     headers = (path.read_text(errors="replace") for path in sorted((tree / "include").glob("cuda*.h")))
     functions = driver_functions(headers)
     if not functions:
-        raise PipelineError(
-            "the wheels' headers declare no driver function", str(tree / "include" / "cuda.h")
-        )
+        raise PipelineError("the wheels' headers declare no driver function", str(tree / "include" / "cuda.h"))
     stubs = tree / "lib" / "stubs"
     stubs.mkdir(parents=True, exist_ok=True)
     options = ("-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libcuda.so.1", "-x", "c", "-")
@@ -350,7 +344,7 @@ def provide(wheels: Wheels, source: str, *, check: bool = False) -> tuple[Toolki
             raise PipelineError(
                 f"the system has no CUDA {wheels.version}",
                 ", ".join(map(str, system_folders(wheels.version, os.environ))),
-                f"Install cuda-toolkit-{wheels.version.replace('.', '-')} or set cuda_toolkit_source=wheels",
+                f"Install cuda-toolkit-{wheels.version.replace('.', '-')} or set cuda_source=wheels",
             )
     installed = wheels.installed()
     if installed:

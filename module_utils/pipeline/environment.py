@@ -66,7 +66,7 @@ def check_cuda_limit(cuda: str, version: str, limits: Mapping[str, str]) -> Find
     fits = not limit or dotted(cuda) <= dotted(limit)
     return Finding(
         "CUDA for this version", cuda, f"<= {limit}" if limit else "any", fits,
-        f"Upstream {version} takes CUDA {limit} at most: set the flavour's cuda to {limit} or older" if not fits else "",
+        f"Upstream {version} takes at most CUDA {limit}: set the flavour's cuda to that or older" if not fits else "",
     )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def check_space(found: int, needed_gib: float, folder: Path) -> Finding:
     fits = found >= needed_gib * GIB
     return Finding(
         "disk space", f"{found / GIB:.1f} GiB free", f"{needed_gib:g} GiB", fits,
-        f"Free space below {folder} (target/ and cache/ come back), or lower build_free_gib" if not fits else "",
+        f"Free space below {folder} (target/ comes back), or lower build_free_gib" if not fits else "",
     )  # fmt: skip
 
 
@@ -108,6 +108,7 @@ def examine(
     free_gib: float,
     cuda_limits: Mapping[str, str],
     cuda_lowest: Mapping[str, str],
+    toolkit_planned: bool = False,
 ) -> list[Finding]:
     """Every finding for one flavour of one commit on this host.
 
@@ -126,8 +127,10 @@ def examine(
     ]
     if flavour.cuda:
         nvcc = toolkit.get("nvcc", "")
+        # Check mode would still install the toolkit: there is nothing to run yet.
+        found = flavour.cuda if toolkit_planned else nvcc_version(nvcc)
         findings += [
-            check_nvcc(nvcc_version(nvcc), flavour.cuda, nvcc),
+            check_nvcc(found, flavour.cuda, nvcc),
             check_cuda_limit(flavour.cuda, source.version, cuda_limits),
             check_cuda_defects(flavour, cuda_lowest),
         ]

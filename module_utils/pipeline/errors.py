@@ -7,8 +7,8 @@ class PipelineError(Exception):
     """Something the operator can act on.
 
     Rules: ``what`` says what is wrong, as a sentence without its full stop; ``where`` names the file,
-    host, URL or package concerned; ``remedy`` says what to do next. Modules hand these three to
-    ``fail_json`` and never show a traceback for them.
+    host, URL or package concerned; ``remedy`` says what to do next. Modules hand its text
+    to ``fail_json`` and never show a traceback for it.
     """
 
     def __init__(self, what: str, where: str = "", remedy: str = "") -> None:
@@ -23,4 +23,4 @@ class PipelineError(Exception):
 
     def failure(self) -> dict[str, str]:
         """The keyword arguments for ``AnsibleModule.fail_json``."""
-        return {"msg": str(self), "what": self.what, "where": self.where, "remedy": self.remedy}
+        return {"msg": str(self)}

@@ -14,6 +14,8 @@ _QUIET = {
     "GIT_ASKPASS": "",
     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
     "GIT_OPTIONAL_LOCKS": "0",
+    # A partial clone's missing trees are not wanted: what asks for one is a mistake (git from 2.45 on heeds it).
+    "GIT_NO_LAZY_FETCH": "1",
 }
 
 

@@ -54,7 +54,7 @@ def read_passphrase(file: Path | None) -> str:
         text = (file.read_text().splitlines() or [""])[0]
     except OSError as error:
         raise PipelineError(
-            f"the passphrase cannot be read: {error.strerror}", str(file), "Check passphrase_file"
+            f"the passphrase cannot be read: {error.strerror}", str(file), "Check signing_passphrase_file"
         ) from error
     if not text or text != text.strip():
         raise PipelineError(
@@ -114,7 +114,7 @@ class Keyring:
                 f"the signing key {last.fingerprint} expired on {day:%Y-%m-%d}",
                 self.name,
                 "Where its primary key is: gpg --quick-set-expire FINGERPRINT 2y, the same with '*' added for"
-                " the subkeys, export the public key; or run playbooks/rotate_key.yml",
+                " the subkeys; then export the public key to the file that everyone trusts",
             )
         return valid[0]
 
@@ -155,7 +155,7 @@ class Keyring:
             raise PipelineError(
                 f"the signing key {key.fingerprint} needs a passphrase",
                 self.name,
-                "Set passphrase_file to a file that holds it",
+                "Set signing_passphrase_file to a file that holds it",
             )
         raise PipelineError(f"gpg did not sign: {_said(done.stderr)}", self.name)
 

@@ -61,9 +61,7 @@ def parse_entries(texts: Mapping[str, str]) -> list[Entry]:
         location = _LOCATION.search(primary)
         if location is None or not all(sha256 in chunks[kind] for kind in TYPES):
             raise PipelineError("the metadata files of the parent do not fit together", sha256)
-        entries.append(
-            Entry(location[1], sha256, primary, chunks["filelists"][sha256], chunks["other"][sha256])
-        )
+        entries.append(Entry(location[1], sha256, primary, chunks["filelists"][sha256], chunks["other"][sha256]))
     return entries
 
 

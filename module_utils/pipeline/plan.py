@@ -79,8 +79,15 @@ def predecessors(source: Source, missing: Iterable[Flavour], published: Iterable
             for package in known
             if package.name == flavour.package_name and rpm_order(package.version, source.rpm_version) < 0
         ]
-        found += sorted(older, key=functools.cmp_to_key(lambda a, b: rpm_order(a.version, b.version)))[-1:]
+        found += sorted(older, key=_by_version)[-1:]
     return found
+
+
+def _compare(left: Package, right: Package) -> int:
+    return rpm_order(left.version, right.version)
+
+
+_by_version = functools.cmp_to_key(_compare)
 
 
 def moved(source: Source, package: Package) -> PipelineError:
@@ -89,6 +96,5 @@ def moved(source: Source, package: Package) -> PipelineError:
         f"{source.kind} {source.ref} moved: {package.nevra} was published from commit"
         f" {package.commit or '(none recorded)'}, it is now {source.commit}",
         source.url,
-        "Find out from upstream why. What is published stays, and nothing of the new commit is built under this"
-        " version; upstream's next version is",
+        "Find out from upstream why. What is published stays; this version is not built again from another commit",
     )

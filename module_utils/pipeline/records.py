@@ -39,7 +39,7 @@ class Record:
         return typing.cast("dict[str, Any]", json.loads(json.dumps(dataclasses.asdict(self))))
 
     @classmethod
-    def from_dict(cls: type[R], data: Mapping[str, Any]) -> R:
+    def from_dict(cls, data: Mapping[str, Any]) -> typing.Self:
         """The record that ``data`` describes; PipelineError names what does not fit."""
         hints = typing.get_type_hints(cls)
         unknown = sorted(set(data) - set(hints))
@@ -65,7 +65,7 @@ class Record:
         partial.replace(path)
 
     @classmethod
-    def read(cls: type[R], path: Path) -> R:
+    def read(cls, path: Path) -> typing.Self:
         """The record that ``write`` left at ``path``."""
         try:
             return cls.from_dict(json.loads(path.read_text()))

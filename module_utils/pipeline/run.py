@@ -71,9 +71,7 @@ def run(
             raise PipelineError("the folder to work in does not exist", str(cwd)) from error
         raise ProgramMissing(words[0]) from error
     except subprocess.TimeoutExpired as error:
-        raise PipelineError(
-            f"{Path(words[0]).name} did not end within {timeout:g} s", " ".join(words)
-        ) from error
+        raise PipelineError(f"{Path(words[0]).name} did not end within {timeout:g} s", " ".join(words)) from error
     stdout, stderr = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
     if done.returncode not in accept:
         raise CommandFailed(words, done.returncode, stdout, stderr)

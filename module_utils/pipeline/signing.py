@@ -101,9 +101,7 @@ def require_unsigned(path: Path, sha256: str) -> None:
     """PipelineError unless ``path`` is the package that its record names, intact and without a signature."""
     again = "Build the package again: delete its folder on the builder and run again"
     if not path.is_file():
-        raise PipelineError(
-            "the package to sign is not here", str(path), "Copy it from the builder, or run again"
-        )
+        raise PipelineError("the package to sign is not here", str(path), "Copy it from the builder, or run again")
     actual = sha256_file(path)
     if actual != sha256:
         raise PipelineError(
@@ -154,9 +152,7 @@ def verify_signed(path: Path, public_key: Path) -> None:
         said = _check(path, database)
     signatures = [line for line in said.splitlines() if "signature" in line.lower() and line.endswith(": OK")]
     bad = [
-        line.strip()
-        for line in said.splitlines()
-        if any(word in line for word in (": BAD", ": NOKEY", ": NOTTRUSTED"))
+        line.strip() for line in said.splitlines() if any(word in line for word in (": BAD", ": NOKEY", ": NOTTRUSTED"))
     ]
     if bad or not signatures:
         raise PipelineError(

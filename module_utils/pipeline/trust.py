@@ -70,10 +70,10 @@ def _refusal(status: set[str]) -> tuple[str, str]:
     if status & {"EXPKEYSIG", "KEYEXPIRED", "EXPSIG"}:
         return (
             "the signature's key has expired",
-            "Extend the key, export it again to {key} and publish, or run playbooks/rotate_key.yml",
+            "Extend the key, export it again to {key}, and publish a new snapshot",
         )
     if "REVKEYSIG" in status:
-        return "the signature's key is revoked", "Run playbooks/rotate_key.yml"
+        return "the signature's key is revoked", "Publish a new snapshot with a key that is trusted and not revoked"
     if "NO_PUBKEY" in status:
         return (
             "the signature is by a key that is not trusted",

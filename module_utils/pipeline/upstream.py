@@ -54,13 +54,13 @@ def choose_release(known: list[Release], version: str, url: str) -> Release:
             if version.removeprefix("v") in (release.version, release.rpm_version, release.tag):
                 return release
         likely = ", ".join(nearest(version, known)) or "none: upstream has no release tags"
-        raise PipelineError(
-            f"upstream has no version {version}", where=url, remedy=f"The nearest are: {likely}"
-        )
+        raise PipelineError(f"upstream has no version {version}", where=url, remedy=f"The nearest are: {likely}")
     final = [release for release in known if release.final]
     if not final:
         raise PipelineError(
-            "upstream has no release tag", where=url, remedy="Tags look like v1.2.3; name a version= to build an rc"
+            "upstream has no release tag",
+            where=url,
+            remedy="Tags look like v1.2.3; name a version= to build an rc",
         )
     return final[-1]
 
@@ -79,8 +79,8 @@ def choose_branch(refs: Mapping[str, str], branch: str, url: str) -> str:
 
 
 def commit_time(mirror: Path, commit: str) -> int:
-    """The committer's time, in seconds since 1970 UTC."""
-    return int(git("show", "--no-patch", "--format=%ct", commit, "--", repository=mirror))
+    """The committer's time, in seconds since 1970 UTC. rev-list, since git show would fetch the commit's trees."""
+    return int(git("rev-list", "--max-count=1", "--timestamp", commit, repository=mirror).split()[0])
 
 
 def base_release(mirror: Path, commit: str, url: str) -> Release:
@@ -104,7 +104,7 @@ def update_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> 
         initialise(mirror, bare=True)
         wanted = {name: value for name, value in refs.items() if name == ref or name.startswith("refs/tags/")}
         listed = git("for-each-ref", "--format=%(objectname) %(refname)", repository=mirror)
-        present = dict(reversed(line.split(" ", 1)) for line in listed.splitlines())
+        present = {name: value for value, name in (line.split(" ", 1) for line in listed.splitlines())}
         if all(present.get(name) == value for name, value in wanted.items() if not name.endswith("^{}")):
             return
         git("config", "remote.origin.url", url, repository=mirror)

@@ -73,7 +73,7 @@ def commit_version(base: Release, commit: str, commit_time: int) -> str:
 
 def dotted(version: str) -> tuple[int, ...]:
     """A plain dotted version as numbers, for comparing toolchains: "13.0" gives (13, 0)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("-")[0]))
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("-", maxsplit=1)[0]))
 
 
 def rpm_order(left: str, right: str) -> int:

@@ -68,7 +68,7 @@ class CallbackModule(CallbackBase):
                 self.places[stage["where"]] = " ".join(filter(None, (stage["name"], stage.get("flavour"))))
 
     def _fail(self, result):
-        what = str(result.result.get("what") or result.result.get("msg") or "failed").strip().splitlines()
+        what = str(result.result.get("msg") or "failed").strip().splitlines()
         self._row("FAILED", "", f"{result.task.get_name()}: {what[0].rstrip(':')}")
 
     def _row(self, name, flavour, text):

@@ -53,9 +53,7 @@ class Key:
     def make(cls, folder: Path, *, clock: str = "", expire: str = "never") -> Key:
         folder.mkdir(mode=0o700)
         key = cls(folder, folder / "public.asc", clock)
-        key.gpg(
-            "--passphrase", "", "--quick-generate-key", "Test <test@localhost>", "rsa2048", "sign", expire
-        )
+        key.gpg("--passphrase", "", "--quick-generate-key", "Test <test@localhost>", "rsa2048", "sign", expire)
         key.gpg("--armor", "--output", key.public, "--export")
         return key
 
@@ -85,9 +83,7 @@ def make_package(
     folder.mkdir(parents=True, exist_ok=True)
     spec = folder / f"{flavour}-{version}.spec"
     spec.write_text(SPEC.format(flavour=flavour, version=version, arch=arch, text=text or version))
-    defines = [
-        word for name in ("_rpmdir", "_builddir", "_topdir") for word in ("--define", f"{name} {folder}")
-    ]
+    defines = [word for name in ("_rpmdir", "_builddir", "_topdir") for word in ("--define", f"{name} {folder}")]
     call(
         "rpmbuild",
         "-bb",

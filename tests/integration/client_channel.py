@@ -22,7 +22,7 @@ FOLDER = "fedora/43/x86_64"
 SOURCES = PROJECT / "rpm/systemd"
 
 # What the real binary would need of CUDA and glibc; a shell script needs nothing of it.
-REQUIRES = "Requires: systemd >= 255, libcudart.so.13()(64bit), libc.so.6(GLIBC_2.38)(64bit)\n"
+REQUIRES = "Requires: systemd >= 255, libcudart.so.13()(64bit), libc.so.6(GLIBC_2.34)(64bit)\n"
 
 
 def sh(*argv: str | Path, env: dict[str, str] | None = None) -> str:
@@ -54,13 +54,9 @@ class Key:
     def make(cls, home: Path, name: str) -> Key:
         home.mkdir(mode=0o700, parents=True)
         key = cls(home, name)
-        key.gpg(
-            "--passphrase", "", "--quick-gen-key", f"{name} <{name}@example.org>", "ed25519", "cert", "never"
-        )
+        key.gpg("--passphrase", "", "--quick-gen-key", f"{name} <{name}@example.org>", "ed25519", "cert", "never")
         primary = next(
-            line.split(":")[9]
-            for line in key.gpg("--with-colons", "-K").splitlines()
-            if line.startswith("fpr")
+            line.split(":")[9] for line in key.gpg("--with-colons", "-K").splitlines() if line.startswith("fpr")
         )
         key.gpg("--passphrase", "", "--quick-add-key", primary, "ed25519", "sign", "never")
         key.public.write_text(key.gpg("--armor", "--export"))

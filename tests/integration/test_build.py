@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import signal
 import subprocess
@@ -200,7 +199,7 @@ def sleepers(root: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         try:
             command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-            inside = str(root).encode() in os.readlink(entry / "cwd").encode() if command else False
+            inside = str(root).encode() in str((entry / "cwd").readlink()).encode() if command else False
         except OSError:
             continue
         if inside and command.startswith(b"sleep\x0086.5"):

@@ -38,9 +38,7 @@ def test_a_first_and_a_second_snapshot(site: Site) -> None:
     )
     assert {package.commit for package in published.packages} == {COMMIT}
     assert published.revision > site.channel.read(one.head).revision
-    old, new = (
-        {entry.filename: entry for entry in site.channel.entries(head)[1]} for head in (one.head, two.head)
-    )
+    old, new = ({entry.filename: entry for entry in site.channel.entries(head)[1]} for head in (one.head, two.head))
     assert new[first.filename] == old[first.filename], "the records of a published package never change"
     assert not list((site.folder / "signer/compose/stable").iterdir())
 
@@ -193,9 +191,7 @@ def test_a_package_that_was_changed_after_signing_is_refused(site: Site) -> None
     assert site.served() == {}
 
 
-def test_the_modules_compare_and_publish(
-    run_module, site: Site, flavours: dict[str, dict[str, object]]
-) -> None:
+def test_the_modules_compare_and_publish(run_module, site: Site, flavours: dict[str, dict[str, object]]) -> None:
     package = site.package()
     location = str(site.root / STABLE)
     release = {
@@ -245,7 +241,7 @@ def test_the_modules_compare_and_publish(
     assert (compared["head"], compared["missing"]) == (done["head"], [])
     assert [row["path"] for row in compared["present"]] == [package.filename]
     moved = run_module("channel_packages", {**wanted, "source": {**source, "commit": "f" * 40}})
-    assert "tag v0.9.2 moved" in moved["what"]
+    assert "tag v0.9.2 moved" in moved["msg"]
 
 
 def test_every_agent_of_gpg_ended(site: Site) -> None:

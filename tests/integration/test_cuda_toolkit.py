@@ -65,9 +65,7 @@ def pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     def publish(version: str = "13.0.88") -> str:
         compiler = {"nvidia/cu13/bin/nvcc": nvcc(version), "nvidia/cu13/include/cuda.h": CUDA_H}
         library = {"nvidia/cu13/lib/libcudart.so.13": "", "nvidia/cudnn/lib/libcudnn.so.9": ""}
-        return make_wheel(wheels, "nvidia_test_nvcc", compiler) + make_wheel(
-            wheels, "nvidia_test_cudart", library
-        )
+        return make_wheel(wheels, "nvidia_test_nvcc", compiler) + make_wheel(wheels, "nvidia_test_cudart", library)
 
     return publish
 
@@ -93,16 +91,10 @@ def test_wheels_become_one_tree_that_programs_link_with(wheels: Wheels, tmp_path
 
     program = tmp_path / "program.c"
     program.write_text("int cuInit(unsigned); int cuMemAlloc_v2(void); int main() { return cuInit(0); }")
-    subprocess.run(
-        ["gcc", program, "-o", tmp_path / "program", f"-L{folder}/lib/stubs", "-lcuda"], check=True
-    )
-    linked = subprocess.run(
-        ["readelf", "-d", tmp_path / "program"], check=True, capture_output=True, text=True
-    )
+    subprocess.run(["gcc", program, "-o", tmp_path / "program", f"-L{folder}/lib/stubs", "-lcuda"], check=True)
+    linked = subprocess.run(["readelf", "-d", tmp_path / "program"], check=True, capture_output=True, text=True)
     assert "[libcuda.so.1]" in linked.stdout
-    started = subprocess.run(
-        [tmp_path / "program"], check=False, env={"LD_LIBRARY_PATH": str(folder / "lib/stubs")}
-    )
+    started = subprocess.run([tmp_path / "program"], check=False, env={"LD_LIBRARY_PATH": str(folder / "lib/stubs")})
     assert started.returncode == 34, "CUDA_ERROR_STUB_LIBRARY"
 
 
@@ -273,7 +265,5 @@ def test_the_role_provides_a_toolkit_that_compiles_for_each_flavour(
             text=True,
         )
         assert f".{arch}.cubin" in listed.stdout
-        started = subprocess.run(
-            [binary], check=False, env={"LD_LIBRARY_PATH": ":".join(toolkit.library_path)}
-        )
+        started = subprocess.run([binary], check=False, env={"LD_LIBRARY_PATH": ":".join(toolkit.library_path)})
         assert started.returncode == 34, "the stub answers"

@@ -62,9 +62,7 @@ def get(site: Site, name: str) -> tuple[int, Mapping[str, str], str]:
         ("snapshots/", "no-cache"),
     ],
 )
-def test_what_never_changes_is_immutable_and_all_else_is_asked_for_again(
-    site: Site, name: str, freshness: str
-) -> None:
+def test_what_never_changes_is_immutable_and_all_else_is_asked_for_again(site: Site, name: str, freshness: str) -> None:
     assert started(site)
     status, headers, _ = get(site, f"fedora/43/x86_64/{name}")
     assert status == 200

@@ -380,9 +380,10 @@ def test_rpmbuild_that_fails_leaves_no_package(tmp_path, program, project, run_m
     result = run_module("rpm_package", {"artifact": plan.artifact.to_dict(), "root": str(tmp_path),
                                         "spec_folder": str(spec), "dist": ".fc43"})  # fmt: skip
     assert result["failed"]
-    assert result["what"].startswith("rpmbuild could not make mistralrs-ada: error: Bad exit status from")
-    assert result["where"] == str(tmp_path / "log/rpmbuild-ada.log")
-    assert "no space left" in Path(result["where"]).read_text()
+    assert result["msg"].startswith("rpmbuild could not make mistralrs-ada: error: Bad exit status from")
+    log = tmp_path / "log/rpmbuild-ada.log"
+    assert str(log) in result["msg"]
+    assert "no space left" in log.read_text()
     assert not (tmp_path / "packages").exists()
     assert not (tmp_path / "rpmbuild/ada").exists()
 

@@ -177,9 +177,7 @@ def test_the_first_snapshot_of_a_channel(keys: dict[str, Key], rpms: dict[str, P
         os.umask(0o022)
     assert host.publisher.head("stable") == snapshot.id
     folder = host.stable / "snapshots" / snapshot.id
-    assert (
-        host.stable / "mirrorlist"
-    ).read_text() == f"http://repo/fedora/43/x86_64/snapshots/{snapshot.id}/\n"
+    assert (host.stable / "mirrorlist").read_text() == f"http://repo/fedora/43/x86_64/snapshots/{snapshot.id}/\n"
     assert (host.stable / "repodata").readlink() == Path(f"snapshots/{snapshot.id}/repodata")
     assert (folder / "Packages" / rpms["1.0"].name).read_bytes() == rpms["1.0"].read_bytes()
     assert Snapshot.read(folder / "snapshot.json") == snapshot
@@ -243,9 +241,7 @@ def test_an_empty_snapshot(host: Host, maker: Maker, first: Snapshot, rpms: dict
     host.publish(maker.compose([], parent=first, before=[rpms["1.0"]]))
 
 
-def test_the_same_bytes_may_come_again(
-    host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]
-) -> None:
+def test_the_same_bytes_may_come_again(host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]) -> None:
     both = [rpms["1.0"], rpms["1.1"]]
     host.publish(maker.compose(both, parent=first, before=[rpms["1.0"]], new=both))
 
@@ -366,17 +362,13 @@ def test_a_package_without_the_trusted_signature(
     refused(host, transaction, message)
 
 
-def test_a_published_name_with_other_bytes(
-    host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]
-) -> None:
+def test_a_published_name_with_other_bytes(host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]) -> None:
     transaction = maker.compose([rpms["1.0 again"]], parent=first, added=())
     host.publisher.upload(transaction)
     refused(host, transaction, "the pool has other bytes under this name")
 
 
-def test_a_removed_name_with_other_bytes(
-    host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]
-) -> None:
+def test_a_removed_name_with_other_bytes(host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]) -> None:
     empty = host.publish(maker.compose([], parent=first, before=[rpms["1.0"]]))
     transaction = maker.compose([rpms["1.0 again"]], parent=empty)
     host.publisher.upload(transaction)
@@ -531,7 +523,7 @@ def test_a_signed_record_that_does_not_fit(
     ("old", "new", "message"),
     [
         ('href="Packages/mistralrs-ada-1.1', 'href="../mistralrs-ada-1.1', "is not at Packages/"),
-        ("<location href", "<location xml:base=\"http://x/\" href", "is not at Packages/"),
+        ("<location href", '<location xml:base="http://x/" href', "is not at Packages/"),
         ("<arch>noarch</arch>", "<arch>aarch64</arch>", "is no name of a package for x86_64"),
         ('ver="1.1"', 'ver="1.0"', "is not at Packages/"),
         ('type="sha256"', 'type="md5"', "has no sha256"),
@@ -578,9 +570,7 @@ def test_there_is_nothing_to_commit(host: Host, second: Transaction) -> None:
     refused(host, second, "there is no such upload")
 
 
-def test_another_tools_repodata_is_left_alone(
-    keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path
-) -> None:
+def test_another_tools_repodata_is_left_alone(keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path) -> None:
     host = Host(tmp_path / "host", keys["trusted"].public)
     (host.stable / "repodata").mkdir(parents=True)
     transaction = Maker(tmp_path / "uploads", keys["trusted"]).compose([rpms["1.0"]])
@@ -663,7 +653,8 @@ def test_an_upload_in_progress_is_not_committed(host: Host, second: Transaction,
     host.publisher.upload(second)
     receive = [*host.publisher.rsh, "local", f"rsync --server -tre.iLsfxCIvu . stable/{second.id}/"]
     busy = subprocess.Popen(receive, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert busy.stdin and busy.stdout
+    assert busy.stdin
+    assert busy.stdout
     with busy:
         busy.stdout.read(1)  # rsync has begun
         refused(host, second, "the upload is still being written")
@@ -826,9 +817,7 @@ def test_the_role_installs_an_agent_that_publishes(
     assert publisher.commit(transaction) == publisher.head("stable")
 
 
-def test_the_role_refuses_a_config_that_the_agent_cannot_use(
-    playbook: Callable[..., str], tmp_path: Path
-) -> None:
+def test_the_role_refuses_a_config_that_the_agent_cannot_use(playbook: Callable[..., str], tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="unfit root or channel"):
         playbook("-e", '{"publisher_channels": {"Stable/..": {"path": "x"}}}')
     assert not (tmp_path / "etc/publisher.json").exists()

@@ -76,5 +76,3 @@ def test_a_half_made_mirror_is_made_anew(upstream, tmp_path):
     mirror.mkdir()
     (mirror / "config").write_text("broken")
     assert resolve(f"file://{upstream}", mirror, kind="tag").ref == "v0.9.2"
-
-

@@ -85,9 +85,7 @@ def test_a_subkey_signs_where_the_primary_key_is_not(tmp_path: Path, package: Pa
     assert sign(package, tmp_path / "root", half).changed
 
 
-def test_a_package_is_signed_once_and_its_original_stays(
-    tmp_path: Path, package: Package, signer: Signer
-) -> None:
+def test_a_package_is_signed_once_and_its_original_stays(tmp_path: Path, package: Package, signer: Signer) -> None:
     planned = sign(package, tmp_path / "root", signer, check=True)
     assert planned.changed
     assert not (tmp_path / "root").exists()
@@ -243,4 +241,4 @@ def test_the_modules_make_a_key_and_sign(run_module, tmp_path: Path, package: Pa
     assert run_module("rpm_signature", {**arguments, "package": unbuilt}, check=True)["changed"]
     failed = run_module("rpm_signature", {**arguments, "package": signed["package"]})
     assert failed["failed"]
-    assert "signed already" in failed["what"]
+    assert "signed already" in failed["msg"]

@@ -14,7 +14,10 @@ ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "cudnn", "flash-attn", "n
 BLACKWELL = Flavour("blackwell", "RTX 50", "12.0", "13.2", ("cuda",), 580)
 CPU = Flavour("cpu", "any", published=False)
 GOOD = Binary(
-    frozenset({"sm_89"}), frozenset({"sm_89"}), frozenset({"libc.so.6", "libcuda.so.1", "libcudart.so.13"}), frozenset()
+    frozenset({"sm_89"}),
+    frozenset({"sm_89"}),
+    frozenset({"libc.so.6", "libcuda.so.1", "libcudart.so.13"}),
+    frozenset(),
 )
 
 

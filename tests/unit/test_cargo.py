@@ -18,7 +18,13 @@ PLAN = Plan(
 
 
 def test_nothing_of_the_callers_environment_reaches_the_compile(monkeypatch):
-    for name in ("CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "NVCC_APPEND_FLAGS", "SECRET", "CARGO_TARGET_DIR"):
+    for name in (
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTC_WRAPPER",
+        "NVCC_APPEND_FLAGS",
+        "SECRET",
+        "CARGO_TARGET_DIR",
+    ):
         monkeypatch.setenv(name, "leaked")
     assert "leaked" not in environment(PLAN).values()
 

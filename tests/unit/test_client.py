@@ -104,18 +104,14 @@ def test_a_good_repo_file_gives_its_id_and_all_its_keys() -> None:
         ("[mistralrs]", "<html>", "not a .repo file"),
     ],
 )
-def test_a_repo_file_that_checks_too_little_or_leads_elsewhere_is_refused(
-    old: str, new: str, message: str
-) -> None:
+def test_a_repo_file_that_checks_too_little_or_leads_elsewhere_is_refused(old: str, new: str, message: str) -> None:
     assert old in REPO
     with pytest.raises(PipelineError, match=message) as caught:
         checked_repo(REPO.replace(old, new, 1), URL, "the/mistralrs.repo")
     assert caught.value.where == "the/mistralrs.repo"
 
 
-@pytest.mark.parametrize(
-    ("channel", "name"), [("stable", "mistralrs.repo"), ("unstable", "mistralrs-unstable.repo")]
-)
+@pytest.mark.parametrize(("channel", "name"), [("stable", "mistralrs.repo"), ("unstable", "mistralrs-unstable.repo")])
 def test_each_channel_has_its_repo_file(channel: str, name: str) -> None:
     assert repo_name(channel) == name
 
@@ -218,7 +214,7 @@ def test_caches_logs_and_databases_may_stay_and_nothing_else() -> None:
     ("output", "remedy"),
     [
         ("repomd.xml GPG signature verification error: Bad GPG signature", "publish a new snapshot"),
-        ("Public key for mistralrs-ada.rpm is not installed\nError: GPG check FAILED", "yank it"),
+        ("Public key for mistralrs-ada.rpm is not installed\nError: GPG check FAILED", "raise package_release"),
         ("Error: nothing provides libx.so needed by mistralrs-ada", "lacks a package"),
         ("Curl error (7): Couldn't connect to server", "web server"),
         ("Segmentation fault", "Read the transcript"),

@@ -13,7 +13,13 @@ LIMITS = {"0.7.0": "13.1", "0.8.0": "13.2", "0.8.23": "13.3"}
 
 @pytest.mark.parametrize(
     ("found", "needed", "fits"),
-    [("1.95.0", "1.88", True), ("1.88.0", "1.94", False), ("1.95.0", "", True), ("", "1.88", False), ("", "", False)],
+    [
+        ("1.95.0", "1.88", True),
+        ("1.88.0", "1.94", False),
+        ("1.95.0", "", True),
+        ("", "1.88", False),
+        ("", "", False),
+    ],
 )
 def test_rustc_against_the_tags_rust_version(found, needed, fits):
     finding = environment.check_rust(found, needed)
@@ -56,7 +62,8 @@ def test_the_projects_own_flavours_pass_the_known_defects(flavours, name):
 
 
 @pytest.mark.parametrize(
-    ("flags", "fits"), [("-C target-cpu=x86-64", True), ("-C target-cpu=native", False), ("-Ctarget-cpu=native", False)]
+    ("flags", "fits"),
+    [("-C target-cpu=x86-64", True), ("-C target-cpu=native", False), ("-Ctarget-cpu=native", False)],
 )
 def test_a_native_cpu_is_refused(flags, fits):
     assert environment.check_rustflags(flags).fits is fits

@@ -60,9 +60,7 @@ def test_a_package_without_a_commit_is_never_taken_for_the_source() -> None:
         plan(source(), [ADA], [package("ada", commit="")], "1", ".fc43")
 
 
-@pytest.mark.parametrize(
-    ("name", "names"), [("all", ["ada", "ampere"]), ("ampere", ["ampere"]), ("trial", ["trial"])]
-)
+@pytest.mark.parametrize(("name", "names"), [("all", ["ada", "ampere"]), ("ampere", ["ampere"]), ("trial", ["trial"])])
 def test_flavours_are_chosen_by_name_or_all_that_are_published(name: str, names: list[str]) -> None:
     assert [flavour.name for flavour in select_flavours([ADA, AMPERE, TRIAL], name)] == names
 

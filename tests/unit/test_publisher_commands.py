@@ -156,9 +156,7 @@ def test_a_refusal_reaches_the_operator_whole() -> None:
 
 
 def test_a_dead_connection_says_what_to_check() -> None:
-    error = Publisher(["ssh", "-p", "2"], "repo")._translate(
-        CommandFailed(["ssh"], 255, "", "Connection refused")
-    )
+    error = Publisher(["ssh", "-p", "2"], "repo")._translate(CommandFailed(["ssh"], 255, "", "Connection refused"))
     assert "status 255: Connection refused" in error.what
     assert error.where == "ssh -p 2 repo"
     assert "Check that the host is up" in error.remedy

@@ -197,9 +197,7 @@ def test_a_changed_workspace_replaces_the_repository(own_fixture: ModuleType, tm
     assert git(dest, "ls-tree", "-r", "--name-only", "master", "target", "script.pyc") == ""
 
 
-def test_an_edit_that_no_longer_fits_is_named_and_nothing_changes(
-    own_fixture: ModuleType, tmp_path: Path
-) -> None:
+def test_an_edit_that_no_longer_fits_is_named_and_nothing_changes(own_fixture: ModuleType, tmp_path: Path) -> None:
     dest = tmp_path / "upstream.git"
     own_fixture.create(dest)
     before = refs(dest)

@@ -1,0 +1,120 @@
+"""Bad input: each is refused with what, where and what to do, and what was published stays as it was."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+
+import pytest
+from pipeline.git import git
+
+
+@pytest.fixture(autouse=True)
+def nothing_published_changes(pipeline):
+    """Holds for every test of this file."""
+    if not pipeline.published():
+        assert pipeline.run("release").status == 0
+    before = pipeline.state()
+    yield
+    assert pipeline.state() == before
+
+
+def refused(run, *patterns):
+    assert run.status != 0, run.output
+    for pattern in patterns:
+        assert re.search(pattern, run.message), run.output
+    assert "FAILED" in run.output.rpartition("PLAY RECAP")[2]
+    assert "Traceback" not in run.output
+
+
+def test_an_unknown_flavour_names_the_known(pipeline):
+    refused(pipeline.run("release", flavour="hopper"), "hopper", "ampere, ada, blackwell, cpu")
+
+
+def test_an_unknown_version_names_the_nearest(pipeline):
+    refused(pipeline.run("release", version="0.9.7"), r"no version 0\.9\.7", r"nearest are: 0\.9\.")
+
+
+def test_an_unreachable_upstream(pipeline):
+    url = f"file://{pipeline.root}/nowhere.git"
+    refused(
+        pipeline.run("release", upstream_url=url),
+        "upstream cannot be reached",
+        "nowhere.git",
+        "Check upstream_url",
+    )
+
+
+def test_a_tag_that_moved_since_it_was_published(pipeline):
+    stand_in, upstream = pipeline.stand_in, pipeline.upstream
+    commit = git("rev-parse", "v0.9.2^{commit}", repository=upstream).strip()
+    try:
+        stand_in.move_tag(upstream, "v0.9.2", "master")
+        refused(pipeline.run("release", version="0.9.2"), "moved", commit[:12])
+    finally:
+        stand_in.move_tag(upstream, "v0.9.2", commit)
+
+
+def test_an_nvcc_of_the_wrong_version(pipeline, tmp_path):
+    fake = tmp_path / "nvcc"
+    fake.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n")
+    fake.chmod(0o755)
+    run = pipeline.run("release", version="0.9.0", cuda_source="system", cuda_toolkit_root=str(tmp_path))
+    refused(run, "13.0", "wheels")
+
+
+def test_a_cuda_too_new_for_the_tag(pipeline):
+    run = pipeline.run("release", version="0.9.0", cuda_limits={"0.9.0-rc1": "12.9"})
+    refused(run, r"CUDA for this version: found 13\.0, needed <= 12\.9", "Nothing was compiled")
+
+
+def test_a_compile_error_shows_its_lines_and_the_log(pipeline):
+    stand_in, upstream = pipeline.stand_in, pipeline.upstream
+    before = git("rev-parse", "master", repository=upstream).strip()
+    stand_in.add_commit(upstream, "break it", {"mistralrs-core/src/limits.rs": "pub fn broken( {\n"})
+    try:
+        run = pipeline.run("prerelease")
+    finally:
+        git("update-ref", "refs/heads/master", before, repository=upstream)
+    refused(run, r"error: .*", r"limits\.rs:1", r"log/ada-0\.9\.2\^.*\.log")
+
+
+def test_a_native_cpu_is_refused(pipeline):
+    run = pipeline.run("release", version="0.9.0", rustflags="-C target-cpu=native")
+    refused(run, "target CPU: found -C target-cpu=native", "set rustflags to a baseline", "Nothing was compiled")
+
+
+def test_a_full_disk_is_noticed_before_compiling(pipeline):
+    run = pipeline.run("release", version="0.9.0", build_free_gib=10**6)
+    refused(run, "disk space: found", "needed 1e.06 GiB|needed 1000000 GiB", "Nothing was compiled")
+
+
+def test_kernels_of_another_gpu_do_not_become_a_package(pipeline, flavours):
+    """ada's target directory as a build for another GPU left it: PTX newer than its source is not made again."""
+    target, kept = pipeline.root / "builder/target/ada", pipeline.root / "builder/target/ada.kept"
+    other = flavours["ada"] | {"compute_capability": "8.6"}
+    target.rename(kept)
+    try:
+        build = {"version": "0.9.0", "rpm_spec_folder": "/nonexistent"}
+        assert "sm_86" in pipeline.run("release", flavours=[other], **build).row("audit", "ada")
+        refused(pipeline.run("release", version="0.9.0"), "PTX: found sm_86, needed sm_89", "delete target/ada")
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+        kept.rename(target)
+
+
+def test_a_missing_signing_key(pipeline, tmp_path):
+    refused(
+        pipeline.run("release", version="0.9.0-rc1", signing_home=str(tmp_path)), "signing key", "signing_key|import"
+    )
+
+
+def test_the_local_servers_port_is_taken(pipeline):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        run = pipeline.run("release", version="0.9.0-rc1", local_port=port)
+    refused(run, rf"{port}", "local_port", "PORT=")
+    assert not run.row("build", "ada")

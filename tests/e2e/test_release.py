@@ -1,0 +1,145 @@
+"""An operator's first days, in this order: a release, nothing new, the next version, every flavour, a prerelease."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from conftest import interrupt
+
+
+def test_a_first_release_is_installed_by_a_client(pipeline):
+    run = pipeline.run("release", version="0.9.1")
+    assert run.status == 0, run.output
+    assert pipeline.published() == ["mistralrs-ada-0.9.1-1.fc43.x86_64.rpm"]
+    assert "mistralrs 0.9.1, sm_89" in run.row("audit", "ada")
+    assert "installed, run and removed by dnf" in run.row("prove", "ada")
+    for stage in ("resolve", "compare", "check", "build", "package", "sign", "publish"):
+        assert run.row(stage) or run.row(stage, "ada"), (stage, run.output)
+
+
+def test_the_build_was_shown_live(pipeline):
+    """Its progress went through the action plugin; the log on the builder holds it too."""
+    (log,) = (pipeline.root / "builder/log").glob("ada-0.9.1-*.log")
+    assert "[ada] " in log.read_text()
+
+
+def test_nothing_new_does_nothing(pipeline):
+    before = pipeline.state()
+    run = pipeline.run("release", version="0.9.1")
+    assert run.status == 0, run.output
+    assert run.changed == 0
+    assert pipeline.state() == before
+    assert not run.row("build", "ada")
+    assert "0.9.1 is published" in run.row("compare", "ada")
+
+
+def test_check_mode_says_what_would_be_built_and_changes_nothing(pipeline):
+    before = pipeline.state()
+    run = pipeline.run("release", "--check")
+    assert run.status == 0, run.output
+    assert "0.9.2 lacks ada" in run.row("compare", "ada")
+    assert "would be compiled" in run.row("build", "ada")
+    assert pipeline.state() == before
+
+
+def test_the_next_version_is_added_and_a_client_moves_up_and_back(pipeline):
+    run = pipeline.run("release")
+    assert run.status == 0, run.output
+    assert pipeline.published() == [
+        "mistralrs-ada-0.9.1-1.fc43.x86_64.rpm",
+        "mistralrs-ada-0.9.2-1.fc43.x86_64.rpm",
+    ]
+    assert len(list((pipeline.channel / "snapshots").iterdir())) == 2
+    transcript = (pipeline.root / "signer/log/client-stable.log").read_text()
+    assert "upgrade" in transcript
+    assert "downgrade" in transcript
+
+
+def test_a_package_carries_its_commit(pipeline):
+    path = pipeline.channel / "Packages/mistralrs-ada-0.9.2-1.fc43.x86_64.rpm"
+    commit = subprocess.run(
+        ["git", "-C", pipeline.upstream, "rev-parse", "v0.9.2^{commit}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    vcs = subprocess.run(["rpm", "-qp", "--qf", "%{VCS}", path], capture_output=True, text=True, check=True).stdout
+    assert vcs == f"git+file://{pipeline.upstream}#{commit}"
+
+
+def test_the_builds_manifest_is_kept_with_it(pipeline):
+    (manifest,) = [
+        data
+        for path in (pipeline.root / "builder/artifacts/ada").glob("*/manifest.json")
+        if (data := json.loads(path.read_text()))["source"]["version"] == "0.9.2"
+    ]
+    assert manifest["rustflags"] == "-C target-cpu=x86-64"
+    assert manifest["cuda"].startswith("13.0.")
+    assert manifest["locked"] is True
+
+
+def test_every_published_flavour_in_one_run_side_by_side(pipeline):
+    run = pipeline.run("release", flavour="all")
+    assert run.status == 0, run.output
+    assert {name for name in pipeline.published() if "0.9.2" in name} == {
+        f"mistralrs-{flavour}-0.9.2-1.fc43.x86_64.rpm" for flavour in ("ampere", "ada", "blackwell")
+    }
+    assert not run.row("build", "ada")
+    assert "sm_120a" in run.row("audit", "blackwell")
+    assert "sm_86" in run.row("audit", "ampere")
+
+
+def test_a_prerelease_goes_to_the_unstable_channel_only(pipeline):
+    stable = pipeline.published()
+    run = pipeline.run("prerelease")
+    assert run.status == 0, run.output
+    (name,) = pipeline.published("unstable")
+    assert name.startswith("mistralrs-ada-0.9.2^20260822.143800git")
+    assert pipeline.published() == stable
+    again = pipeline.run("prerelease")
+    assert (again.status, again.changed) == (0, 0)
+
+
+def test_the_doctor_finds_a_healthy_machine(pipeline):
+    run = pipeline.run("doctor")
+    assert run.status == 0, run.output
+    assert "rustc" in run.output
+    assert "disk space" in run.output
+
+
+def test_ctrl_c_stops_the_compile_and_a_second_run_goes_on(pipeline):
+    before = pipeline.state()
+    process = pipeline.start("release", version="0.8.3")
+    wait_until(lambda: compiling(pipeline) != [], 90)
+    interrupt(process)
+    assert process.returncode != 0
+    wait_until(lambda: compiling(pipeline) == [], 10)
+    assert pipeline.state() == before
+    run = pipeline.run("release", version="0.8.3")
+    assert run.status == 0, run.output
+    assert "mistralrs-ada-0.8.3-1.fc43.x86_64.rpm" in pipeline.published()
+
+
+def wait_until(holds, seconds):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def compiling(pipeline) -> list[str]:
+    """The processes of cargo and below it that work for this machine."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            here = str(pipeline.root / "builder/src") in str((entry / "cwd").readlink()) if words else False
+        except OSError:
+            continue
+        if here and Path(os.fsdecode(words[0])).name in {"cargo", "rustc", "nvcc", "cicc", "ptxas"}:
+            found.append(entry.name)
+    return found
