@@ -66,7 +66,8 @@ class Pipeline:
     def run(self, playbook: str, *words: str, **variables: object) -> Run:
         done = subprocess.run(
             [*self.argv(playbook, **variables), *words], cwd=self.project, env=self.environment(),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900,
+            check=False,
         )  # fmt: skip
         return Run(done.returncode, done.stdout)
 

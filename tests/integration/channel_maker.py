@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -100,6 +101,10 @@ def make_package(
     return path
 
 
+# Snapshots made within one second need revisions that rise all the same.
+_LATER = itertools.count()
+
+
 @dataclass(frozen=True)
 class Maker:
     """Composes uploads for one channel, signed with ``key``."""
@@ -122,7 +127,6 @@ class Maker:
         ``new`` are uploaded (by default those that the parent lacks); ``changes`` replace fields of
         the snapshot's record before it is signed.
         """
-        number = len(list(self.folder.iterdir())) if self.folder.is_dir() else 0
         transaction = f"{self.channel}-{os.urandom(4).hex()}"
         root = self.folder / transaction
         repodata = root / "snapshot" / "repodata"
@@ -132,7 +136,7 @@ class Maker:
         for path in fresh if new is None else new:
             shutil.copy2(path, root / "Packages" / path.name)
         now = int(time.time())
-        self.write_metadata(repodata, packages, revision=now + number)
+        self.write_metadata(repodata, packages, revision=now + next(_LATER))
         lines = sorted((path.name, sha256_file(path)) for path in packages)
         (root / "snapshot/packages.txt").write_text("".join(f"{digest}  {name}\n" for name, digest in lines))
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))

@@ -180,7 +180,7 @@ def signed_package(package: Package, signer: Signer, folder: Path) -> tuple[Pack
     ("fault", "message"),
     [
         (wrong_passphrase, "the passphrase is not that of the signing key [0-9A-F]{40} (.*/wrong)"),
-        (no_passphrase, "the signing key [0-9A-F]{40} needs a passphrase .* Set passphrase_file"),
+        (no_passphrase, "the signing key [0-9A-F]{40} needs a passphrase .* Set signing_passphrase_file"),
         (empty_passphrase, "the passphrase is empty, or begins or ends with a space (.*/empty)"),
         (no_home, "there is no signing key: this GnuPG home does not exist .*/nowhere.* Make one"),
         (no_key, "there is no signing key .*/empty.* Make one"),
