@@ -91,6 +91,7 @@ def main() -> None:
         module.fail_json(**error.failure())
 
     # 3. Tell.
+    result = (f"would be {wanted}" if module.check_mode else wanted) if changed else f"already {wanted}"
     before = {"started": "stopped", "stopped": "started"}[wanted] if changed else wanted
     module.exit_json(
         changed=changed,
@@ -99,7 +100,7 @@ def main() -> None:
         stage={
             "name": "serve",
             "flavour": "",
-            "result": wanted if changed else f"already {wanted}",
+            "result": result,
             "where": site.url,
         },
     )

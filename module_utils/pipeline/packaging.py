@@ -11,10 +11,10 @@ The spec and its plain contract are in rpm/mistralrs.spec. Rules here:
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .errors import PipelineError
+from .lock import held
 from .records import Artifact, Package, digest_of, sha256_file
 from .run import CommandFailed, run
 
@@ -127,6 +128,7 @@ class Packaging:
             self._lay_out(topdir / "SOURCES")
             log = self.root / "log" / f"rpmbuild-{self.artifact.flavour.name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
+            began = time.monotonic()
             try:
                 done = run(
                     rpmbuild_argv(self.spec_folder / SPEC, topdir, self.defines()),
@@ -141,7 +143,8 @@ class Packaging:
                     where=str(log),
                     remedy="Mend what the log says; the binary is kept and is not built again",
                 ) from error
-            log.write_text(done.stdout + done.stderr)
+            took = f"# rpmbuild took {time.monotonic() - began:.1f} s\n"
+            log.write_text(done.stdout + done.stderr + took)
             made = list((topdir / "RPMS").glob("*/*.rpm"))
             if len(made) != 1:
                 raise PipelineError(f"rpmbuild made {len(made)} packages instead of one", where=str(log))
@@ -239,9 +242,7 @@ def commit_of(provides: list[str]) -> str:
 @contextmanager
 def _alone(folder: Path) -> Iterator[Path]:
     """An empty folder at a fixed path, held by one run at a time and gone afterwards."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(folder.with_name(f"{folder.name}.lock")):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         try:

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from conftest import interrupt
+from machine import interrupt
 
 
 def test_a_first_release_is_installed_by_a_client(pipeline):

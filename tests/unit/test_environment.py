@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from pipeline import environment
 from pipeline.environment import Finding
 from pipeline.errors import PipelineError
@@ -51,11 +52,8 @@ def test_blackwell_is_not_built_with_a_compiler_that_miscompiles_for_it():
 
 
 @pytest.mark.parametrize("name", ["ampere", "ada", "blackwell"])
-def test_the_projects_own_flavours_pass_the_known_defects(flavours, name):
-    import yaml
-    from conftest import PROJECT
-
-    data = yaml.safe_load((PROJECT / "inventory/group_vars/all/toolchain.yml").read_text())
+def test_the_projects_own_flavours_pass_the_known_defects(project, flavours, name):
+    data = yaml.safe_load((project / "inventory/group_vars/all/toolchain.yml").read_text())
     flavour = Flavour.from_dict(flavours[name])
     assert environment.check_cuda_defects(flavour, data["cuda_lowest"]).fits
     assert environment.check_cuda_limit(flavour.cuda, "0.9.2", data["cuda_limits"]).fits

@@ -1,0 +1,74 @@
+"""What a release costs, on one fresh machine and the stand-in: ``make bench``.
+
+Each figure is the median of a few runs and stands beside a peer of the same run. The pipeline's own time is what a run
+took less cargo, rpmbuild and the client's dnf, which say themselves what they took.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+from machine import Pipeline, Run, new_machine
+
+RUNS = 3
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory, project, stand_in) -> Pipeline:
+    return new_machine(tmp_path_factory.mktemp("bench"), project, stand_in)
+
+
+def timed(pipeline: Pipeline, **variables: object) -> tuple[float, Run]:
+    began = time.monotonic()
+    run = pipeline.run("release", **variables)
+    seconds = time.monotonic() - began
+    assert run.status == 0, run.output
+    return seconds, run
+
+
+def seconds_of_others(pipeline: Pipeline, run: Run, version: str) -> dict[str, float]:
+    """What cargo, rpmbuild and dnf took in a run, by their own account."""
+    (cargo,) = [
+        data["seconds"]
+        for path in (pipeline.root / "builder/artifacts/ada").glob("*/manifest.json")
+        if (data := json.loads(path.read_text()))["source"]["version"] == version
+    ]
+    dnf = re.search(r"by dnf\S* \S+ in ([\d.]+) s", run.row("prove", "ada"))
+    log = Path(pipeline.root / "builder/log/rpmbuild-ada.log")
+    took = re.search(r"^# rpmbuild took ([\d.]+) s$", log.read_text(), re.MULTILINE)
+    assert dnf
+    assert took
+    return {"cargo": cargo, "rpmbuild": float(took[1]), "dnf": float(dnf[1])}
+
+
+def test_a_release(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    first, run = timed(pipeline, version="0.9.0")
+    clean = seconds_of_others(pipeline, run, "0.9.0")
+    warm, own = [], []
+    for number in range(RUNS):
+        version = f"0.9.{10 + number}"
+        pipeline.stand_in.release(pipeline.upstream, version)
+        seconds, run = timed(pipeline)
+        others = seconds_of_others(pipeline, run, version)
+        warm.append(seconds)
+        own.append(seconds - sum(others.values()))
+    nothing = [timed(pipeline)[0] for _ in range(RUNS)]
+    rows = [
+        ("first release (toolkit there)", first, f"cargo {clean['cargo']:.1f} s of it"),
+        ("a new tag, warm", statistics.median(warm), f"{statistics.median(warm) / first:.2f} of the first"),
+        ("  the pipeline's own time in it", statistics.median(own), "less cargo, rpmbuild, dnf: " + str(others)),
+        (
+            "nothing new",
+            statistics.median(nothing),
+            f"{statistics.median(nothing) / statistics.median(warm):.2f} of warm",
+        ),
+    ]
+    with capsys.disabled():
+        print(f"\n{'figure':34}{'seconds':>8}  beside")
+        for name, seconds, beside in rows:
+            print(f"{name:34}{seconds:8.1f}  {beside}")
