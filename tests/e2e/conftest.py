@@ -1,4 +1,4 @@
-"""One machine for all tests of this folder, in the order of their files."""
+"""A fresh machine for each file of this folder, whose tests run in their order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from machine import Pipeline, new_machine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory, project: Path, stand_in: ModuleType) -> Pipeline:
     """A machine on which nothing was released yet."""
     return new_machine(tmp_path_factory.mktemp("machine"), project, stand_in)
