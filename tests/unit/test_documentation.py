@@ -34,7 +34,7 @@ def test_ansible_doc_knows_each_module():
 
 @pytest.mark.parametrize("role", ROLES)
 def test_ansible_doc_knows_each_role_and_it_has_a_readme(role):
-    assert f"ROLE: {role}" in ansible_doc("-t", "role", "-r", "roles", role)
+    assert f"ROLE: *{role}*" in ansible_doc("-t", "role", "-r", "roles", role)
     assert (PROJECT / "roles" / role / "README.md").is_file()
 
 
