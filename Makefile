@@ -13,14 +13,8 @@ export PYTHONDONTWRITEBYTECODE :=
 FLAVOUR ?= ada
 PORT ?= 8643
 
-# $(call extra,name=VALUE ...): "-e" with JSON, quoted for the shell, for each make variable that has a value.
-quote = '$(subst ','\'',$(1))'
-json = "$(subst ",\",$(subst \,\\,$(1)))"
-extra = $(foreach pair,$(1),$(call extra_one,$(firstword $(subst =, ,$(pair))),$($(lastword $(subst =, ,$(pair))))))
-extra_one = $(if $(2),-e $(call quote,{"$(1)": $(call json,$(2))}))
-
-RELEASE = $(call extra,flavour=FLAVOUR version=VERSION upstream_url=UPSTREAM channel=CHANNEL) \
-	$(if $(filter-out default file,$(origin PORT)),$(call extra,local_port=PORT)) $(ARGS)
+RELEASE = -e flavour='$(FLAVOUR)' $(VERSION:%=-e version='%') $(UPSTREAM:%=-e upstream_url='%') \
+	$(CHANNEL:%=-e channel='%') -e local_port='$(PORT)' $(ARGS)
 
 help: ## Show this
 	@echo 'Variables: FLAVOUR=ada|...|all VERSION=v0.9.2 UPSTREAM=<git URL> CHANNEL=stable|unstable PORT=8643 ARGS="<for ansible>"'
@@ -51,7 +45,7 @@ doctor: .venv/.ready ## Say everything that would keep a release from working
 	ansible-playbook playbooks/doctor.yml $(RELEASE)
 
 serve: .venv/.ready ## Serve the local channel on 127.0.0.1:PORT until Ctrl-C
-	PYTHONPATH=module_utils python -m pipeline.loopback_site .local/srv/rpm $(call quote,$(PORT))
+	PYTHONPATH=module_utils python -m pipeline.loopback_site .local/srv/rpm $(PORT)
 
 # -- the tests
 

@@ -46,6 +46,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline import audit
+from ansible.module_utils.pipeline.environment import refuse
 from ansible.module_utils.pipeline.errors import PipelineError
 from ansible.module_utils.pipeline.records import Artifact
 
@@ -68,7 +69,7 @@ def main():
         binary = audit.read_binary(path, cuobjdump)
         said = audit.version_told(path, toolkit.get("library_path", []))
         findings = audit.judge(artifact, binary, said)
-        audit.refuse(findings, str(path))
+        refuse(findings, "the binary may not be packaged", str(path), "Nothing was packaged or published")
     except PipelineError as error:
         module.fail_json(findings=[f.to_dict() for f in findings], **error.failure())
     code = ", ".join(sorted(binary.ptx | binary.sass)) or "no GPU code"

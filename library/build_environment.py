@@ -141,7 +141,8 @@ def main():
         )
         # 3. Refuse, or report.
         if not p["report_only"]:
-            environment.refuse(findings, str(root))
+            remedy = "Nothing was compiled. Mend these, then run again"
+            environment.refuse(findings, "this host cannot build", str(root), remedy)
     except PipelineError as error:
         module.fail_json(findings=[f.to_dict() for f in findings], table=environment.table(findings), **error.failure())
     base = source.version.split("-")[0]

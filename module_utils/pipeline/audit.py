@@ -123,16 +123,3 @@ def version_told(path: Path, library_path: Sequence[str]) -> str:
     except PipelineError as error:
         return f"does not start: {error.what}"
     return done.stdout.strip()
-
-
-def refuse(findings: Sequence[Finding], where: str) -> None:
-    """PipelineError naming all that is wrong with the binary, or nothing."""
-    bad = [finding for finding in findings if not finding.fits]
-    if bad:
-        raise PipelineError(
-            "the binary may not be packaged:\n"
-            + "\n".join(f"    {f.check}: found {f.found}, needed {f.needed}. {f.remedy}" for f in bad)
-            + "\n",
-            where=where,
-            remedy="Nothing was packaged or published",
-        )

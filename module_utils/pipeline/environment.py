@@ -137,17 +137,12 @@ def examine(
     return findings
 
 
-def refuse(findings: Sequence[Finding], host: str) -> None:
+def refuse(findings: Sequence[Finding], what: str, where: str, remedy: str) -> None:
     """PipelineError naming everything that does not fit, or nothing."""
     bad = [finding for finding in findings if not finding.fits]
     if bad:
-        raise PipelineError(
-            "this host cannot build:\n"
-            + "\n".join(f"    {f.check}: found {f.found}, needed {f.needed}. {f.remedy}" for f in bad)
-            + "\n",
-            where=host,
-            remedy="Nothing was compiled. Mend these, then run again",
-        )
+        lines = "".join(f"    {f.check}: found {f.found}, needed {f.needed}. {f.remedy}\n" for f in bad)
+        raise PipelineError(f"{what}:\n{lines}", where, remedy)
 
 
 def table(findings: Iterable[Finding]) -> list[str]:

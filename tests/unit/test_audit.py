@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from pipeline.audit import Binary, allowed_libraries, judge, refuse
+from pipeline.audit import Binary, allowed_libraries, judge
+from pipeline.environment import refuse
 from pipeline.errors import PipelineError
 from pipeline.records import Artifact, Flavour, Source
 
@@ -77,5 +78,5 @@ def test_libraries_follow_the_features():
 def test_the_refusal_names_what_was_found_and_what_to_do():
     binary = dataclasses.replace(GOOD, ptx=frozenset({"sm_120a"}))
     with pytest.raises(PipelineError) as caught:
-        refuse(judge(artifact(), binary, "mistralrs 0.9.2"), "/a/mistralrs")
+        refuse(judge(artifact(), binary, "mistralrs 0.9.2"), "no", "/a/mistralrs", "stop")
     assert "PTX: found sm_120a, needed sm_89. Kernels of another GPU: delete target/ada" in str(caught.value)

@@ -88,7 +88,7 @@ def test_all_that_is_wrong_is_told_at_once():
         Finding("nvcc", "none", "13.0", fits=False, remedy="Install CUDA 13.0"),
     ]
     with pytest.raises(PipelineError) as caught:
-        environment.refuse(findings, "builder1")
+        environment.refuse(findings, "this host cannot build", "builder1", "Nothing was compiled")
     text = str(caught.value)
     assert "rustc: found 1.80, needed >= 1.88. Install Rust 1.88" in text
     assert "nvcc: found none, needed 13.0. Install CUDA 13.0" in text
