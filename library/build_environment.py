@@ -80,8 +80,8 @@ findings:
   type: list
   elements: dict
 table:
-  description: The findings as lines for a person.
-  returned: always
+  description: The findings as lines for a person, with O(report_only); the run's summary prints them.
+  returned: success
   type: list
   elements: str
 tree:
@@ -144,7 +144,7 @@ def main():
             remedy = "Nothing was compiled. Mend these, then run again"
             environment.refuse(findings, "this host cannot build", str(root), remedy)
     except PipelineError as error:
-        module.fail_json(findings=[f.to_dict() for f in findings], table=environment.table(findings), **error.failure())
+        module.fail_json(findings=[f.to_dict() for f in findings], **error.failure())
     base = source.version.split("-")[0]
     if source.kind == "tag" and tree.crate_version != base:
         module.warn(f"{source.ref}: upstream's Cargo.toml says {tree.crate_version}; the tag's version counts")
@@ -152,7 +152,7 @@ def main():
     module.exit_json(
         changed=False,
         findings=[f.to_dict() for f in findings],
-        table=environment.table(findings),
+        table=[f"{flavour.name} {source.rpm_version}", *environment.table(findings)] if p["report_only"] else [],
         tree=tree.to_dict(),
         stage={
             "name": "check",

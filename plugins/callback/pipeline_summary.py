@@ -8,6 +8,7 @@ type: aggregate
 short_description: A table of the pipeline's stages
 description:
   - Collects what each pipeline module returns as C(stage) and prints it, with the time it took, when the run ends.
+  - A module's C(table), lines for a person such as the doctor's findings, is printed above it.
   - Prints nothing for a run without such modules.
 author: mistralrs-rpm
 """
@@ -31,6 +32,7 @@ class CallbackModule(CallbackBase):
         super().__init__()
         self.began = self.mark = time.monotonic()
         self.rows = []
+        self.tables = []
         self.places = {}
 
     def v2_playbook_on_task_start(self, task, is_conditional):
@@ -52,6 +54,8 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_stats(self, stats):
         if not self.rows:
             return
+        for line in self.tables:
+            self._display.display(line)
         widths = [max(len(row[i]) for row in [FIRST_COLUMNS, *self.rows]) for i in range(3)]
         for row in [(*FIRST_COLUMNS, "result"), *self.rows]:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
@@ -64,6 +68,7 @@ class CallbackModule(CallbackBase):
         stage = result.get("stage")
         if isinstance(stage, dict):
             self._row(stage["name"], stage.get("flavour", ""), stage["result"])
+            self.tables += [*result.get("table", []), ""] if result.get("table") else []
             if stage.get("where"):
                 self.places[stage["where"]] = " ".join(filter(None, (stage["name"], stage.get("flavour"))))
 
