@@ -55,6 +55,18 @@ options:
     description: The text of the C(.repo) file; by default it is fetched from O(url).
     type: str
     default: ''
+  serve:
+    description: A folder to serve at O(url) by nginx on loopback while the proof lasts, unless it is served already.
+    type: dict
+    suboptions:
+      root:
+        description: The folder; it holds what O(url) names.
+        type: path
+        required: true
+      port:
+        description: The port on 127.0.0.1.
+        type: int
+        required: true
   client:
     description: The program that installs; by default dnf5 where it is installed, else dnf.
     type: str
@@ -131,9 +143,13 @@ stage:
   returned: success
 """
 
+from contextlib import nullcontext
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.client import Order, plan, prove
 from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.loopback_site import served
 
 
 def main() -> None:
@@ -148,6 +164,10 @@ def main() -> None:
             "library_path": {"type": "list", "elements": "path", "default": []},
             "releasever": {"type": "str", "default": "43"},
             "repo_file": {"type": "str", "default": ""},
+            "serve": {
+                "type": "dict",
+                "options": {"root": {"type": "path", "required": True}, "port": {"type": "int", "required": True}},
+            },
             "client": {"type": "str", "choices": ["", "dnf", "dnf5"], "default": ""},
             "transcript": {"type": "path", "required": True},
         },
@@ -155,13 +175,15 @@ def main() -> None:
     )
     try:
         # 1. What is to be proven, and by which steps.
+        serve = module.params.pop("serve")
         order = Order.from_dict(module.params)
         if module.check_mode:
             steps = plan(order.packages, order.previous)
             tell(module, order, f"would {', '.join(map(str, steps))}", steps=[s.to_dict() for s in steps])
 
         # 2. Prove it.
-        proof = prove(order)
+        with served(Path(serve["root"]), serve["port"]) if serve else nullcontext():
+            proof = prove(order)
     except PipelineError as error:
         module.fail_json(**error.failure())
 

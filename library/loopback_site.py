@@ -91,7 +91,9 @@ def main() -> None:
         module.fail_json(**error.failure())
 
     # 3. Tell.
-    result = (f"would be {wanted}" if module.check_mode else wanted) if changed else f"already {wanted}"
+    result = wanted if changed else f"already {wanted}"
+    if changed and module.check_mode:
+        result = "would be stopped" if wanted == "stopped" else f"port {site.port} is free"
     before = {"started": "stopped", "stopped": "started"}[wanted] if changed else wanted
     module.exit_json(
         changed=changed,

@@ -30,6 +30,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +108,8 @@ class Site:
 
     @property
     def marker(self) -> str:
-        """What X-Served-By says. Not from ``state_dir``: two of those may ask about one site."""
-        return f"mistralrs-rpm {digest_of(self._render('', ''))[:16]}"
+        """What X-Served-By says. Not from ``state_dir`` or the account: two of those may ask about one site."""
+        return f"mistralrs-rpm {digest_of([_CONF, str(self.root), self.port])[:16]}"
 
     @property
     def conf(self) -> str:
@@ -161,6 +162,19 @@ def stopped(state_dir: Path, *, check: bool = False) -> bool:
             )
         time.sleep(0.02)
     return True
+
+
+@contextlib.contextmanager
+def served(root: Path, port: int) -> Iterator[None]:
+    """Serve ``root`` while this lasts, and leave nothing behind; a site that is served already stays as it is."""
+    with tempfile.TemporaryDirectory(prefix="mistralrs-site-") as folder:
+        site = Site(root.resolve(), port, Path(folder))
+        fresh = started(site)
+        try:
+            yield
+        finally:
+            if fresh:
+                stopped(site.state_dir)
 
 
 def answers(site: Site) -> bool:
