@@ -285,7 +285,7 @@ _REMEDIES = {
     r"repomd\.xml GPG signature|[Bb]ad (PGP|GPG) signature|[Ss]igning key not found": (
         "The metadata is not signed by a key that the .repo file names: publish a new snapshot with it"
     ),
-    r"is not signed|GPG check FAILED|PGP check|Public key for": (
+    r"is not signed|GPG check FAILED|PGP check|Public key for|Import of the key didn't help": (
         "A package is not signed by a key that the .repo file names: raise package_release and release it anew"
     ),
     r"hecksum|Inconsistent server data": (

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 import subprocess
 import tempfile
 import time
@@ -154,12 +155,16 @@ class Client:
         return [*nsenter, "chroot", f"{self._base}/root"]
 
     def changed(self) -> set[str]:
-        """Every path that the client has and the host does not, or not so; relative to the root."""
+        """Every path that the client has and the host does not, or not so; relative to the root.
+
+        A character device 0:0 is the overlay's mark of a file of the host that the client removed.
+        """
         upper = Path(f"/proc/{self._pid}/root{self._base}/upper")
         return {
             os.path.relpath(f"{folder}/{name}", upper)
             for folder, folders, files in os.walk(upper)
             for name in (*folders, *files)
+            if not _whiteout(Path(folder, name))
         }
 
     def run(self, *argv: str, env: dict[str, str] | None = None) -> tuple[int, str]:
@@ -200,3 +205,8 @@ def _text_of(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def _whiteout(path: Path) -> bool:
+    status = path.lstat()
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
