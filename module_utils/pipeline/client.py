@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import configparser
 import gzip
+import os
 import re
 import shlex
 import shutil
@@ -442,8 +443,7 @@ def prove(order: Order) -> Proof:
         if not Path(folder).is_absolute() or not Path(folder).is_dir():
             raise PipelineError("no such folder of libraries", folder, "Correct library_path: absolute, on this host")
     transcript = Path(order.transcript)
-    transcript.parent.mkdir(parents=True, exist_ok=True)
-    transcript.write_text("")
+    begin(transcript)
 
     where = f"{order.url.rstrip('/')}/{repo_name(order.channel)}"
     text = order.repo_file or fetched(where).decode(errors="replace")
@@ -479,6 +479,16 @@ def prove(order: Order) -> Proof:
         provided=prover.provided,
         transcript=order.transcript,
     )
+
+
+def begin(transcript: Path) -> None:
+    """An empty transcript. It and its folders belong to the owner of the folder they are made in, not to root."""
+    made = [path for path in (transcript, *transcript.parents) if not path.exists()]
+    transcript.parent.mkdir(parents=True, exist_ok=True)
+    transcript.write_text("")
+    for path in reversed(made):
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from client_channel import PROJECT, Channel, Key, free_port
 from pipeline import client as client_module
-from pipeline.client import Order, Proof, prove
+from pipeline.client import Order, Proof, begin, prove
 from pipeline.errors import PipelineError
 from pipeline.loopback_site import Site, started, stopped
 from pipeline.records import Package
@@ -359,3 +359,12 @@ def test_the_module_proves_and_changes_nothing(
     failed = run_module("channel_install", options | {"expect": "mistralrs 1"})
     assert "does not say 'mistralrs 1': mistralrs 0.9.2" in failed["msg"]
     assert order.transcript in failed["msg"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a folder away")
+def test_the_transcript_belongs_to_the_owner_of_its_folder(tmp_path):
+    """The proof runs as root; a person must be able to delete what it leaves among their files."""
+    os.chown(tmp_path, 12345, 12345)
+    begin(tmp_path / "signer" / "log" / "client.log")
+    made = [tmp_path / "signer", tmp_path / "signer/log", tmp_path / "signer/log/client.log"]
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(12345, 12345)}
