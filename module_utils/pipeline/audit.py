@@ -1,6 +1,6 @@
 """Audit: is this binary what its manifest says, before it becomes a package?
 
-Rules (sources: facts about what depends on the GPU generation, and about linking):
+Rules, each for something that upstream's users met (its issues 2272, 1571, 1596, 2303, 2411):
 
 1. Its PTX and SASS are for the flavour's architecture and no other; a flavour without CUDA has neither.
 2. It needs only libraries that the package's dependencies bring.

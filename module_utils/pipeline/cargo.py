@@ -6,7 +6,8 @@ Rules:
    they are part of the caches' keys.
 2. Cargo's environment is written from a whitelist. Nothing of the caller's reaches the compile; only the
    download before it sees the caller's proxies and certificates.
-3. One target directory for each flavour: a shared one ships kernels of another GPU (facts about upstream).
+3. One target directory for each flavour: a shared one ships kernels of another GPU, since upstream
+   skips a .ptx that is newer than its .cu and never compares the architecture (the end-to-end tests reproduce it).
 4. RUSTFLAGS is set, since it alone replaces the ``target-cpu=native`` in upstream's .cargo/config.toml;
    the manifest records the flags that cargo says it used.
 5. An artifact's folder is named by the digest of its inputs and appears whole or not at all.

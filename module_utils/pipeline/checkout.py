@@ -1,7 +1,7 @@
 """The builder's one persistent checkout of upstream.
 
 Cargo judges freshness by modification times, so a fresh clone would run every build script, and so
-every nvcc, again (facts about the toolchain). The checkout therefore stays where it is and is moved
+every nvcc, again (The Cargo Book, "Build Scripts", rerun-if-changed). The checkout therefore stays where it is and is moved
 between commits by git, which touches only the files that differ.
 """
 

@@ -109,7 +109,7 @@ def with_glibc_2_42(math_functions: str) -> str:
     """``crt/math_functions.h`` so that it agrees with glibc 2.42, which declares rsqrt noexcept.
 
     CUDA 13.2 knows this by itself; 13.0 and 13.1 do not. The four declarations still compile with
-    an older glibc (facts/toolchain.md).
+    an older glibc (tried with 2.36).
     """
     if "_NV_RSQRT_SPECIFIER" in math_functions:
         return math_functions

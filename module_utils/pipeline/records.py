@@ -108,7 +108,7 @@ class Flavour(Record):
     """A GPU generation, one row of inventory/group_vars/all/flavours.yml.
 
     ``compute_capability`` is NVIDIA's "8.9"; ``cuda`` the toolkit's version "13.0"; both are empty
-    for the flavour without a GPU. ``driver`` is the lowest driver's major version (facts: CUDA 13.0
+    for the flavour without a GPU. ``driver`` is the lowest driver's major version (CUDA 13.0
     PTX needs r580). ``published`` says that ``-e flavour=all`` includes it.
     """
 

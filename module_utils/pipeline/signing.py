@@ -6,7 +6,7 @@ Rules:
    decides its bytes (the unsigned file and the key), so that a second run finds it.
 2. Before: the file is what its record says, rpm's own digests hold, and nobody has signed it.
 3. After: rpm accepts it with every digest and every signature required, knowing the trusted key only.
-   `rpmkeys -K` alone says "digests OK" and exits 0 for an unsigned package (facts about rpm).
+   `rpmkeys -K` alone says "digests OK" and exits 0 for an unsigned package (seen with rpm 4.18).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Upstream's tags, and the versions that their packages carry.
 
-Rules (facts about upstream's tags, ordering checked with rpm's own compare):
+Rules (from upstream's tags v0.7.0 to v0.9.2; the tests check the order with rpm's own compare):
 
 1. ``v0.8.4-rc4`` is the version 0.8.4~rc4: rpm sorts ``~`` before the end of a version.
 2. A commit after a tag is ``<tag's version>^<UTC commit time>git<7 hex>``: ``^`` sorts after the end, and
