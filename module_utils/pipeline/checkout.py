@@ -1,8 +1,8 @@
 """The builder's one persistent checkout of upstream.
 
-Cargo judges freshness by modification times, so a fresh clone would run every build script, and so
-every nvcc, again (The Cargo Book, "Build Scripts", rerun-if-changed). The checkout therefore stays where it is and is moved
-between commits by git, which touches only the files that differ.
+Cargo judges freshness by modification times (The Cargo Book, "Build Scripts", rerun-if-changed), so a
+fresh clone would run every build script, and so every nvcc, again. The checkout therefore stays where it
+is and is moved between commits by git, which touches only the files that differ.
 """
 
 from __future__ import annotations
