@@ -49,7 +49,7 @@ serve: .venv/.ready ## Serve the local channel on 127.0.0.1:PORT until Ctrl-C
 
 # -- the tests
 
-test: lint ## Lint, then all tests but the long ones
+test: lint ## Lint, then all tests
 	pytest $(ARGS)
 
 unit: .venv/.ready ## The quick tests

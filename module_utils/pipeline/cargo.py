@@ -42,7 +42,7 @@ _DOWNLOAD_ENVIRONMENT = (
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO",
 )  # fmt: skip
-# What git packages may want beside the binary, by its name in upstream's tree.
+# What a package wants beside the binary, by its name in upstream's tree.
 _COMPANIONS = ("LICENSE", "chat_templates")
 
 

@@ -23,11 +23,9 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from .errors import PipelineError
-
-R = TypeVar("R", bound="Record")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.cargo import find_rust
 from pipeline.records import Flavour
 from pipeline.upstream import resolve
 
@@ -75,4 +74,3 @@ def test_a_cargo_that_is_not_there_is_told_with_what_to_do(run_module, source, t
     result = run_module("cargo_build", arguments | {"cargo": "/nonexistent/cargo"})
     assert result["failed"]
     assert "/nonexistent/cargo is not installed on the builder" in result["msg"]
-    assert find_rust().version
