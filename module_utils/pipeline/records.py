@@ -211,7 +211,8 @@ class Snapshot(Record):
     """One immutable, signed state of a channel; snapshot.json holds it.
 
     ``id`` is "<UTC time>-<8 hex of the metadata's digest>", ``parent`` the snapshot it was composed on
-    (empty for the first), ``added`` and ``removed`` are package file names.
+    (empty for the first), ``added`` and ``removed`` are package file names. ``yanked`` are all that were ever
+    taken out of this channel's pool before their time: none of these names is published again.
     """
 
     id: str
@@ -221,6 +222,7 @@ class Snapshot(Record):
     reason: str
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    yanked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

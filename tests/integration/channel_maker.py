@@ -148,6 +148,7 @@ class Maker:
             reason="test",
             added=tuple(path.name for path in fresh),
             removed=tuple(path.name for path in before if path not in packages),
+            yanked=parent.yanked if parent else (),
         )
         record = replace(record, **changes)  # type: ignore[arg-type]
         record.write(root / "snapshot/snapshot.json")

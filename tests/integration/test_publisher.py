@@ -1,4 +1,4 @@
-"""The publisher agent with real rsync, gpg and rpm: what it publishes, what it refuses, what a kill leaves.
+"""The publisher agent with real rsync, gpg and rpm: what it publishes and what it refuses.
 
 A refusal is always shown with its message and with a tree that is as it was.
 """
@@ -6,163 +6,22 @@ A refusal is always shown with its message and with a tree that is as it was.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from importlib.machinery import SourceFileLoader
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from channel_maker import Key, Maker, make_package
-from pipeline.errors import PipelineError
+from channel_maker import Key, Maker
 from pipeline.publisher import ParentMoved, Publisher
 from pipeline.records import Snapshot, Transaction
-
-PROGRAM = Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher"
-CHANNELS = {"stable": "fedora/43/x86_64", "unstable": "fedora/43/x86_64/unstable"}
-
-
-@dataclass(frozen=True)
-class Host:
-    """A repo host on this machine."""
-
-    folder: Path
-    key: Path
-
-    def __post_init__(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        config = {
-            "root": str(self.root),
-            "base_url": "http://repo/",
-            "key": str(self.key),
-            "channels": CHANNELS,
-        }
-        self.config.write_text(json.dumps(config))
-
-    @property
-    def root(self) -> Path:
-        return self.folder / "root"
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "publisher.json"
-
-    @property
-    def stable(self) -> Path:
-        return self.root / CHANNELS["stable"]
-
-    @property
-    def state(self) -> Path:
-        return self.root / ".publisher/stable"
-
-    @property
-    def publisher(self) -> Publisher:
-        return Publisher([str(PROGRAM), "--config", str(self.config), "--rsh"], "local")
-
-    def publish(self, transaction: Transaction) -> Snapshot:
-        self.publisher.upload(transaction)
-        assert self.publisher.commit(transaction) == transaction.snapshot.id
-        return transaction.snapshot
-
-    def incoming(self, transaction: Transaction) -> Path:
-        return self.state / "incoming" / transaction.id
-
-    def tree(self) -> dict[str, str]:
-        """All that is served, and the journal: mode, and link target or digest, by path."""
-        found = {}
-        for path in [*self.root.rglob("*"), self.state / "journal"]:
-            name = str(path.relative_to(self.root))
-            if not path.is_symlink() and not path.exists():
-                continue
-            if name.startswith(".publisher") and path.name != "journal":
-                continue
-            if path.is_symlink():
-                content = str(path.readlink())
-            else:
-                content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-            found[name] = f"{path.lstat().st_mode:o} {content}"
-        return found
-
-
-@pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Key]:
-    folder = tmp_path_factory.mktemp("keys")
-    return {
-        "trusted": Key.make(folder / "trusted"),
-        "other": Key.make(folder / "other"),
-        "expired": Key.make(folder / "expired", clock="20200101T000000!", expire="1d"),
-    }
-
-
-@pytest.fixture(scope="session")
-def rpms(keys: dict[str, Key], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("rpms")
-    trusted = keys["trusted"]
-    return {
-        "1.0": make_package(folder, "1.0", arch="x86_64", key=trusted),
-        "1.1": make_package(folder, "1.1", key=trusted),
-        "1.2": make_package(folder, "1.2", key=trusted),
-        "1.0 again": make_package(folder / "again", "1.0", arch="x86_64", text="other bytes", key=trusted),
-        "unsigned": make_package(folder / "unsigned", "1.1"),
-        "other key": make_package(folder / "other", "1.1", key=keys["other"]),
-    }
-
-
-@pytest.fixture(scope="session")
-def published(
-    keys: dict[str, Key], rpms: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Host, Snapshot]:
-    """A host whose channel stable holds 1.0. Tests work on copies."""
-    folder = tmp_path_factory.mktemp("published")
-    host = Host(folder / "host", keys["trusted"].public)
-    return host, host.publish(Maker(folder / "uploads", keys["trusted"]).compose([rpms["1.0"]]))
-
-
-@pytest.fixture
-def host(published: tuple[Host, Snapshot], tmp_path: Path) -> Host:
-    return copy_of(published[0], tmp_path / "host")
-
-
-def copy_of(host: Host, folder: Path) -> Host:
-    shutil.copytree(host.folder, folder, symlinks=True)
-    return Host(folder, host.key)
-
-
-@pytest.fixture
-def first(published: tuple[Host, Snapshot]) -> Snapshot:
-    return published[1]
-
-
-@pytest.fixture
-def maker(keys: dict[str, Key], tmp_path: Path) -> Maker:
-    return Maker(tmp_path / "uploads", keys["trusted"])
-
-
-@pytest.fixture
-def second(maker: Maker, rpms: dict[str, Path], first: Snapshot) -> Transaction:
-    """1.1 is added to 1.0."""
-    return maker.compose([rpms["1.0"], rpms["1.1"]], parent=first, before=[rpms["1.0"]])
-
-
-@pytest.fixture(scope="session")
-def agent() -> ModuleType:
-    sys.dont_write_bytecode = True
-    loader = SourceFileLoader("mistralrs_publisher", str(PROGRAM))
-    module = ModuleType(loader.name)
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
-
+from publisher_host import CHANNELS, PROGRAM, Host, refused
 
 # What it publishes
 
@@ -272,6 +131,16 @@ def test_an_upload_that_was_composed_again(
     host.publish(again)
 
 
+def test_an_uploaded_package_that_the_metadata_does_not_name_stays_out(
+    host: Host, second: Transaction, rpms: dict[str, Path]
+) -> None:
+    host.publisher.upload(second)
+    for name in (rpms["1.2"].name, "evil-1-1.noarch.rpm"):
+        (host.incoming(second) / "Packages" / name).write_text("x")
+    host.publish(second)
+    assert {path.name for path in (host.stable / "Packages").iterdir()} == {rpms["1.0"].name, rpms["1.1"].name}
+
+
 def test_rotation_two_trusted_keys(keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path) -> None:
     both = tmp_path / "both.asc"
     both.write_text(keys["other"].public.read_text() + keys["trusted"].public.read_text())
@@ -281,15 +150,6 @@ def test_rotation_two_trusted_keys(keys: dict[str, Key], rpms: dict[str, Path], 
 
 
 # What it refuses
-
-
-def refused(host: Host, transaction: Transaction, message: str) -> None:
-    tree = host.tree()
-    with pytest.raises(PipelineError, match=message) as error:
-        host.publisher.commit(transaction)
-    assert error.value.remedy
-    assert host.tree() == tree
-    assert not (host.state / "pending").exists()
 
 
 def test_the_second_of_two_publishers_composes_again(
@@ -451,10 +311,6 @@ def link_folder(_: Maker, folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Maker, Path], object], str]] = {
     "package altered": (flip("Packages/*"), "the file is not the one that the signed metadata names"),
     "package missing": (remove("Packages/*"), "a package is neither in the pool nor in the upload"),
-    "package extra": (
-        place("Packages/evil-1-1.noarch.rpm"),
-        "the metadata does not name this uploaded package",
-    ),
     "primary altered": (flip("snapshot/repodata/*-primary*"), "the file is not the one"),
     "primary missing": (
         remove("snapshot/repodata/*-primary*"),
@@ -578,191 +434,6 @@ def test_another_tools_repodata_is_left_alone(keys: dict[str, Key], rpms: dict[s
     refused(host, transaction, "repodata is not a link that this agent made")
 
 
-# What comes over ssh
-
-
-def ssh(host: Host, command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, "--config", host.config, "--ssh"],
-        env={**os.environ, "SSH_ORIGINAL_COMMAND": command, "SSH_CONNECTION": "192.0.2.7 1 192.0.2.1 22"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_a_forced_command(host: Host, first: Snapshot, second: Transaction) -> None:
-    assert json.loads(ssh(host, "head stable").stdout) == {"snapshot": first.id, "path": CHANNELS["stable"]}
-    host.publisher.upload(second)
-    done = ssh(host, f"commit stable {second.id} --parent {first.id}")
-    assert json.loads(done.stdout) == {"snapshot": second.snapshot.id}
-    assert "192.0.2.7" in (host.state / "journal").read_text()
-
-
-@pytest.mark.parametrize(
-    ("command", "status", "message"),
-    [
-        ("", 2, "this command is not allowed here"),
-        ("sh -c id", 2, "this command is not allowed here"),
-        ("head nightly", 2, "there is no channel nightly"),
-        ("rsync --server --sender -re.iLsfxCIvu . stable/00000000/", 2, "this command is not allowed here"),
-        ("commit stable 00000000 --parent -", 3, "the head is"),
-    ],
-)
-def test_refusals_over_ssh(host: Host, command: str, status: int, message: str) -> None:
-    tree, done = host.tree(), ssh(host, command)
-    assert (done.returncode, done.stdout) == (status, "")
-    said = json.loads(done.stderr)
-    assert message in said["error"]
-    assert said["remedy"]
-    assert host.tree() == tree
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["-rt", "--delete", "UPLOAD/", "local:stable/tx-000001/"],
-        ["-a", "UPLOAD/", "local:stable/tx-000001/"],
-        ["-rtl", "UPLOAD/", "local:stable/tx-000001/"],
-        ["-rt", "--secluded-args", "UPLOAD/", "local:stable/tx-000001/"],
-        ["-rt", "UPLOAD/", "local:stable/../../x-000001/"],
-        ["-rt", "UPLOAD/", "local:stable/tx-000001/../../"],
-        ["-rt", "UPLOAD/", "local:/tmp/"],
-        ["-rt", "local:stable/tx-000001/", "UPLOAD/"],
-        ["-r", "local:/etc/", "UPLOAD/"],
-    ],
-)
-def test_what_rsync_may_not(host: Host, second: Transaction, words: list[str]) -> None:
-    tree = host.tree()
-    argv = [word.replace("UPLOAD", second.folder) for word in words]
-    shell = " ".join(host.publisher.rsh)
-    done = subprocess.run(["rsync", "-e", shell, *argv], capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "this command is not allowed here" in done.stderr
-    assert host.tree() == tree
-    assert list((host.state / "incoming").iterdir()) == []
-
-
-def test_links_do_not_travel(host: Host, second: Transaction) -> None:
-    Path(second.folder, "Packages/a-1-1.noarch.rpm").symlink_to("/etc/passwd")
-    host.publish(second)
-
-
-def test_an_upload_in_progress_is_not_committed(host: Host, second: Transaction, first: Snapshot) -> None:
-    host.publisher.upload(second)
-    receive = [*host.publisher.rsh, "local", f"rsync --server -tre.iLsfxCIvu . stable/{second.id}/"]
-    busy = subprocess.Popen(receive, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert busy.stdin
-    assert busy.stdout
-    with busy:
-        busy.stdout.read(1)  # rsync has begun
-        refused(host, second, "the upload is still being written")
-        with pytest.raises(PipelineError, match="this transaction is being uploaded or committed already"):
-            host.publisher.upload(second)
-        busy.kill()
-    host.publish(second)
-
-
-# What a kill leaves
-
-WRITES = ("os.rename", "os.link", "os.symlink", "shutil.rmtree")
-
-
-def served(agent: ModuleType, host: Host, command: str, step: int = 0) -> int:
-    """One command in a process that is killed before its ``step``-th write; the process's wait status."""
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1]
-    steps = 0
-
-    def count(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal steps
-        opens = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR)
-        unlinks = event == "os.remove" and args[1] == -1  # rmtree's are by descriptor, and one step
-        # Before it tells what it is about to do, it only reads.
-        if (opens or unlinks or event in WRITES) and (steps or str(args[0]).endswith("pending.new")):
-            steps += 1
-            if steps == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    with suppress(BaseException):
-        sys.addaudithook(count)
-        os._exit(agent.main(["--config", str(host.config), "--rsh", "local", command]))
-    os._exit(9)
-
-
-def consistent(host: Host, snapshot: str) -> None:
-    """What a client reads by the mirrorlist and by the plain repodata/ is all there."""
-    for folder in (host.stable / "snapshots" / snapshot, (host.stable / "repodata").resolve().parent):
-        for line in (folder / "packages.txt").read_text().splitlines():
-            digest, name = line.split()
-            assert hashlib.sha256((folder / "Packages" / name).read_bytes()).hexdigest() == digest
-        assert (folder / "repodata/repomd.xml.asc").is_file()
-        assert len(list((folder / "repodata").glob("*.gz"))) >= 3
-
-
-def test_killed_at_every_step(
-    agent: ModuleType, host: Host, first: Snapshot, second: Transaction, tmp_path: Path
-) -> None:
-    host.publisher.upload(second)
-    commit = f"commit stable {second.id} --parent {first.id}"
-    old = host.tree()
-    whole = copy_of(host, tmp_path / "whole")
-    assert served(agent, whole, commit) == 0
-    new = whole.tree()
-    seen, step, status = [], 0, 9
-    while status:
-        step += 1
-        victim = copy_of(host, tmp_path / "victim")
-        status = served(agent, victim, commit, step)
-        assert status in (0, signal.SIGKILL), "the commit failed before its step"
-        head = (victim.stable / "mirrorlist").read_text().split("/")[-2]
-        consistent(victim, head)
-        seen.append(head)
-        # Any call clears up; what was not committed then is as if it had never begun.
-        assert served(agent, victim, "head stable") == 0
-        assert not (victim.state / "pending").exists()
-        if head == first.id:
-            assert victim.tree() == old
-        assert served(agent, victim, commit) == 0
-        left = victim.tree()
-        assert left.keys() == new.keys()
-        assert [name for name in new if left[name] != new[name]] in (
-            [],
-            [".publisher/stable/journal"],
-        )  # its time
-        assert len((victim.state / "journal").read_text().splitlines()) == 2
-        shutil.rmtree(victim.folder)
-    assert step > 20
-    assert seen == sorted(seen, key=[first.id, second.snapshot.id].index)
-    assert set(seen) == {first.id, second.snapshot.id}
-
-
-def test_a_disk_that_is_full(
-    agent: ModuleType,
-    host: Host,
-    second: Transaction,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    host.publisher.upload(second)
-    tree = host.tree()
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device", "staging")
-
-    words = ["--config", str(host.config), "--rsh", "local", "commit", "stable", second.id, "--parent"]
-    with monkeypatch.context() as patch:
-        patch.setattr(agent, "recent_metadata", full)
-        assert agent.main([*words, second.snapshot.parent]) == 1
-    said = json.loads(capfd.readouterr().err)
-    assert said["error"] == "the repo host failed: No space left on device"
-    assert "commit the same transaction again" in said["remedy"]
-    assert host.tree() == tree
-    assert host.publisher.commit(second) == second.snapshot.id
-
-
 # The role
 
 
@@ -815,6 +486,21 @@ def test_the_role_installs_an_agent_that_publishes(
     transaction = Maker(tmp_path / "uploads", keys["trusted"]).compose([rpms["1.0"]])
     publisher.upload(transaction)
     assert publisher.commit(transaction) == publisher.head("stable")
+
+
+def test_the_role_says_what_is_kept(playbook: Callable[..., str], tmp_path: Path) -> None:
+    """A channel's row is the signer's too: what is not the agent's is not passed on."""
+    rows = {
+        "stable": {"path": "f", "retention": {"days": "7", "snapshots": 3, "builds": 10}, "follows": "tag"},
+        "unstable": {"path": "f/unstable"},
+    }
+    playbook("-e", json.dumps({"publisher_channels": rows, "publisher_reserve_mib": "5"}))
+    config = json.loads((tmp_path / "etc/publisher.json").read_text())
+    assert config["channels"] == {
+        "stable": {"path": "f", "days": 7, "snapshots": 3},
+        "unstable": {"path": "f/unstable"},
+    }
+    assert (config["reserve_mib"], config["incoming_mib"]) == (5, 20480)
 
 
 def test_the_role_refuses_a_config_that_the_agent_cannot_use(playbook: Callable[..., str], tmp_path: Path) -> None:

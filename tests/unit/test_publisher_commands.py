@@ -1,14 +1,18 @@
-"""What the publisher agent takes for a command, and what it thinks of metadata, decided without a disk."""
+"""What the publisher agent takes for a command, for metadata, for a configuration, and what its client hears."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-from pipeline.publisher import ParentMoved, Publisher
+from pipeline.errors import PipelineError
+from pipeline.publisher import Busy, ParentMoved, Publisher
 from pipeline.run import CommandFailed
 
 PROGRAM = Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher"
@@ -26,10 +30,14 @@ def agent() -> ModuleType:
     return module
 
 
-def test_the_three_commands(agent: ModuleType) -> None:
-    assert agent.parse("head stable") == agent.Head("stable")
-    assert agent.parse(f"commit stable {TX} --parent {ID}") == agent.Commit("stable", TX, ID)
-    assert agent.parse(f"commit unstable {TX} --parent -") == agent.Commit("unstable", TX, "")
+def test_the_commands(agent: ModuleType) -> None:
+    for verb in ("head", "prune", "verify", "status"):
+        assert agent.parse(f"{verb} stable") == agent.Command(verb, "stable")
+    for verb in ("stage", "commit"):
+        assert agent.parse(f"{verb} stable {TX} --parent {ID}") == agent.Command(verb, "stable", TX, ID)
+        assert agent.parse(f"{verb} unstable {TX} --parent -") == agent.Command(verb, "unstable", TX, "")
+    assert agent.parse(f"drop stable {TX}") == agent.Command("drop", "stable", TX)
+    assert agent.parse("prune stable --dry-run") == agent.Command("prune", "stable", dry_run=True)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +50,7 @@ def test_the_three_commands(agent: ModuleType) -> None:
 )
 def test_what_rsync_sends(agent: ModuleType, flags: list[str]) -> None:
     command = f"rsync --server {' '.join(flags)} . stable/{TX}/"
-    assert agent.parse(command) == agent.Receive("stable", TX, tuple(flags))
+    assert agent.parse(command) == agent.Command("rsync", "stable", TX, flags=tuple(flags))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +72,20 @@ def test_what_rsync_sends(agent: ModuleType, flags: list[str]) -> None:
         f"commit stable ../{TX} --parent -",
         f"commit stable {TX} --parent - --force",
         "commit stable short --parent -",
+        "commit stable '' --parent -",
+        f"commit stable {TX} --parent ''",
+        f"stage stable {TX}",
+        f"stage ../stable {TX} --parent -",
+        "drop stable",
+        "drop stable ''",
+        "drop stable short",
+        f"drop stable ../{TX}",
+        f"drop stable {TX} --parent -",
+        "prune stable --force",
+        "prune stable --dry-run --dry-run",
+        "prune --dry-run",
+        "verify stable --dry-run",
+        "status",
         f"commit stable '{TX}\n' --parent -",
         f"rsync --server --sender -tre.iLsfxCIvu . stable/{TX}/",
         f"rsync --server -tre.iLsfxCIvu --sender . stable/{TX}/",
@@ -78,6 +100,7 @@ def test_what_rsync_sends(agent: ModuleType, flags: list[str]) -> None:
         f"rsync --server -tre.iLsfxCIvu --temp-dir=/tmp . stable/{TX}/",
         f"rsync --server -tre.iLsfxCIvu --backup-dir=/tmp . stable/{TX}/",
         f"rsync --server --daemon --config=/tmp/x . stable/{TX}/",
+        f"rsync --server -tre.iLsfxCIvu --timeout=0 . stable/{TX}/",  # would wait without an end
         f"rsync --server -tre.iLsfxCIvu . stable/{TX}",
         f"rsync --server -tre.iLsfxCIvu . stable/{TX}/../",
         f"rsync --server -tre.iLsfxCIvu . stable/{TX}/Packages/",
@@ -142,17 +165,172 @@ def test_what_an_upload_must_hold(agent: ModuleType, name: str) -> None:
     assert refused.value.where == name
 
 
-def test_a_refusal_reaches_the_operator_whole() -> None:
-    said = 'debug: x\n{"error": "the head is B, no longer A", "where": "stable", "remedy": "Compose again"}\n'
-    publisher = Publisher(["ssh"], "repo")
-    moved = publisher._translate(CommandFailed(["ssh"], 3, "", said))
-    assert isinstance(moved, ParentMoved)
-    assert (moved.what, moved.where, moved.remedy) == (
-        "the head is B, no longer A",
-        "stable",
-        "Compose again",
+HEAD = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<metadata xmlns="http://linux.duke.edu/metadata/common"'
+    b' xmlns:rpm="http://linux.duke.edu/metadata/rpm" packages="%d">\n'
+)
+
+
+def package(name: str, more: str = "") -> bytes:
+    """Its text in primary.xml."""
+    return f"""<package type="rpm">
+  <name>{name}</name>
+  <arch>noarch</arch>
+  <version epoch="0" ver="1" rel="1"/>
+  <checksum type="sha256" pkgid="YES">{name}</checksum>{more}
+  <size package="7" installed="0" archive="0"/>
+  <location href="Packages/{name}-1-1.noarch.rpm"/>
+</package>
+""".encode()
+
+
+def primary(folder: Path, text: bytes) -> Path:
+    path = folder / "primary.xml.gz"
+    path.write_bytes(gzip.compress(text))
+    return path
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["a", "b", "c"]])
+def test_primary_metadata_is_cut_into_packages(agent: ModuleType, tmp_path: Path, names: list[str]) -> None:
+    text = HEAD % len(names) + b"".join(map(package, names)) + b"</metadata>"
+    texts = agent.parse_primary(primary(tmp_path, text))
+    assert dict(map(agent.parse_package, texts)) == {f"{name}-1-1.noarch.rpm": agent.Listed(name, 7) for name in names}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        HEAD % 0,
+        HEAD % 1 + b"</metadata>",
+        HEAD % 1 + package("a") + package("b") + b"</metadata>",
+        HEAD % 1 + package("a"),
+        HEAD % 1 + package("a") + b"</metadata><!-- -->",
+        b"<!DOCTYPE x>" + HEAD % 1 + package("a") + b"</metadata>",
+        HEAD % 2 + package("a") * 2 + b"</metadata>",
+        (HEAD % 1).replace(b"common", b"other") + package("a") + b"</metadata>",
+        (HEAD % 1).replace(b"UTF-8", b"UTF-7") + package("a") + b"</metadata>",
+    ],
+)
+def test_primary_metadata_of_another_shape(agent: ModuleType, tmp_path: Path, text: bytes) -> None:
+    with pytest.raises(agent.Refused, match="the primary metadata is not fit for this channel"):
+        agent.parse_primary(primary(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        package("a").replace(b"</version>", b"").replace(b"<arch>", b"<!-- <arch>"),  # a comment that goes on
+        package("a").replace(b"</name>", b"</name><![CDATA["),
+        package("a").replace(b"<arch>", b"</package><package><arch>"),
+        b"</metadata>" + package("a"),
+        b"<package/>" + package("a"),
+        package("a").replace(b"<package ", b"<x:package "),
+        package("a").replace(b"<package ", b'<package xmlns="" '),
+        package("a").replace(b"<name>a", b"<name>&b;"),
+    ],
+)
+def test_a_package_of_another_shape(agent: ModuleType, text: bytes) -> None:
+    """Cut out of its file it must be one whole element, or what stands beside it could change what it means."""
+    with pytest.raises(agent.Refused, match="the primary metadata is not fit for this channel"):
+        agent.parse_package(text.removesuffix(b"</package>\n"))
+
+
+def test_only_what_comes_or_goes_is_parsed(agent: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {name: package(name).removesuffix(b"</package>\n") for name in "abcd"}
+    parent = agent.Parent(
+        ID,
+        packages={f"{name}-1-1.noarch.rpm": name for name in "abc"},
+        texts=frozenset(texts[name] for name in "abc"),
     )
-    assert not isinstance(publisher._translate(CommandFailed(["ssh"], 1, "", said)), ParentMoved)
+    parse, parsed = agent.parse_package, []
+
+    def count(text: bytes) -> object:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(agent, "parse_package", count)
+    packages = {f"{name}-1-1.noarch.rpm": name for name in "bcd"}
+    new = agent.changed(frozenset(texts[name] for name in "bcd"), packages, parent)
+    assert new == {"d-1-1.noarch.rpm": agent.Listed("d", 7)}
+    assert sorted(parsed) == sorted([texts["a"], texts["d"]])
+    with pytest.raises(agent.Refused, match="packages.txt and the primary metadata name different packages"):
+        agent.changed(frozenset(texts[name] for name in "bcd"), parent.packages, parent)
+    again = frozenset([*(texts[name] for name in "bc"), package("b", "<x/>").removesuffix(b"</package>\n")])
+    with pytest.raises(agent.Refused, match=r"b-1-1\.noarch\.rpm is named twice"):
+        agent.changed(again, parent.packages, parent)
+
+
+ROW = {"path": "fedora/43/x86_64"}
+
+
+def configured(agent: ModuleType, folder: Path, **row: object) -> Any:
+    path = folder / "publisher.json"
+    channels = {"stable": ROW | row}
+    path.write_text(json.dumps({"root": "/srv", "base_url": "http://x/", "key": "/key", "channels": channels}))
+    return agent.Config.read(path)
+
+
+def test_what_a_configuration_leaves_out(agent: ModuleType, tmp_path: Path) -> None:
+    config = configured(agent, tmp_path)
+    assert config.channels == {"stable": agent.Row("fedora/43/x86_64", snapshots=50, days=90, grace_hours=48)}
+    assert (config.reserve, config.incoming) == (1 << 30, 20 << 30)
+    assert configured(agent, tmp_path, days=0).channels["stable"].days == 0
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"snapshots": 0},
+        {"days": -1},
+        {"grace_hours": "48"},
+        {"grace_hours": True},
+        {"path": "../fedora"},
+        {"path": "/fedora"},
+        {"path": 7},
+        {"versions": 3},
+    ],
+)
+def test_a_configuration_that_does_not_fit(agent: ModuleType, tmp_path: Path, row: dict[str, object]) -> None:
+    with pytest.raises(agent.Refused, match="the configuration (cannot be read|names an unfit root or channel)"):
+        configured(agent, tmp_path, **row)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(1, PipelineError), (2, PipelineError), (3, ParentMoved), (4, Busy), (255, PipelineError)]
+)
+def test_a_refusal_reaches_the_operator_whole(status: int, kind: type[PipelineError]) -> None:
+    said = 'debug: x\n{"error": "the head is B, no longer A", "where": "stable", "remedy": "Compose again"}\n'
+    told = Publisher(["ssh"], "repo")._translate(CommandFailed(["ssh"], status, "", said))
+    assert type(told) is kind
+    assert (told.what, told.where, told.remedy) == ("the head is B, no longer A", "stable", "Compose again")
+
+
+def test_of_a_refused_upload_the_agents_status_counts() -> None:
+    """rsync ends with a status of its own."""
+    said = '{"error": "busy", "where": "", "remedy": "Wait", "status": 4}\nrsync error: (code 12)\n'
+    assert isinstance(Publisher(["ssh"], "repo")._translate(CommandFailed(["rsync"], 12, "", said)), Busy)
+
+
+def test_an_answer_that_is_none_of_the_agents(tmp_path: Path) -> None:
+    for answer in ("", "[]", "{}", "hello", '{"snapshot"'):
+        with pytest.raises(PipelineError, match="the repo host gave no answer of the publisher agent"):
+            Publisher(["printf", answer], "").head("stable")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "kex_exchange_identification: Connection closed by remote host\nConnection closed by 192.0.2.1 port 22",
+        "kex_exchange_identification: read: Connection reset by peer",
+        "Not allowed at this time",
+    ],
+)
+def test_a_host_that_many_knock_at_is_busy(said: str) -> None:
+    told = Publisher(["ssh"], "repo")._translate(CommandFailed(["ssh"], 255, "", said))
+    assert isinstance(told, Busy)
+    assert "MaxStartups" in told.remedy
+    assert not isinstance(Publisher(["ssh"], "repo")._translate(CommandFailed(["ssh"], 1, "", said)), Busy)
 
 
 def test_a_dead_connection_says_what_to_check() -> None:

@@ -1,0 +1,399 @@
+"""What a channel keeps: yanking, pruning by the host's own rules, and finding out whether all is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from channel_maker import Key, Maker
+from pipeline.errors import PipelineError
+from pipeline.records import Snapshot, Transaction
+from publisher_host import Host, copy_of, refused
+
+DAY = 86400
+NOTHING = {"snapshots": 1, "days": 0, "grace_hours": 0}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A channel that held 1.0, then 1.0 and 1.1, then 1.1, and now 1.1 and 1.2."""
+
+    host: Host
+    maker: Maker
+    snapshots: list[Snapshot]
+    rpms: dict[str, Path]
+
+    @property
+    def ids(self) -> list[str]:
+        return [snapshot.id for snapshot in self.snapshots]
+
+    def packages(self) -> set[str]:
+        return {path.name.split("-")[2] for path in (self.host.stable / "Packages").iterdir()}
+
+    def kept(self) -> list[str]:
+        return sorted(names(self.host.stable / "snapshots"))
+
+    def prune(self, dry_run: bool = False, **retention: int) -> dict[str, Any]:
+        return replace(self.host, retention=retention).publisher.prune("stable", dry_run)
+
+    def replaced_days_ago(self, *days: int) -> None:
+        """Say in the journal that the first snapshots were replaced so long ago."""
+        journal = self.host.state / "journal"
+        entries = [json.loads(line) for line in journal.read_text().splitlines()]
+        for entry, ago in zip(entries[1:], days, strict=False):
+            entry["time"] = int(time.time()) - ago * DAY
+        journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+    def next(self, packages: list[str], *, before: list[str], **changes: object) -> Transaction:
+        """A snapshot of ``packages`` after the last."""
+        old, new = ([self.rpms[name] for name in which] for which in (before, packages))
+        return self.maker.compose(new, parent=self.snapshots[-1], before=old, **changes)
+
+
+@pytest.fixture(scope="session")
+def made(
+    published: tuple[Host, Snapshot],
+    keys: dict[str, Key],
+    rpms: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Chain:
+    folder = tmp_path_factory.mktemp("chain")
+    host = copy_of(published[0], folder / "host")
+    chain, held = Chain(host, Maker(folder / "uploads", keys["trusted"]), [published[1]], rpms), ["1.0"]
+    for packages in (["1.0", "1.1"], ["1.1"], ["1.1", "1.2"]):
+        chain.snapshots.append(host.publish(chain.next(packages, before=held)))
+        held = packages
+    return chain
+
+
+@pytest.fixture
+def chain(made: Chain, maker: Maker, tmp_path: Path) -> Chain:
+    return Chain(copy_of(made.host, tmp_path / "chain"), maker, [*made.snapshots], made.rpms)
+
+
+# Yanking
+
+
+def test_a_yanked_package_leaves_the_pool_and_its_name_does_not_come_back(chain: Chain) -> None:
+    host, name = chain.host, chain.rpms["1.1"].name
+    snapshot = host.publish(chain.next(["1.2"], before=["1.1", "1.2"], yanked=(name,)))
+    assert chain.packages() == {"1.0", "1.2"}
+    assert json.loads((host.state / "journal").read_text().splitlines()[-1])["yanked"] == [name]
+    status = host.publisher.status("stable")
+    assert status["missing"] == []
+    assert host.publisher.verify("stable")["findings"] == []
+    chain.snapshots.append(snapshot)
+    again = chain.next(["1.1", "1.2"], before=["1.2"])
+    host.publisher.upload(again)
+    refused(host, again, "a package was yanked, and its name is never published again")
+    forgetful = chain.next(["1.1", "1.2"], before=["1.2"], yanked=())
+    host.publisher.upload(forgetful)
+    refused(host, forgetful, "snapshot.json does not go on with its parent's list of yanked packages")
+    # The next snapshot knows it still; an older one can be gone back to, but for that package.
+    chain.snapshots.append(host.publish(chain.next(["1.0", "1.2"], before=["1.2"])))
+    assert chain.snapshots[-1].yanked == (name,)
+
+
+def test_a_package_that_only_old_snapshots_have_is_yanked(chain: Chain) -> None:
+    name = chain.rpms["1.0"].name
+    chain.host.publish(chain.next(["1.1", "1.2"], before=["1.1", "1.2"], yanked=(name,)))
+    assert chain.packages() == {"1.1", "1.2"}
+
+
+@pytest.mark.parametrize(
+    ("yanked", "message"),
+    [
+        (("mistralrs-ada-7-1.noarch.rpm",), "snapshot.json yanks what this channel never had"),
+        (("../../../../mirrorlist",), "snapshot.json yanks what this channel never had"),
+        (("mistralrs-ada-1.2-1.noarch.rpm",), "a package was yanked, and its name is never published again"),
+        (("mistralrs-ada-1.1-1.noarch.rpm",) * 2, "snapshot.json does not go on with its parent's list"),
+    ],
+)
+def test_what_is_not_yanked(chain: Chain, yanked: tuple[str, ...], message: str) -> None:
+    transaction = chain.next(["1.2"], before=["1.1", "1.2"], yanked=yanked)
+    chain.host.publisher.upload(transaction)
+    refused(chain.host, transaction, message)
+
+
+def test_a_staged_yank_takes_nothing_away_before_its_commit(chain: Chain) -> None:
+    name = chain.rpms["1.1"].name
+    transaction = chain.next(["1.2"], before=["1.1", "1.2"], yanked=(name,))
+    chain.host.publisher.upload(transaction)
+    chain.host.publisher.stage(transaction)
+    assert chain.packages() == {"1.0", "1.1", "1.2"}
+    chain.host.publisher.commit(transaction)
+    assert chain.packages() == {"1.0", "1.2"}
+
+
+# Pruning
+
+
+def test_what_is_pruned_first_snapshots_then_what_only_they_had(chain: Chain) -> None:
+    done = chain.prune(**NOTHING)
+    assert done == {
+        "snapshot": chain.ids[-1],
+        "snapshots": chain.ids[:-1],
+        "packages": [chain.rpms["1.0"].name],
+        "waiting": {},
+    }
+    assert chain.kept() == chain.ids[-1:]
+    assert chain.packages() == {"1.1", "1.2"}
+    assert chain.host.publisher.verify("stable")["findings"] == []
+    assert chain.prune(**NOTHING)["snapshots"] == []
+    chain.snapshots.append(chain.host.publish(chain.next(["1.1"], before=["1.1", "1.2"])))
+    assert chain.host.publisher.head("stable") == chain.ids[-1]
+
+
+def test_the_newest_snapshots_are_kept(chain: Chain) -> None:
+    assert chain.prune(**NOTHING | {"snapshots": 3})["snapshots"] == chain.ids[:1]
+    assert chain.kept() == sorted(chain.ids[1:])
+    assert chain.packages() == {"1.0", "1.1", "1.2"}
+
+
+def test_what_was_the_head_lately_is_kept(chain: Chain) -> None:
+    chain.replaced_days_ago(20, 15, 5)
+    assert chain.prune(**NOTHING | {"days": 30})["snapshots"] == []
+    assert chain.prune(**NOTHING | {"days": 10})["snapshots"] == chain.ids[:2]
+    assert chain.kept() == sorted(chain.ids[2:])
+
+
+def test_without_a_journal_the_signed_time_decides(chain: Chain) -> None:
+    chain.replaced_days_ago(20, 15, 5)
+    (chain.host.state / "journal").unlink()
+    assert chain.prune(**NOTHING | {"days": 10})["snapshots"] == []
+
+
+def test_by_default_nothing_of_the_last_quarter_goes(chain: Chain) -> None:
+    chain.replaced_days_ago(100, 80, 70)
+    assert chain.prune()["snapshots"] == []
+    assert chain.prune(snapshots=2)["snapshots"] == chain.ids[:1]
+
+
+def test_a_dry_run_tells_the_same_and_changes_nothing(chain: Chain) -> None:
+    tree, state = chain.host.tree(), names(chain.host.state)
+    told = chain.prune(dry_run=True, **NOTHING)
+    assert told["packages"] == [chain.rpms["1.0"].name]
+    assert (chain.host.tree(), names(chain.host.state)) == (tree, state)
+    assert chain.prune(**NOTHING) == told
+
+
+def test_a_package_is_kept_for_its_grace(chain: Chain) -> None:
+    name, begun = chain.rpms["1.0"].name, int(time.time())
+    waiting = chain.prune(**NOTHING | {"grace_hours": 48})["waiting"]
+    assert list(waiting) == [name]
+    assert begun + 2 * DAY <= waiting[name] <= time.time() + 2 * DAY
+    assert chain.prune(**NOTHING | {"grace_hours": 48}) == {
+        "snapshot": chain.ids[-1], "snapshots": [], "packages": [], "waiting": waiting,
+    }  # fmt: skip
+    (orphan,) = chain.host.publisher.status("stable")["orphans"]
+    assert orphan == {"name": name, "bytes": chain.rpms["1.0"].stat().st_size, "since": waiting[name] - 2 * DAY}
+    marks = chain.host.state / "unnamed"
+    marks.write_text("{torn")
+    assert chain.prune(**NOTHING | {"grace_hours": 48})["packages"] == []
+    marks.write_text(json.dumps({name: waiting[name] - 4 * DAY - 10}))
+    assert chain.prune(**NOTHING | {"grace_hours": 48})["packages"] == [name]
+    assert chain.packages() == {"1.1", "1.2"}
+
+
+def test_a_package_that_came_back_gets_its_whole_grace_again(chain: Chain) -> None:
+    name, grace = chain.rpms["1.0"].name, NOTHING | {"grace_hours": 48}
+    chain.prune(**grace)
+    marks = chain.host.state / "unnamed"
+    marks.write_text(json.dumps({name: int(time.time()) - 2 * DAY - 10}))
+    chain.snapshots.append(chain.host.publish(chain.next(["1.0", "1.1"], before=["1.1", "1.2"], new=[])))
+    chain.snapshots.append(chain.host.publish(chain.next(["1.1"], before=["1.0", "1.1"])))
+    done = chain.prune(**grace)
+    assert done["packages"] == []
+    assert done["waiting"][name] > time.time() + DAY
+    assert "1.0" in chain.packages()
+
+
+def test_what_is_staged_is_kept(chain: Chain) -> None:
+    transaction = chain.next(["1.0", "1.1", "1.2"], before=["1.1", "1.2"], new=[])
+    chain.host.publisher.upload(transaction)
+    chain.host.publisher.stage(transaction)
+    done = chain.prune(**NOTHING)
+    assert (done["snapshots"], done["packages"]) == (chain.ids[:-1], [])
+    assert chain.host.publisher.commit(transaction) == transaction.snapshot.id
+    assert chain.host.publisher.verify("stable")["findings"] == []
+
+
+def test_a_snapshot_that_belongs_nowhere_goes_after_its_grace(chain: Chain) -> None:
+    stray = chain.host.stable / "snapshots/20200101T000000Z-00000000"
+    shutil.copytree(chain.host.stable / "snapshots" / chain.ids[0], stray, symlinks=True)
+    grace = {"snapshots": 50, "grace_hours": 48}
+    assert chain.prune(**grace)["snapshots"] == []
+    assert chain.prune(**grace)["snapshots"] == []
+    marks = chain.host.state / "unnamed"
+    assert list(json.loads(marks.read_text())) == [stray.name]
+    marks.write_text(json.dumps({stray.name: 0}))
+    assert chain.prune(**grace)["snapshots"] == [stray.name]
+    assert chain.kept() == sorted(chain.ids)
+
+
+def test_a_channel_whose_head_is_gone_is_not_pruned(chain: Chain) -> None:
+    shutil.move(chain.host.stable / "snapshots" / chain.ids[-1], chain.host.folder / "away")
+    tree = chain.host.tree()
+    with pytest.raises(PipelineError, match="the head's snapshot is gone"):
+        chain.prune(**NOTHING)
+    assert chain.host.tree() == tree
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_list_that_was_cut_short_does_not_cost_its_packages(chain: Chain, lines: int) -> None:
+    path = chain.host.stable / "snapshots" / chain.ids[-1] / "packages.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+    tree = chain.host.tree()
+    with pytest.raises(PipelineError, match="packages.txt does not name as many packages as the metadata"):
+        chain.prune(**NOTHING)
+    assert chain.host.tree() == tree
+
+
+@pytest.mark.parametrize("text", [None, "", "http://repo/\n"])
+def test_a_channel_whose_mirrorlist_is_gone_is_left_alone(chain: Chain, text: str | None) -> None:
+    mirrorlist = chain.host.stable / "mirrorlist"
+    mirrorlist.unlink()
+    if text is not None:
+        mirrorlist.write_text(text)
+    tree = chain.host.tree()
+    beginning = replace(chain.maker.compose([chain.rpms["1.0"]]), id="a-new-beginning")
+    for ask in (chain.host.publisher.head, chain.host.publisher.prune, chain.host.publisher.status):
+        with pytest.raises(PipelineError, match="the mirrorlist names no snapshot") as error:
+            ask("stable")
+        assert "Restore it" in error.value.remedy
+    with pytest.raises(PipelineError, match="the mirrorlist names no snapshot"):
+        chain.host.publisher.commit(beginning)
+    assert chain.host.tree() == tree
+
+
+def test_an_unused_channel(host: Host) -> None:
+    agent = host.publisher
+    assert agent.prune("unstable") == {"snapshot": "", "snapshots": [], "packages": [], "waiting": {}}
+    assert agent.verify("unstable") == {"snapshot": "", "snapshots": 0, "packages": 0, "bytes": 0, "findings": []}
+    assert agent.status("unstable")["snapshots"] == []
+
+
+# Looking
+
+
+def test_status(chain: Chain, second: Transaction) -> None:
+    chain.host.publisher.upload(second)
+    staged = chain.next(["1.2"], before=["1.1", "1.2"])
+    chain.host.publisher.upload(staged)
+    chain.host.publisher.stage(staged)
+    status = chain.host.publisher.status("stable")
+    assert status["snapshot"] == chain.ids[-1]
+    assert status["room"] < status["free"]
+    rows = [(row["id"], row["packages"], row["staged"]) for row in status["snapshots"]]
+    published = list(zip(chain.ids, [1, 2, 1, 2], [False] * 4, strict=True))
+    assert sorted(rows) == sorted([*published, (staged.snapshot.id, 1, True)])
+    times = [row["time"] for row in status["snapshots"]]
+    assert times == sorted(times, reverse=True)
+    assert {row["reason"] for row in status["snapshots"]} == {"test"}
+    sizes = [path.stat().st_size for path in (chain.host.stable / "Packages").iterdir()]
+    assert status["pool"] == {"files": 3, "bytes": sum(sizes)}
+    assert status["orphans"] == status["missing"] == status["refusals"] == []
+    assert sorted(row["transaction"] for row in status["incoming"]) == sorted([second.id, staged.id])
+    assert all(row["bytes"] > 1000 and 0 <= row["age"] < 600 for row in status["incoming"])
+    assert [entry["snapshot"] for entry in status["journal"]] == chain.ids
+
+
+def test_status_sees_what_is_missing(chain: Chain) -> None:
+    (chain.host.stable / "Packages" / chain.rpms["1.2"].name).unlink()
+    assert chain.host.publisher.status("stable")["missing"] == [chain.rpms["1.2"].name]
+
+
+def test_a_package_that_was_lost_can_be_brought_again(chain: Chain) -> None:
+    (chain.host.stable / "Packages" / chain.rpms["1.2"].name).unlink()
+    transaction = chain.next(["1.1", "1.2"], before=["1.1", "1.2"], new=[chain.rpms["1.2"]])
+    chain.host.publisher.upload(transaction)
+    chain.host.publisher.stage(transaction)
+    chain.host.publisher.drop("stable", transaction.id)
+    assert chain.host.publisher.verify("stable")["findings"] == []
+
+
+def test_a_channel_that_is_well(chain: Chain) -> None:
+    tree = chain.host.tree()
+    told = chain.host.publisher.verify("stable")
+    sizes = [path.stat().st_size for path in (chain.host.stable / "Packages").iterdir()]
+    assert told == {"snapshot": chain.ids[-1], "snapshots": 4, "packages": 3, "bytes": sum(sizes), "findings": []}
+    assert chain.host.tree() == tree
+
+
+def rewrite(path: Path) -> None:
+    """Other bytes of the same length; the file is a link to a snapshot's own, maybe."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+
+
+def relink(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "package altered": (
+        lambda stable, _: rewrite(next((stable / "Packages").glob("*1.2*"))),
+        "the file is not the one that the signed metadata names (mistralrs-ada-1.2-1.noarch.rpm)",
+    ),
+    "package gone": (
+        lambda stable, _: next((stable / "Packages").glob("*1.0*")).unlink(),
+        "it is gone from the pool (mistralrs-ada-1.0-1.x86_64.rpm)",
+    ),
+    "package unsigned": (
+        lambda stable, _: (stable / "Packages/mistralrs-ada-3-1.noarch.rpm").write_text("x"),
+        "the package is not signed by the trusted key",
+    ),
+    "repomd altered": (lambda _, old: rewrite(old / "repodata/repomd.xml"), "this is not one good signature"),
+    "record altered": (lambda _, old: rewrite(old / "snapshot.json"), "this is not one good signature"),
+    "signature gone": (lambda _, old: (old / "snapshot.json.asc").unlink(), "No such file or directory"),
+    "metadata altered": (
+        lambda _, old: rewrite(next((old / "repodata").glob("*filelists*"))),
+        "the file is not the one that the signed metadata names",
+    ),
+    "list altered": (
+        lambda _, old: (old / "packages.txt").write_text(""),
+        "packages.txt and the primary metadata name different packages",
+    ),
+    "pool's link": (lambda _, old: relink(old / "Packages", "/tmp"), "its Packages does not lead to the pool"),
+    "plain repodata": (
+        lambda stable, old: relink(stable / "repodata", f"snapshots/{old.name}/repodata"),
+        "repodata does not lead to the head",
+    ),
+    "mirrorlist": (
+        lambda stable, _: (stable / "mirrorlist").write_text(
+            (stable / "mirrorlist").read_text().replace("http://repo/", "http://evil/")
+        ),
+        "the mirrorlist names another address than http://repo/fedora",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_found(chain: Chain, what: str) -> None:
+    damage, message = DAMAGE[what]
+    stable = chain.host.stable
+    damage(stable, stable / "snapshots" / chain.ids[0])
+    tree = chain.host.tree()
+    (finding,) = chain.host.publisher.verify("stable")["findings"]
+    assert message in finding
+    assert chain.host.tree() == tree
+
+
+def test_a_key_that_is_trusted_no_more_is_found(chain: Chain, keys: dict[str, Key]) -> None:
+    """As clients will: those that are new know the new key alone."""
+    findings = replace(chain.host, key=keys["other"].public).publisher.verify("stable")["findings"]
+    assert sum("this is not one good signature" in finding for finding in findings) == 4
+    assert sum("the package is not signed by the trusted key" in finding for finding in findings) == 3

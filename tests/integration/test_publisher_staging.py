@@ -1,0 +1,328 @@
+"""Staging: a snapshot lies complete under its final URL before any client is led there, and can be taken back."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from channel_maker import Maker
+from pipeline.errors import PipelineError
+from pipeline.publisher import ParentMoved
+from pipeline.records import Snapshot, Transaction, sha256_file
+from publisher_host import Host
+
+
+@pytest.fixture
+def rival(maker: Maker, rpms: dict[str, Path], first: Snapshot) -> Transaction:
+    """1.2 is added to 1.0, on the same head as ``second``."""
+    return maker.compose([rpms["1.0"], rpms["1.2"]], parent=first, before=[rpms["1.0"]])
+
+
+@pytest.fixture
+def twin(maker: Maker, rpms: dict[str, Path], first: Snapshot) -> Transaction:
+    """1.1 and 1.2 are added to 1.0: it has a package in common with ``second``, and one with ``rival``."""
+    return maker.compose([rpms["1.0"], rpms["1.1"], rpms["1.2"]], parent=first, before=[rpms["1.0"]])
+
+
+def stage(host: Host, transaction: Transaction) -> Path:
+    """Upload and stage it; the folder of its snapshot."""
+    host.publisher.upload(transaction)
+    assert host.publisher.stage(transaction) == transaction.snapshot.id
+    return host.stable / "snapshots" / transaction.snapshot.id
+
+
+def pool(host: Host) -> list[str]:
+    return sorted(path.name.removeprefix("mistralrs-ada-")[:3] for path in (host.stable / "Packages").iterdir())
+
+
+def readable(folder: Path) -> bool:
+    """Whether all that the snapshot names is behind its URL."""
+    names = [line.split()[1] for line in (folder / "packages.txt").read_text().splitlines()]
+    return (folder / "repodata/repomd.xml.asc").is_file() and all(
+        (folder / "Packages" / name).is_file() for name in names
+    )
+
+
+def test_what_is_staged_is_what_is_published(host: Host, first: Snapshot, second: Transaction) -> None:
+    before = host.tree()
+    folder = stage(host, second)
+    after = host.tree()
+    assert {name: after[name] for name in before} == before, "for clients nothing has changed"
+    assert host.publisher.head("stable") == first.id
+    assert readable(folder)
+    staged = {row["id"]: row["staged"] for row in host.publisher.status("stable")["snapshots"]}
+    assert staged == {first.id: False, second.snapshot.id: True}
+    assert host.publisher.commit(second) == second.snapshot.id
+    changed = {Path(name).name for name, value in host.tree().items() if after.get(name) != value}
+    assert changed == {"mirrorlist", "repodata", "journal"}
+    assert list((host.state / "staged").iterdir()) == list((host.state / "incoming").iterdir()) == []
+
+
+def test_a_commit_needs_no_upload_any_more(host: Host, second: Transaction) -> None:
+    stage(host, second)
+    shutil.rmtree(host.incoming(second))
+    assert host.publisher.commit(second) == second.snapshot.id
+
+
+def test_the_first_snapshot_of_a_channel_can_be_staged(host: Host, maker: Maker, rpms: dict[str, Path]) -> None:
+    transaction = replace(maker, channel="unstable").compose([rpms["1.2"]])
+    host.publisher.upload(transaction)
+    host.publisher.stage(transaction)
+    assert host.publisher.head("unstable") == ""
+    assert not (host.stable / "unstable/mirrorlist").exists()
+    host.publisher.commit(transaction)
+    assert host.publisher.head("unstable") == transaction.snapshot.id
+
+
+def test_staged_again_it_answers_the_same(host: Host, second: Transaction) -> None:
+    folder = stage(host, second)
+    tree, inode = host.tree(), folder.stat().st_ino
+    assert host.publisher.stage(second) == second.snapshot.id
+    stage(host, second)
+    assert (host.tree(), folder.stat().st_ino) == (tree, inode)
+    host.publisher.commit(second)
+    assert host.publisher.stage(second) == second.snapshot.id  # it is the head
+
+
+def test_another_snapshot_of_a_transaction_replaces_the_staged(
+    host: Host, second: Transaction, twin: Transaction
+) -> None:
+    old = stage(host, second)
+    new = stage(host, replace(twin, id=second.id))
+    assert not old.exists()
+    assert readable(new)
+    assert pool(host) == ["1.0", "1.1", "1.2"]
+    # ... and a commit takes what was uploaded last, staged or not.
+    host.publish(second)
+    assert not new.exists()
+    assert pool(host) == ["1.0", "1.1"]
+
+
+def test_a_refused_replacement_leaves_what_is_staged(host: Host, second: Transaction, twin: Transaction) -> None:
+    stage(host, second)
+    tree = host.tree()
+    other = replace(twin, id=second.id)
+    host.publisher.upload(other)
+    (host.incoming(other) / "snapshot/packages.txt").write_text("")
+    with pytest.raises(PipelineError, match="packages.txt and the primary metadata name different packages"):
+        host.publisher.stage(other)
+    assert host.tree() == tree
+    host.publisher.upload(second)
+    assert host.publisher.commit(second) == second.snapshot.id
+
+
+def test_a_replacement_brings_its_packages_itself(
+    host: Host, maker: Maker, first: Snapshot, second: Transaction, rpms: dict[str, Path]
+) -> None:
+    """Those of the staged go with it: nothing may rest on them."""
+    stage(host, second)
+    shutil.rmtree(host.incoming(second))
+    tree = host.tree()
+    both = [rpms["1.0"], rpms["1.1"]]
+    bare = replace(maker.compose(both, parent=first, before=both[:1], new=[]), id=second.id)
+    host.publisher.upload(bare)
+    with pytest.raises(PipelineError, match="a package is neither in the pool nor in the upload"):
+        host.publisher.stage(bare)
+    assert host.tree() == tree
+
+
+def test_a_replacement_that_names_other_bytes(
+    host: Host, maker: Maker, first: Snapshot, second: Transaction, rpms: dict[str, Path]
+) -> None:
+    """The file was verified when it was staged, but with another digest."""
+    stage(host, second)
+    both = [rpms["1.0"], rpms["1.1"]]
+    other = maker.compose(both, parent=first, before=both[:1])
+    false = maker.forge_primary(other, digest := sha256_file(rpms["1.1"]), "0" * 64)
+    path = Path(false.folder, "snapshot/packages.txt")
+    path.write_text(path.read_text().replace(digest, "0" * 64))
+    tree, false = host.tree(), replace(false, id=second.id)
+    host.publisher.upload(false)
+    with pytest.raises(PipelineError, match="the file is not the one that the signed metadata names"):
+        host.publisher.stage(false)
+    assert host.tree() == tree
+
+
+def test_of_two_staged_on_one_head_the_first_to_commit_wins(
+    host: Host, maker: Maker, second: Transaction, rival: Transaction, rpms: dict[str, Path]
+) -> None:
+    stage(host, second)
+    folder = stage(host, rival)
+    assert host.publisher.commit(second) == second.snapshot.id
+    tree = host.tree()
+    with pytest.raises(ParentMoved, match=f"the head is {second.snapshot.id}, no longer {rival.snapshot.parent}"):
+        host.publisher.commit(rival)
+    assert host.tree() == tree
+    assert readable(folder), "somebody may be proving it"
+    # Composed again on the new head under the same id, only its metadata travels and is verified.
+    both = [rpms["1.0"], rpms["1.1"]]
+    again = maker.compose([*both, rpms["1.2"]], parent=second.snapshot, before=both)
+    package = host.stable / "Packages" / rpms["1.2"].name
+    kept, inode = host.incoming(rival) / "Packages" / package.name, package.stat().st_ino
+    new = stage(host, replace(again, id=rival.id))
+    assert kept.stat().st_ino == package.stat().st_ino == inode
+    assert not folder.exists()
+    assert readable(new)
+    assert host.publisher.commit(replace(again, id=rival.id)) == again.snapshot.id
+
+
+def test_an_old_staging_is_not_committed_on_a_new_head(host: Host, second: Transaction, rival: Transaction) -> None:
+    stage(host, rival)
+    host.publish(second)
+    tree = host.tree()
+    lying = replace(rival, snapshot=replace(rival.snapshot, parent=second.snapshot.id))
+    with pytest.raises(PipelineError, match="the snapshot's parent is"):
+        host.publisher.commit(lying)
+    assert host.tree() == tree
+
+
+# Taking back
+
+
+def test_a_staged_transaction_is_dropped(host: Host, first: Snapshot, second: Transaction) -> None:
+    tree = host.tree()
+    stage(host, second)
+    assert host.publisher.drop("stable", second.id) == first.id
+    assert host.tree() == tree
+    assert list((host.state / "staged").iterdir()) == list((host.state / "incoming").iterdir()) == []
+    assert host.publisher.drop("stable", second.id) == first.id
+    assert host.publisher.drop("stable", "never-heard-of") == first.id
+    assert host.tree() == tree
+    with pytest.raises(PipelineError, match="there is no such upload"):
+        host.publisher.commit(second)
+    host.publish(second)
+
+
+def test_an_upload_is_dropped(host: Host, first: Snapshot, second: Transaction) -> None:
+    host.publisher.upload(second)
+    assert host.publisher.drop("stable", second.id) == first.id
+    assert not host.incoming(second).exists()
+
+
+def test_what_is_published_is_not_dropped(host: Host, second: Transaction) -> None:
+    host.publish(second)
+    tree = host.tree()
+    assert host.publisher.drop("stable", second.id) == second.snapshot.id
+    assert host.tree() == tree
+
+
+def test_a_package_stays_while_another_staged_snapshot_has_it(
+    host: Host, second: Transaction, rival: Transaction, twin: Transaction
+) -> None:
+    stage(host, second)
+    stage(host, rival)
+    stage(host, twin)
+    host.publisher.drop("stable", second.id)
+    assert pool(host) == ["1.0", "1.1", "1.2"]
+    host.publisher.drop("stable", twin.id)
+    assert pool(host) == ["1.0", "1.2"]
+    assert host.publisher.commit(rival) == rival.snapshot.id
+    assert pool(host) == ["1.0", "1.2"]
+
+
+def test_a_package_that_was_published_meanwhile_is_not_dropped(
+    host: Host, maker: Maker, second: Transaction, twin: Transaction, rpms: dict[str, Path]
+) -> None:
+    """Not even when the snapshot that published it is gone: clients may still read it."""
+    host = replace(host, retention={"snapshots": 1, "days": 0})
+    stage(host, second)
+    stage(host, twin)
+    published = [rpms["1.0"], rpms["1.1"]]
+    assert host.publisher.commit(second) == second.snapshot.id
+    host.publish(maker.compose([rpms["1.0"]], parent=second.snapshot, before=published))
+    assert second.snapshot.id in host.publisher.prune("stable")["snapshots"]
+    host.publisher.drop("stable", twin.id)
+    assert pool(host) == ["1.0", "1.1"]
+    assert rpms["1.1"].name in host.publisher.prune("stable")["waiting"]
+
+
+def test_a_name_that_another_has_staged_with_other_bytes(
+    host: Host, maker: Maker, rpms: dict[str, Path], first: Snapshot, second: Transaction
+) -> None:
+    empty = host.publish(maker.compose([], parent=first, before=[rpms["1.0"]]))
+    mine = maker.compose([rpms["1.1"]], parent=empty)
+    stage(host, mine)
+    shutil.copy2(rpms["other key"], other := maker.folder / rpms["1.1"].name)
+    maker.key.sign_package(other)
+    theirs = maker.compose([other], parent=empty)
+    host.publisher.upload(theirs)
+    tree = host.tree()
+    with pytest.raises(PipelineError, match="the pool has other bytes under this name"):
+        host.publisher.stage(theirs)
+    assert host.tree() == tree
+    host.publisher.drop("stable", mine.id)
+    assert host.publisher.commit(theirs) == theirs.snapshot.id
+
+
+def test_what_is_abandoned_is_taken_back_after_two_days(
+    host: Host, first: Snapshot, second: Transaction, rival: Transaction
+) -> None:
+    folder = stage(host, second)
+    entry = host.state / "staged" / second.id
+    old = json.loads(entry.read_text())
+    entry.write_text(json.dumps(old | {"time": old["time"] - 2 * 86400 + 100}))
+    stage(host, rival)
+    assert readable(folder)
+    entry.write_text(json.dumps(old | {"time": old["time"] - 2 * 86400 - 100}))
+    assert host.publisher.head("stable") == first.id
+    assert readable(folder), "it can be committed until somebody clears up"
+    host.publisher.commit(rival)
+    assert not folder.exists()
+    assert not entry.exists()
+    assert pool(host) == ["1.0", "1.2"]
+
+
+# Several at once
+
+
+def test_many_stage_and_commit_at_once(host: Host, second: Transaction, rival: Transaction, twin: Transaction) -> None:
+    outcomes: list[str] = []
+
+    def publish(transaction: Transaction) -> None:
+        try:
+            stage(host, transaction)
+            outcomes.append(host.publisher.commit(transaction))
+        except ParentMoved:
+            host.publisher.drop("stable", transaction.id)
+            outcomes.append("moved")
+
+    threads = [threading.Thread(target=publish, args=[transaction]) for transaction in (second, rival, twin)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    head = host.publisher.head("stable")
+    assert sorted(outcomes) == sorted([head, "moved", "moved"])
+    assert readable(host.stable / "snapshots" / head)
+    names = (host.stable / "snapshots" / head / "packages.txt").read_text()
+    assert sorted(path.name for path in (host.stable / "Packages").iterdir()) == [
+        line.split()[1] for line in names.splitlines()
+    ]
+
+
+def test_a_channel_that_stays_busy(
+    agent: ModuleType,
+    host: Host,
+    second: Transaction,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    host.publisher.upload(second)
+    monkeypatch.setattr(agent, "LOCK_WAIT", 0)
+    words = ["--config", str(host.config), "--rsh", "local"]
+    with (host.state / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for verb in ("stage", "commit"):
+            assert agent.main([*words, verb, "stable", second.id, "--parent", second.snapshot.parent]) == 4
+        assert agent.main([*words, "prune", "stable"]) == 4
+        assert agent.main([*words, "drop", "stable", second.id]) == 4
+        assert agent.main([*words, "head", "stable"]) == 0
+        assert agent.main([*words, "status", "stable"]) == 0
+    for line in capfd.readouterr().err.splitlines():
+        assert json.loads(line)["error"] == "another command has been running for 0 s"
