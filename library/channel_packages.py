@@ -133,7 +133,7 @@ def main():
         # 2. What is there.
         published = Channel(p["location"], Path(p["key"])).read()
         # 3. What is missing.
-        found = plan(source, wanted, published.packages, p["package_release"], p["dist"])
+        found = plan(source, wanted, published.packages, p["package_release"], p["dist"], yanked=published.yanked)
     except PipelineError as error:
         module.fail_json(**error.failure())
     missing = ", ".join(flavour.name for flavour in found.missing)

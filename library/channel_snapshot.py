@@ -1,21 +1,82 @@
 #!/usr/bin/python
-"""Publish: add signed packages to a channel by a new snapshot."""
+"""Publish, and take back: whatever is done to a channel is done by its next snapshot."""
 
 DOCUMENTATION = r"""
 module: channel_snapshot
-short_description: Publish signed packages in a channel
+short_description: Change what a channel holds, by a new signed snapshot
 description:
-  - Composes a snapshot from the channel's head and the given packages, signs it, uploads both to the
-    publisher agent and has it committed, whole or not at all.
+  - Composes a snapshot from the channel's head and what is asked for, signs it, uploads it to the publisher agent
+    and has it committed, whole or not at all.
   - If somebody else publishes meanwhile, it composes again on the new head, so nobody's packages are lost.
-  - Packages that the channel has already are left out; if it has all of them, nothing happens.
+  - What is so already is left as it is.
 author: mistralrs-rpm
 options:
+  state:
+    description:
+      - V(added) sees that the channel has O(packages). A name that it has with other bytes, or that was yanked, is
+        refused. With O(hold) the snapshot is only staged, complete under its final URL; no client is told of it.
+      - V(committed) publishes the staged O(transaction) of O(packages).
+      - V(dropped) takes the staged O(transaction) back.
+      - V(removed) takes the packages that O(names) mean out of the head. Older snapshots still have them; with O(yank)
+        they leave the pool too.
+      - V(rolled_back) publishes the packages of the older O(snapshot) again, but for those yanked since.
+      - V(pruned) takes out of the head what O(retention) does not keep. Then the publisher agent removes old snapshots,
+        and files of the pool that none names, by its own configuration.
+      - V(verified) reads all metadata, signatures and packages, and fails if it finds anything that is not as it must
+        be. Changes nothing.
+    type: str
+    choices: [added, committed, dropped, removed, rolled_back, pruned, verified]
+    default: added
   packages:
     description: The signed packages, as Package records; each path is a file on the signer.
     type: list
     elements: dict
-    required: true
+  hold:
+    description: Stop when the snapshot is staged, and return RV(transaction).
+    type: bool
+    default: false
+  transaction:
+    description: The Transaction record that an earlier call with O(hold) returned.
+    type: dict
+  names:
+    description:
+      - Packages of the channel by file name, C(name-version-release.arch), or a pattern of either with C(*) and C(?).
+      - One that means nothing is an error, and so is a pattern that would leave the channel without a package.
+    type: list
+    elements: str
+  yank:
+    description: Delete the packages from the pool too. Their names can never be published again in this channel.
+    type: bool
+    default: false
+  snapshot:
+    description: The id of the snapshot to go back to; the one before the head if empty.
+    type: str
+    default: ""
+  retention:
+    description: How many of each package name stay in the head, by rpm's order. One always does.
+    type: dict
+    suboptions:
+      versions:
+        description: How many distinct versions; 0 for all.
+        type: int
+        default: 0
+      builds:
+        description: How many builds, that is versions with their releases; 0 for all.
+        type: int
+        default: 0
+      snapshots:
+        description: Not used here. The publisher agent reads this and the next two from its own configuration.
+        type: int
+      days:
+        description: Not used here.
+        type: int
+      grace_hours:
+        description: Not used here.
+        type: int
+  dry_run:
+    description: Only tell what would be done, as check mode does.
+    type: bool
+    default: false
   channel:
     description: The channel's name, as the publisher agent knows it.
     type: str
@@ -36,7 +97,7 @@ options:
     description: A file whose first line is the key's passphrase.
     type: path
   public_key:
-    description: The armored public key that everyone trusts.
+    description: The armored public keys that everyone trusts.
     type: path
     required: true
   publisher:
@@ -54,12 +115,14 @@ options:
         type: str
         required: true
   reason:
-    description: Why the snapshot is made; it is told in snapshot.json and in the agent's journal.
+    description:
+      - Why the snapshot is made; it is told in snapshot.json and in the agent's journal. If empty, it says what was
+        done.
     type: str
-    default: release
+    default: ""
 attributes:
   check_mode:
-    description: Says what would be added; asks the agent for the head and changes nothing.
+    description: Says what would be added and removed; asks the agent and changes nothing.
     support: full
   diff_mode:
     description: Shows the channel's packages before and after.
@@ -67,9 +130,10 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Publish what was signed
-  channel_snapshot:
+- name: Stage what was signed, to be proved
+  channel_snapshot: &channel
     packages: "{{ signed.results | map(attribute='package') }}"
+    hold: true
     channel: stable
     location: https://rpm.example.org/fedora/43/x86_64
     root: /var/lib/mistralrs-rpm/signer
@@ -79,29 +143,79 @@ EXAMPLES = r"""
       rsh: [ssh, -oBatchMode=yes]
       host: gitea_ci@rpm.example.org
     reason: release 0.9.2
-  register: published
+  register: staged
+
+- name: Publish it
+  channel_snapshot:
+    <<: *channel
+    state: committed
+    transaction: "{{ staged.transaction }}"
+
+- name: Take a release out of the channel and delete its packages
+  channel_snapshot:
+    <<: *channel
+    state: removed
+    names: ["mistralrs-*-0.9.2-*"]
+    yank: true
+    reason: a token in its template
+
+- name: Go back to what was published before
+  channel_snapshot:
+    <<: *channel
+    state: rolled_back
+
+- name: Keep ten builds of each flavour
+  channel_snapshot:
+    <<: *channel
+    state: pruned
+    retention: {builds: 10}
 """
 
 RETURN = r"""
 head:
-  description: The id of the channel's snapshot afterwards.
+  description: The id of the channel's snapshot afterwards; empty for an empty channel.
   returned: success
   type: str
 snapshot:
-  description: The Snapshot record of the new snapshot; empty where none was made.
+  description: The Snapshot record of the snapshot that was made or committed; empty where none was.
+  returned: success
+  type: dict
+transaction:
+  description: The Transaction record of what was staged, for V(committed) and V(dropped); empty where nothing was.
   returned: success
   type: dict
 url:
-  description: Where the head's snapshot is, below O(location); empty for an empty channel.
+  description: Where RV(snapshot) is, or else the head; empty for an empty channel.
   returned: success
   type: str
 packages:
-  description: The Package records that were given; after success the channel has them all.
+  description: The Package records that were given; after V(added) and V(committed) the channel has them all.
   returned: success
   type: list
   elements: dict
 added:
-  description: The file names that were added, or in check mode would be.
+  description: The file names that were added, or would be.
+  returned: success
+  type: list
+  elements: str
+removed:
+  description: The file names that were removed, or would be.
+  returned: success
+  type: list
+  elements: str
+pruned:
+  description:
+    - What the publisher agent removed or would remove, C(snapshots) and C(packages), and what it keeps for its grace
+      time, C(waiting), by file name with the time of its end.
+  returned: state is pruned
+  type: dict
+findings:
+  description: What is not as it must be, each with its place and remedy.
+  returned: state is verified, also when it fails
+  type: list
+  elements: str
+table:
+  description: What is taken away or brought back, as lines for a person; the run's summary prints them.
   returned: success
   type: list
   elements: str
@@ -111,27 +225,56 @@ stage:
   type: dict
 """
 
+import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.channel import Channel
 from ansible.module_utils.pipeline.errors import PipelineError
 from ansible.module_utils.pipeline.publisher import Publisher
-from ansible.module_utils.pipeline.records import Package
-from ansible.module_utils.pipeline.snapshot import Signer, publish
+from ansible.module_utils.pipeline.records import Package, Transaction
+from ansible.module_utils.pipeline.retention import Retention
+from ansible.module_utils.pipeline.snapshot import Engine, Outcome, Signer
+
+ROWS = {
+    "added": "publish",
+    "committed": "publish",
+    "dropped": "drop",
+    "removed": "remove",
+    "rolled_back": "rollback",
+    "pruned": "prune",
+    "verified": "verify",
+}
 
 
 def main():
     module = AnsibleModule(
         argument_spec={
-            "packages": {"type": "list", "elements": "dict", "required": True},
+            "state": {"type": "str", "choices": list(ROWS), "default": "added"},
+            "packages": {"type": "list", "elements": "dict"},
+            "hold": {"type": "bool", "default": False},
+            "transaction": {"type": "dict"},
+            "names": {"type": "list", "elements": "str"},
+            "yank": {"type": "bool", "default": False},
+            "snapshot": {"type": "str", "default": ""},
+            "retention": {
+                "type": "dict",
+                "options": {
+                    "versions": {"type": "int", "default": 0},
+                    "builds": {"type": "int", "default": 0},
+                    "snapshots": {"type": "int"},
+                    "days": {"type": "int"},
+                    "grace_hours": {"type": "int"},
+                },
+            },
+            "dry_run": {"type": "bool", "default": False},
             "channel": {"type": "str", "required": True},
             "location": {"type": "str", "required": True},
             "root": {"type": "path", "required": True},
             "home": {"type": "path", "required": True},
             # The file's name, not the secret.
             "passphrase_file": {"type": "path", "no_log": False},
-            "public_key": {"type": "path", "required": True},
+            "public_key": {"type": "path", "required": True, "no_log": False},
             "publisher": {
                 "type": "dict",
                 "required": True,
@@ -140,49 +283,135 @@ def main():
                     "host": {"type": "str", "required": True},
                 },
             },
-            "reason": {"type": "str", "default": "release"},
+            "reason": {"type": "str", "default": ""},
         },
+        required_if=[
+            ("state", "added", ["packages"]),
+            ("state", "committed", ["packages", "transaction"]),
+            ("state", "dropped", ["transaction"]),
+            ("state", "removed", ["names"]),
+            ("state", "pruned", ["retention"]),
+        ],
         supports_check_mode=True,
     )
     p = module.params
     try:
-        # 1. Who signs, who publishes, and what.
-        packages = [Package.from_dict(package) for package in p["packages"]]
+        # 1. Who signs, who publishes.
         passphrase_file = Path(p["passphrase_file"]) if p["passphrase_file"] else None
         signer = Signer(Path(p["home"]), passphrase_file, Path(p["public_key"]))
-        agent = Publisher([str(word) for word in p["publisher"]["rsh"]], str(p["publisher"]["host"]))
-        # 2. Compose, sign, upload, commit.
-        done = publish(
+        engine = Engine(
             str(p["channel"]),
-            packages,
-            channel=Channel(str(p["location"]), signer.public_key),
-            agent=agent,
-            signer=signer,
-            root=Path(p["root"]),
-            reason=str(p["reason"]),
-            check=module.check_mode,
+            Channel(str(p["location"]), signer.public_key),
+            Publisher([str(word) for word in p["publisher"]["rsh"]], str(p["publisher"]["host"])),
+            signer,
+            Path(p["root"]),
         )
+        packages = [Package.from_dict(package) for package in p["packages"] or []]
+        if p["yank"] and not p["reason"]:
+            raise PipelineError(
+                "a yank needs a reason", remedy="Say why, for users and for the journal: -e reason='...'"
+            )
+        # 2. Do it.
+        if p["state"] == "verified":
+            verify(module, engine)
+        done = change(engine, p, packages, check=module.check_mode or p["dry_run"])
     except PipelineError as error:
         module.fail_json(**error.failure())
     # 3. Tell.
-    added = [name for name in done.after if name not in done.before]
-    url = f"{p['location'].rstrip('/')}/snapshots/{done.head}/" if done.head else ""
-    if done.snapshot:
-        result = f"{p['channel']} {done.head}: {len(added)} added, {len(done.after)} packages"
-    else:
-        result = f"would add {', '.join(added)}" if added else "all packages are published"
+    for note in done.notes:
+        module.warn(note)
+    shown = done.snapshot.id if done.snapshot else done.head
+    url = f"{p['location'].rstrip('/')}/snapshots/{shown}/" if shown else ""
     module.exit_json(
         changed=done.changed,
         head=done.head,
         snapshot=done.snapshot.to_dict() if done.snapshot else {},
+        transaction=done.transaction.to_dict() if done.transaction else {},
         url=url,
         packages=[package.to_dict() for package in packages],
-        added=added,
+        added=list(done.added),
+        removed=list(done.removed),
         diff={
             "before": "".join(f"{name}\n" for name in done.before),
             "after": "".join(f"{name}\n" for name in done.after),
         },
-        stage={"name": "publish", "flavour": "", "result": result, "where": url},
+        stage={
+            "name": "stage" if p["hold"] else "yank" if p["yank"] else ROWS[p["state"]],
+            "flavour": "",
+            "result": result(p, done),
+            "where": url,
+        },
+        table=listing(p, done),
+        **({"pruned": done.pruned} if p["state"] == "pruned" else {}),
+    )
+
+
+def change(engine: Engine, p, packages: list[Package], *, check: bool) -> Outcome:
+    reason = str(p["reason"])
+    match p["state"]:
+        case "added":
+            return engine.add(packages, reason=reason, hold=p["hold"], check=check)
+        case "committed":
+            return engine.commit(Transaction.from_dict(p["transaction"]), packages, check=check)
+        case "dropped":
+            return engine.drop(Transaction.from_dict(p["transaction"]), check=check)
+        case "removed":
+            return engine.remove([str(name).strip() for name in p["names"]], yank=p["yank"], reason=reason, check=check)
+        case "rolled_back":
+            return engine.rollback(str(p["snapshot"]), reason=reason, check=check)
+        case _:
+            retention = Retention(p["retention"]["versions"], p["retention"]["builds"])
+            return engine.prune(retention, reason=reason, check=check)
+
+
+def listing(p, done: Outcome) -> list[str]:
+    """What an operation takes away or brings back, a line each; publishing needs no list."""
+    if p["state"] not in ("removed", "rolled_back", "pruned"):
+        return []
+    lines = [f"  - {name}" for name in done.removed] + [f"  + {name}" for name in done.added]
+    pruned = {"snapshots": [], "packages": [], "waiting": {}} | done.pruned
+    lines += [f"  snapshot {snapshot} is deleted" for snapshot in pruned["snapshots"]]
+    lines += [f"  {name} is deleted from the pool" for name in pruned["packages"]]
+    for name, end in sorted(pruned["waiting"].items()):
+        lines.append(f"  {name} stays in the pool until {time.strftime('%Y-%m-%d %H:%M', time.gmtime(end))} UTC")
+    return [f"{p['channel']}:", *lines] if lines else []
+
+
+def result(p, done: Outcome) -> str:
+    """The row's text: what became of the channel, or would."""
+    counts = [f"{len(done.added)} added"] if done.added else []
+    counts += [f"{len(done.removed)} removed"] if done.removed else []
+    if done.pruned:
+        old, files = (len(done.pruned[kind]) for kind in ("snapshots", "packages"))
+        counts += [f"{old} old snapshots and {files} files deleted"] if old or files else []
+    if p["state"] == "dropped":
+        return f"{p['channel']}: {'taken back' if done.changed else 'nothing was staged'}"
+    if not done.changed:
+        return f"{p['channel']} {done.head or '(empty)'}: nothing to change"
+    if not done.snapshot and not done.pruned:
+        return f"{p['channel']}: would be changed, {', '.join(counts) or 'in its pool'}"
+    said = f"{p['channel']} {done.snapshot.id if done.snapshot else done.head}"
+    return f"{said}: {', '.join([*counts, f'{len(done.after)} packages'])}"
+
+
+def verify(module, engine: Engine) -> None:
+    """Ends the module with what reading everything told."""
+    verdict = engine.verify()
+    findings = list(verdict.findings)
+    if findings:
+        what = "\n".join(findings)
+        module.fail_json(msg=f"the channel {engine.name} is not as it must be:\n{what}", findings=findings)
+    module.exit_json(
+        changed=False,
+        head=verdict.head,
+        findings=findings,
+        stage={
+            "name": "verify",
+            "flavour": "",
+            "result": f"{engine.name} {verdict.head or '(empty)'}: {verdict.snapshots} snapshots and"
+            f" {verdict.packages} packages are as they must be",
+            "where": engine.channel.location,
+        },
     )
 
 

@@ -6,39 +6,44 @@ Rules:
 2. The mirrorlist names the head. No mirrorlist means an empty channel; every other failure is an error,
    because a channel that is taken for empty is built and published all over again.
 3. repomd.xml counts if the trusted key signed it and the snapshot's id ends in its digest; any other
-   metadata file if repomd.xml gives its digest. Nothing is looked into before that.
+   metadata file if repomd.xml gives its digest; snapshot.json if the trusted key signed it and it tells of
+   that snapshot. Nothing is looked into before that.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import re
-import tempfile
 import xml.etree.ElementTree as ET
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import createrepo_c
+from typing import TYPE_CHECKING
 
 from .errors import PipelineError
-from .metadata import TYPES, Entry, parse_entries
-from .records import Package, Record
+from .metadata import TYPES, Identity, packages_txt, read_identities, read_packages, read_pkgids
+from .records import Package, Record, Snapshot
 from .trust import verify_detached
 
+if TYPE_CHECKING:
+    import requests
+
 SNAPSHOT_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
-COMMIT_CAPABILITY = "mistralrs(commit)"
 _REPO = "{http://linux.duke.edu/metadata/repo}"
 
 
 @dataclass(frozen=True)
 class Published(Record):
-    """What a snapshot of a channel holds; of an empty channel ``head`` is "" and ``revision`` 0."""
+    """What a snapshot of a channel holds; of an empty channel ``head`` is "" and ``revision`` 0.
+
+    ``yanked`` are the file names that were ever yanked from the channel.
+    """
 
     head: str
     revision: int
     packages: tuple[Package, ...]
+    yanked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,28 @@ class Index:
 
     revision: int
     files: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class State:
+    """A verified snapshot, as the next one is composed from it: its record, its packages in their order."""
+
+    record: Snapshot
+    index: Index
+    packages: tuple[Identity, ...]
+
+    @property
+    def id(self) -> str:
+        """The snapshot's id, "" for the state of an empty channel."""
+        return self.record.id
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """The packages' SHA-256 by file name, in the order of ``packages``."""
+        return {package.filename: package.sha256 for package in self.packages}
+
+
+EMPTY = State(Snapshot(id="", channel="", parent="", time=0, reason=""), Index(0, {}), ())
 
 
 class Channel:
@@ -76,23 +103,74 @@ class Channel:
         if not head:
             return Published("", 0, ())
         index = self._index(head)
-        return Published(head, index.revision, tuple(parse_packages(self._metadata(head, index, "primary"))))
+        packages = read_packages(self._metadata(head, index, "primary"))
+        return Published(head, index.revision, tuple(packages), self.record(head).yanked)
 
-    def entries(self, snapshot: str) -> tuple[int, list[Entry]]:
-        """Revision and metadata of a snapshot, to compose the next one from; (0, []) for ""."""
+    def state(self, snapshot: str) -> State:
+        """A snapshot to compose the next one from; EMPTY for ""."""
         if not snapshot:
-            return 0, []
+            return EMPTY
         index = self._index(snapshot)
-        texts = {kind: self._metadata(snapshot, index, kind).decode() for kind in TYPES}
-        return index.revision, parse_entries(texts)
+        return State(self.record(snapshot), index, read_identities(self._metadata(snapshot, index, "other")))
+
+    def record(self, snapshot: str) -> Snapshot:
+        """The signed record of a snapshot."""
+        where = f"snapshots/{snapshot}/snapshot.json"
+        record = Snapshot.from_dict(json.loads(self._signed(where)))
+        if record.id != snapshot:
+            raise self._unfit(where, "is signed, but it is not that of this snapshot")
+        return record
+
+    def packed(self, state: State, kind: str) -> bytes:
+        """A metadata file of a snapshot, as gzip; b"" of EMPTY."""
+        return self._metadata(state.id, state.index, kind) if state.id else b""
+
+    def findings(self, snapshot: str) -> list[str]:
+        """Everything about a snapshot, as a client can read it, that is not as it must be.
+
+        All of its files are read, no packages. Each finding is a sentence with its place and remedy.
+        """
+        try:
+            state = self.state(snapshot)
+            packages = list(read_packages(self.packed(state, "primary"))) if state.id else []
+            found = [
+                self._unfit(f"snapshots/{snapshot}", f"names other packages in its {kind} metadata than in the others")
+                for kind, pkgids in (
+                    ("primary", [package.sha256 for package in packages]),
+                    ("filelists", read_pkgids("filelists", self.packed(state, "filelists")) if state.id else []),
+                )
+                if pkgids != [package.sha256 for package in state.packages]
+            ]
+            found += [
+                self._unfit(f"snapshots/{snapshot}", f"has {package.nevra} in a file of another name, {package.path}")
+                for package in packages
+                if package.path != package.filename
+            ]
+            if state.id and self._require(where := f"snapshots/{snapshot}/packages.txt") != (
+                packages_txt(state.digests).encode()
+            ):
+                found.append(self._unfit(where, "names other packages than the signed metadata"))
+            if yanked := sorted(set(state.record.yanked) & set(state.digests)):
+                found.append(self._unfit(f"snapshots/{snapshot}", f"holds what was yanked: {', '.join(yanked)}"))
+        except PipelineError as error:
+            found = [error]
+        return [str(error) for error in found]
+
+    def has(self, filename: str) -> bool:
+        """Whether the pool has a file of this name."""
+        if not self._remote:
+            return Path(self.location, "Packages", filename).is_file()
+        return self._ask("HEAD", f"Packages/{filename}") is not None
 
     def _index(self, snapshot: str) -> Index:
         where = f"snapshots/{snapshot}/repodata/repomd.xml"
-        repomd = self._require(where)
-        verify_detached(repomd, self._require(f"{where}.asc"), self.key, f"{self.location}/{where}")
+        repomd = self._signed(where)
         if not snapshot.endswith(hashlib.sha256(repomd).hexdigest()[:8]):
             raise self._unfit(where, "is signed, but it is not that of this snapshot")
-        return parse_repomd(repomd)
+        index = parse_repomd(repomd)
+        if missing := sorted(set(TYPES) - set(index.files)):
+            raise self._unfit(where, f"is signed, but it names no {', '.join(missing)} metadata")
+        return index
 
     def _metadata(self, snapshot: str, index: Index, kind: str) -> bytes:
         href, sha256 = index.files[kind]
@@ -100,7 +178,13 @@ class Channel:
         packed = self._require(where)
         if hashlib.sha256(packed).hexdigest() != sha256:
             raise self._unfit(where, "does not have the digest that the signed repomd.xml gives")
-        return zlib.decompress(packed, wbits=31)
+        return packed
+
+    def _signed(self, relative: str) -> bytes:
+        """A file with a good signature beside it."""
+        data = self._require(relative)
+        verify_detached(data, self._require(f"{relative}.asc"), self.key, f"{self.location}/{relative}")
+        return data
 
     def _require(self, relative: str) -> bytes:
         data = self._get(relative)
@@ -117,22 +201,37 @@ class Channel:
 
     def _get(self, relative: str) -> bytes | None:
         """A file of the channel; None where there is none."""
+        if self._remote:
+            answer = self._ask("GET", relative)
+            return None if answer is None else answer.content
         where = f"{self.location}/{relative}"
-        if not re.match(r"https?://", self.location):
-            try:
-                return Path(where).read_bytes()
-            except FileNotFoundError:
-                return None
-            except OSError as error:
-                raise PipelineError(
-                    f"the channel cannot be read: {error.strerror}",
-                    where,
-                    "Check the folder's owner and mode",
-                ) from error
+        try:
+            return Path(where).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise PipelineError(
+                f"the channel cannot be read: {error.strerror}",
+                where,
+                "Check the folder's owner and mode",
+            ) from error
+
+    @property
+    def _remote(self) -> bool:
+        return re.match(r"https?://", self.location) is not None
+
+    @functools.cached_property
+    def _session(self) -> requests.Session:
         import requests  # noqa: PLC0415  a channel in a folder need not pay for it
 
+        return requests.Session()
+
+    def _ask(self, method: str, relative: str) -> requests.Response | None:
+        import requests  # noqa: PLC0415
+
+        where = f"{self.location}/{relative}"
         try:
-            answer = requests.get(where, timeout=60)
+            answer = self._session.request(method, where, timeout=60)
             if answer.status_code == requests.codes.not_found:
                 return None
             answer.raise_for_status()
@@ -142,7 +241,7 @@ class Channel:
                 where,
                 "Check channel_url, the network and that the repository host serves, then run again",
             ) from error
-        return answer.content
+        return answer
 
 
 def parse_repomd(text: bytes) -> Index:
@@ -154,36 +253,3 @@ def parse_repomd(text: bytes) -> Index:
         if location is not None and checksum is not None:
             files[data.get("type", "")] = (location.get("href", ""), checksum.text or "")
     return Index(int(root.findtext(f"{_REPO}revision", "0")), files)
-
-
-def parse_packages(primary: bytes) -> list[Package]:
-    """The packages of a primary.xml, in its order."""
-    packages: list[Package] = []
-
-    def keep(package: createrepo_c.Package) -> None:
-        packages.append(
-            Package(
-                name=package.name,
-                version=package.version,
-                release=package.release,
-                arch=package.arch,
-                commit=commit_of(package.provides),
-                path=Path(package.location_href).name,
-                sha256=package.pkgId,
-                size=package.size_package,
-            )
-        )
-
-    with tempfile.NamedTemporaryFile(suffix=".xml") as file:
-        file.write(primary)
-        file.flush()
-        createrepo_c.xml_parse_primary(file.name, pkgcb=keep, do_files=False)
-    return packages
-
-
-def commit_of(provides: Sequence[Sequence[str | None]]) -> str:
-    """Upstream's commit among a package's provides (name, flag, epoch, version, ...), or ""."""
-    for name, flag, _, version, *_ in provides:
-        if name == COMMIT_CAPABILITY and flag == "EQ":
-            return version or ""
-    return ""

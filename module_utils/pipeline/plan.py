@@ -5,12 +5,13 @@ Rules:
 1. A flavour is present if the channel has its exact package, built from the same commit.
 2. The same name and version from another commit, whatever the release, means that upstream moved a
    tag: that is refused, never built over.
+3. A package that was yanked is never published again, so it is not built: that is refused too.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from .errors import PipelineError
@@ -48,8 +49,9 @@ def plan(
     package_release: str,
     dist: str,
     arch: str = "x86_64",
+    yanked: Container[str] = (),
 ) -> Plan:
-    """What to build for ``source``; PipelineError if its tag moved since it was published."""
+    """What to build for ``source``; PipelineError if its tag moved since it was published, or it was yanked."""
     known = list(published)
     missing: list[Flavour] = []
     present: list[Package] = []
@@ -64,8 +66,16 @@ def plan(
                 raise moved(source, package)
         exact = [p for p in same if (p.release, p.arch) == (f"{package_release}{dist}", arch)]
         present += exact
-        if not exact:
-            missing.append(flavour)
+        if exact:
+            continue
+        nevra = f"{flavour.package_name}-{source.rpm_version}-{package_release}{dist}.{arch}"
+        if f"{nevra}.rpm" in yanked:
+            raise PipelineError(
+                f"{nevra} was yanked from this channel, and is never published again",
+                source.url,
+                "If it is to be built anew, raise package_release",
+            )
+        missing.append(flavour)
     return Plan(tuple(missing), tuple(present))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pipeline.publisher import Publisher
 from pipeline.records import Package, sha256_file
 from pipeline.run import run
 from pipeline.signing import sign_package
-from pipeline.snapshot import Outcome, Signer, publish
+from pipeline.snapshot import Engine, Outcome, Signer
 
 AGENT = Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher"
 STABLE = "fedora/43/x86_64"
@@ -89,17 +90,29 @@ class Site:
     signer: Signer
 
     @classmethod
-    def make(cls, folder: Path) -> Site:
-        site = cls(folder, make_signer(folder / "keys"))
-        site.root.mkdir()
-        config = {
-            "root": str(site.root),
-            "base_url": "http://repo.invalid",
-            "key": str(site.signer.public_key),
-            "channels": {"stable": STABLE},
-        }
-        (folder / "publisher.json").write_text(json.dumps(config))
+    def make(cls, folder: Path, **retention: int) -> Site:
+        """A new site; ``retention`` is the repo host's own (snapshots, days, grace_hours)."""
+        return cls(folder, make_signer(folder / "keys"))._configured(retention)
+
+    def another(self, folder: Path, *, empty: bool = False) -> Site:
+        """A copy of this site, with the same signer; or its like with an empty channel."""
+        configured = json.loads((self.folder / "publisher.json").read_text())["channels"]["stable"]
+        retention = {name: value for name, value in configured.items() if name != "path"}
+        site = Site(folder, self.signer)._configured(retention)
+        if not empty:
+            shutil.copytree(self.root, site.root, symlinks=True, dirs_exist_ok=True)
         return site
+
+    def _configured(self, retention: dict[str, int]) -> Site:
+        self.root.mkdir(parents=True)
+        config = {
+            "root": str(self.root),
+            "base_url": "http://repo.invalid",
+            "key": str(self.signer.public_key),
+            "channels": {"stable": {"path": STABLE, **retention}},
+        }
+        (self.folder / "publisher.json").write_text(json.dumps(config))
+        return self
 
     @property
     def root(self) -> Path:
@@ -124,16 +137,18 @@ class Site:
             public_key=self.signer.public_key,
         ).package
 
-    def publish(self, *packages: Package, **arguments: object) -> Outcome:
-        """``snapshot.publish`` to the channel stable."""
-        usual = {
-            "channel": self.channel,
-            "agent": self.agent,
-            "signer": self.signer,
-            "root": self.folder / "signer",
-            "reason": "test",
-        }
-        return publish("stable", packages, **usual | arguments)  # type: ignore[arg-type]
+    @property
+    def engine(self) -> Engine:
+        """The engine of the channel stable."""
+        return Engine("stable", self.channel, self.agent, self.signer, self.folder / "signer")
+
+    def publish(self, *packages: Package, **arguments: bool) -> Outcome:
+        """Add packages to the channel stable."""
+        return self.engine.add(packages, reason="test", **arguments)
+
+    def names(self, snapshot: str | None = None) -> list[str]:
+        """The package file names of a snapshot, by default of the head."""
+        return [package.filename for package in self.channel.read(snapshot).packages]
 
     def served(self) -> dict[str, str]:
         """Every file that clients can reach, with its digest or link."""

@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from pipeline.channel import Channel, Published
+from pipeline.channel import EMPTY, Channel, Published
 from pipeline.errors import PipelineError
 from signer_site import STABLE, Site, make_signer
 
@@ -62,6 +62,20 @@ def test_the_head_and_its_packages_are_read(served: tuple[Path, str], site: Site
     assert Channel(f"{location}/", site.signer.public_key).read() == published
 
 
+def test_the_state_to_compose_on_tells_the_same(served: tuple[Path, str], site: Site) -> None:
+    channel = Channel(served[1], site.signer.public_key)
+    state = channel.state(channel.head())
+    assert [(p.filename, p.sha256) for p in state.packages] == [(p.path, p.sha256) for p in channel.read().packages]
+    assert (state.id, state.record.channel) == (channel.head(), "stable")
+    assert channel.findings(state.id) == []
+
+
+def test_the_pool_is_asked_for_a_file(served: tuple[Path, str], site: Site) -> None:
+    channel = Channel(served[1], site.signer.public_key)
+    assert channel.has("mistralrs-ada-0.9.1-1.fc43.x86_64.rpm")
+    assert not channel.has("mistralrs-ada-0.9.3-1.fc43.x86_64.rpm")
+
+
 def test_an_older_snapshot_is_read_by_its_id(served: tuple[Path, str], site: Site) -> None:
     folder, location = served
     first = min(path.name for path in (folder / "snapshots").iterdir())
@@ -72,7 +86,8 @@ def test_a_channel_without_a_mirrorlist_is_empty(served: tuple[Path, str], site:
     _, location = served
     channel = Channel(f"{location}/unstable", site.signer.public_key)
     assert channel.read() == Published("", 0, ())
-    assert channel.entries(channel.head()) == (0, [])
+    assert channel.state(channel.head()) is EMPTY
+    assert not channel.has("mistralrs-ada-0.9.1-1.fc43.x86_64.rpm")
 
 
 def metadata(folder: Path, name: str) -> Path:
@@ -91,6 +106,13 @@ def other_repomd(folder: Path) -> None:
         metadata(folder, name).write_bytes((old / "repodata" / name).read_bytes())
 
 
+def other_record(folder: Path) -> None:
+    """The older snapshot's record and signature, both good, as the newer's."""
+    old = min((folder / "snapshots").iterdir())
+    for name in ("snapshot.json", "snapshot.json.asc"):
+        metadata(folder, f"../{name}").write_bytes((old / name).read_bytes())
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -103,7 +125,9 @@ def other_repomd(folder: Path) -> None:
         (lambda f: metadata(f, "primary").write_bytes(b"-"), "does not have the digest"),
         (lambda f: metadata(f, "primary").unlink(), "-primary.xml.gz is missing"),
         (lambda f: (f / "mirrorlist").write_text("<html>\n"), "the mirrorlist names no snapshot"),
+        (lambda f: metadata(f, "../snapshot.json").write_text("{}"), "the signature does not fit the file"),
         (other_repomd, "is signed, but it is not that of this snapshot"),
+        (other_record, "is signed, but it is not that of this snapshot"),
     ],
 )
 def test_what_was_changed_is_refused(

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
+import gzip
+import multiprocessing
+import os
+import re
 import shutil
+import signal
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import createrepo_c
 import pytest
 from pipeline import snapshot
+from pipeline.changes import added
+from pipeline.channel import EMPTY
 from pipeline.errors import PipelineError
 from pipeline.keys import opened
-from pipeline.publisher import Publisher
+from pipeline.metadata import TYPES, entry_of
+from pipeline.publisher import Busy, Publisher
 from pipeline.records import Package, Transaction, sha256_file
+from pipeline.snapshot import Engine, workplace
 from signer_site import COMMIT, STABLE, Site
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site.make(tmp_path)
+
+
+def composing(site: Site) -> list[str]:
+    """What lies in the folder in which snapshots are composed."""
+    return [path.name for path in (site.folder / "signer/compose").iterdir()]
 
 
 def test_a_first_and_a_second_snapshot(site: Site) -> None:
@@ -29,18 +44,29 @@ def test_a_first_and_a_second_snapshot(site: Site) -> None:
     two = site.publish(second)
     assert two.snapshot
     assert (two.snapshot.parent, two.snapshot.added) == (one.head, (second.filename,))
-    assert (two.before, two.after) == ((first.filename,), (first.filename, second.filename))
+    assert (two.before, two.after, two.added) == (
+        (first.filename,),
+        (first.filename, second.filename),
+        (second.filename,),
+    )
 
     published = site.channel.read()
     assert published.head == two.head == two.snapshot.id
-    assert published.packages == tuple(
-        dataclasses.replace(package, path=package.filename) for package in (first, second)
-    )
+    assert published.packages == tuple(replace(package, path=package.filename) for package in (first, second))
     assert {package.commit for package in published.packages} == {COMMIT}
     assert published.revision > site.channel.read(one.head).revision
-    old, new = ({entry.filename: entry for entry in site.channel.entries(head)[1]} for head in (one.head, two.head))
-    assert new[first.filename] == old[first.filename], "the records of a published package never change"
-    assert not list((site.folder / "signer/compose/stable").iterdir())
+    assert composing(site) == [".lock"]
+
+
+def test_the_records_of_a_published_package_never_change(site: Site) -> None:
+    heads = [site.publish(site.package(version)).head for version in ("0.9.2", "0.9.1", "0.9.3")]
+    for kind in TYPES:
+        states = [site.channel.state(head) for head in heads]
+        old, *_, new = [gzip.decompress(site.channel.packed(state, kind)).decode() for state in states]
+        (record,) = re.findall(r"<package .*</package>\n", old, re.DOTALL)
+        assert record in new
+        order = re.findall(r'<version epoch="0" ver="(.*?)"', new)
+        assert order == ["0.9.1", "0.9.2", "0.9.3"], "in the order of their file names"
 
 
 def test_what_is_published_is_not_published_again(site: Site) -> None:
@@ -50,17 +76,6 @@ def test_what_is_published_is_not_published_again(site: Site) -> None:
     again = site.publish(package)
     assert (again.changed, again.head, again.snapshot) == (False, one.head, None)
     assert site.served() == before
-
-
-def test_published_packages_are_not_read_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = site.package("0.9.1"), site.package("0.9.2")
-    site.publish(first)
-    Path(first.path).unlink()
-    read: list[str] = []
-    entry_of = snapshot.entry_of
-    monkeypatch.setattr(snapshot, "entry_of", lambda path, name: (read.append(name), entry_of(path, name))[1])
-    assert site.publish(first, second).snapshot
-    assert read == [second.filename]
 
 
 def test_the_same_name_with_other_bytes_is_refused(site: Site) -> None:
@@ -80,40 +95,88 @@ def test_check_mode_tells_and_changes_nothing(site: Site) -> None:
     assert not (site.folder / "signer/compose").exists()
 
 
-@dataclasses.dataclass(frozen=True)
-class Busy:
-    """The agent, while others publish just before each of the first commits."""
+@dataclass(frozen=True)
+class Overtaken(Publisher):
+    """The way to the agent of one whom others overtake: they publish just before each of the first commits."""
 
-    site: Site
+    engine: Engine
     others: list[Package]
-
-    def head(self, channel: str) -> str:
-        return self.site.agent.head(channel)
+    sent: list[Transaction] = field(default_factory=list)
 
     def upload(self, transaction: Transaction) -> None:
-        self.site.agent.upload(transaction)
+        self.sent.append(transaction)
+        super().upload(transaction)
 
     def commit(self, transaction: Transaction) -> str:
         if self.others:
-            self.site.publish(self.others.pop())
-        return self.site.agent.commit(transaction)
+            self.engine.add([self.others.pop()])
+        return super().commit(transaction)
+
+
+def overtaken(site: Site, others: list[Package], tries: int = 100) -> tuple[Engine, Overtaken]:
+    agent = Overtaken(site.agent.rsh, site.agent.host, site.engine, list(others))
+    return replace(site.engine, agent=agent, tries=tries), agent
 
 
 def test_two_publishers_never_lose_each_others_packages(site: Site) -> None:
     others = [site.package("0.9.0"), site.package("0.9.1")]
-    names = {package.filename for package in others}
     mine = site.package("0.9.2")
-    outcome = site.publish(mine, agent=Busy(site, others))
-    assert set(outcome.after) == {*names, mine.filename}
-    assert {package.filename for package in site.channel.read().packages} == {*names, mine.filename}
+    engine, agent = overtaken(site, others)
+    outcome = engine.add([mine])
+    names = sorted(package.filename for package in (*others, mine))
+    assert (list(outcome.after), site.names()) == (names, names)
+    assert len({transaction.id for transaction in agent.sent}) == 1, "the packages are not sent again"
+    assert [len(transaction.snapshot.added) for transaction in agent.sent] == [1, 1, 1]
+
+
+def test_published_packages_are_not_read(site: Site) -> None:
+    published, mine = site.package("0.9.1"), site.package("0.9.2")
+    site.publish(published)
+    Path(published.path).unlink()
+    assert site.publish(published, mine).added == (mine.filename,)
+
+
+def test_a_new_package_is_described_as_createrepo_c_does_it_from_the_whole_file(site: Site) -> None:
+    package = site.package()
+    read = createrepo_c.package_from_rpm(package.path, location_href=f"Packages/{package.filename}")
+    read.time_file = read.time_build  # decided by the package, not by when it was copied
+    assert tuple(text.decode() for text in entry_of(package).texts.values()) == createrepo_c.xml_dump(read)
+
+
+def test_what_somebody_else_publishes_meanwhile_is_left_to_them(site: Site) -> None:
+    mine = [site.package("0.9.1"), site.package("0.9.2")]
+    engine, agent = overtaken(site, mine[:1])
+    assert engine.add(mine).added == (mine[1].filename,)
+    assert site.names() == [package.filename for package in mine]
+    assert [transaction.snapshot.added for transaction in agent.sent] == [
+        tuple(package.filename for package in mine),
+        (mine[1].filename,),
+    ]
 
 
 def test_a_publisher_that_never_gets_its_turn_says_so(site: Site) -> None:
     others = [site.package(f"0.9.{number}") for number in range(2)]
-    names = {package.filename for package in others}
     with pytest.raises(PipelineError, match="others published 2 times while this snapshot was composed"):
-        site.publish(site.package("1.0.0"), agent=Busy(site, others), tries=2)
-    assert {package.filename for package in site.channel.read().packages} == names
+        overtaken(site, others, tries=2)[0].add([site.package("1.0.0")])
+    assert site.names() == [package.filename for package in others]
+
+
+def test_a_busy_agent_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Busy] = []
+    upload = Publisher.upload
+
+    def busy(self: Publisher, transaction: Transaction) -> None:
+        if len(said) < 2:
+            said.append(Busy("this transaction is being uploaded already", transaction.id, "Wait for it"))
+            raise said[-1]
+        upload(self, transaction)
+
+    monkeypatch.setattr(Publisher, "upload", busy)
+    with pytest.raises(PipelineError, match="is being uploaded already"):
+        replace(site.engine, tries=1).add([site.package()])
+    assert site.served() == {}
+    assert site.publish(site.package()).changed
+    assert len(said) == 2
 
 
 def test_a_broken_upload_is_gone_on_with(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,36 +198,83 @@ def test_a_broken_upload_is_gone_on_with(site: Site, monkeypatch: pytest.MonkeyP
     assert seen[0] == seen[1]
 
 
+def test_nothing_is_sent_that_the_repo_host_has_no_room_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def room(self: Publisher, channel: str) -> int:
+        return 1000
+
+    package = site.package()
+    monkeypatch.setattr(Publisher, "room", room)
+    with pytest.raises(PipelineError, match=f"has room for 1,000 bytes, the packages need {package.size:,}.*prune"):
+        site.publish(package)
+    assert not list((site.root / ".publisher").rglob("tx-*"))
+
+
+def test_what_was_sent_before_needs_no_more_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def room(self: Publisher, channel: str) -> int:
+        return 0
+
+    def commit(self: Publisher, transaction: Transaction) -> str:
+        raise PipelineError("the line went down")
+
+    package = site.package()
+    monkeypatch.setattr(Publisher, "commit", commit)
+    with pytest.raises(PipelineError, match="the line went down"):
+        site.publish(package)
+    monkeypatch.undo()
+    monkeypatch.setattr(Publisher, "room", room)
+    assert site.publish(package).changed
+
+
 def test_the_same_inputs_give_the_same_metadata(site: Site) -> None:
     package = site.package()
     made = []
     for name in ("a", "b"):
         shutil.copy(package.path, copy := site.folder / name)  # its time differs
-        transaction = snapshot.compose(
-            "stable",
-            "",
-            [],
-            [dataclasses.replace(package, path=str(copy))],
-            signer=site.signer,
-            root=site.folder / "signer",
-            reason="test",
-            moment=1_700_000_000,
-        )
-        folder = Path(transaction.folder)
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".asc")
-        assert all(path.stat().st_mode & 0o777 == 0o644 for path in files)
-        made.append({str(path): sha256_file(path) for path in files})
+        change = added(EMPTY, [replace(package, path=str(copy))])
+        with workplace(site.folder / "work") as work:
+            snapshot.compose(work, "stable", site.channel, EMPTY, change, site.signer, "test", 1_700_000_000)
+            files = sorted(path for path in work.rglob("*") if path.is_file() and path.suffix != ".asc")
+            made.append({str(path.relative_to(work)): sha256_file(path) for path in files})
     assert made[0] == made[1]
+    assert len(made[0]) == len(TYPES) + 4
+
+
+def test_a_killed_run_leaves_nothing_that_hinders_the_next(site: Site) -> None:
+    """It dies while its upload is on the way; a living run's folder is not touched."""
+    package = site.package()
+
+    def upload(self: Publisher, transaction: Transaction) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run() -> None:
+        Publisher.upload = upload  # type: ignore[method-assign]
+        site.publish(package)
+
+    (killed := multiprocessing.get_context("fork").Process(target=run)).start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    (dead,) = (name for name in composing(site) if name != ".lock")
+    with workplace(site.folder / "signer/compose") as living:
+        assert dead not in composing(site)
+        (living / "mine").touch()
+        assert site.publish(package).changed
+        assert (living / "mine").exists()
+    assert composing(site) == [".lock"]
 
 
 def spoil_signature(site: Site, head: str) -> None:
-    path = site.root / STABLE / f"snapshots/{head}/repodata/repomd.xml"
+    path = site.root / f"{STABLE}/snapshots/{head}/repodata/repomd.xml"
     path.write_text(path.read_text() + "\n")
 
 
 def spoil_metadata(site: Site, head: str) -> None:
-    (path,) = (site.root / STABLE / f"snapshots/{head}/repodata").glob("*-filelists.xml.gz")
+    (path,) = (site.root / f"{STABLE}/snapshots/{head}/repodata").glob("*-filelists.xml.gz")
     path.write_bytes(b"spoilt")
+
+
+def spoil_record(site: Site, head: str) -> None:
+    path = site.root / f"{STABLE}/snapshots/{head}/snapshot.json"
+    path.write_text(path.read_text().replace('"yanked": []', '"yanked": ["x.rpm"]'))
 
 
 @pytest.mark.parametrize(
@@ -172,6 +282,7 @@ def spoil_metadata(site: Site, head: str) -> None:
     [
         (spoil_signature, "the signature does not fit the file"),
         (spoil_metadata, "does not have the digest that the signed repomd.xml gives"),
+        (spoil_record, r"the signature does not fit the file.*snapshot\.json"),
     ],
 )
 def test_nothing_is_composed_on_a_parent_that_was_changed(site: Site, spoil, message: str) -> None:
@@ -182,66 +293,30 @@ def test_nothing_is_composed_on_a_parent_that_was_changed(site: Site, spoil, mes
     assert site.served() == before
 
 
-def test_a_package_that_was_changed_after_signing_is_refused(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data + b"\0", "the package was changed after it was signed .* sign it again"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "not the one that the signed metadata names"),
+    ],
+    ids=["by the signer", "by the agent"],
+)
+def test_a_package_that_was_changed_after_signing_is_refused(site: Site, change, message: str) -> None:
     package = site.package()
     path = Path(package.path)
-    path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(PipelineError, match="the package was changed after it was signed"):
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(PipelineError, match=message):
         site.publish(package)
     assert site.served() == {}
 
 
-def test_the_modules_compare_and_publish(run_module, site: Site, flavours: dict[str, dict[str, object]]) -> None:
+def test_a_package_that_is_gone_or_none_is_told(site: Site) -> None:
     package = site.package()
-    location = str(site.root / STABLE)
-    release = {
-        "location": location,
-        "channel": "stable",
-        "packages": [package.to_dict()],
-        "root": str(site.folder / "signer"),
-        "home": str(site.signer.home),
-        "public_key": str(site.signer.public_key),
-        "publisher": {"rsh": list(site.agent.rsh), "host": "local"},
-        "reason": "release 0.9.2",
-    }
-    source = {
-        "url": "https://example.org/up.git",
-        "ref": "v0.9.2",
-        "kind": "tag",
-        "commit": COMMIT,
-        "commit_time": 1,
-        "version": "0.9.2",
-        "rpm_version": "0.9.2",
-    }
-    wanted = {
-        "location": location,
-        "channel": "stable",
-        "key": str(site.signer.public_key),
-        "source": source,
-        "flavours": list(flavours.values()),
-        "flavour": "ada",
-        "dist": ".fc43",
-    }
-    compared = run_module("channel_packages", wanted)
-    assert (compared["head"], compared["packages"]) == ("", [])
-    assert [row["name"] for row in compared["missing"]] == ["ada"]
-    assert compared["wanted"] == compared["missing"]
-
-    planned = run_module("channel_snapshot", release, check=True)
-    assert (planned["changed"], planned["head"], planned["added"]) == (True, "", [package.filename])
-    assert planned["diff"] == {"before": "", "after": f"{package.filename}\n"}
-    done = run_module("channel_snapshot", release)
-    assert done["changed"]
-    assert done["url"] == f"{location}/snapshots/{done['head']}/"
-    assert done["snapshot"]["reason"] == "release 0.9.2"
-    again = run_module("channel_snapshot", release)
-    assert (again["changed"], again["head"], again["packages"]) == (False, done["head"], [package.to_dict()])
-
-    compared = run_module("channel_packages", wanted)
-    assert (compared["head"], compared["missing"]) == (done["head"], [])
-    assert [row["path"] for row in compared["present"]] == [package.filename]
-    moved = run_module("channel_packages", {**wanted, "source": {**source, "commit": "f" * 40}})
-    assert "tag v0.9.2 moved" in moved["msg"]
+    (none := site.folder / "none.rpm").write_bytes(b"-" * package.size)
+    for path in (site.folder / "gone.rpm", none):
+        with pytest.raises(PipelineError, match=f"not a package that can be read: .*{path}"):
+            site.publish(replace(package, path=str(path)))
+    assert site.served() == {}
 
 
 def test_every_agent_of_gpg_ended(site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pipeline.records import Flavour
 from pipeline.upstream import resolve
+from signer_site import COMMIT, STABLE, Site
 
 CPU = Flavour("cpu", "any x86-64", published=False).to_dict()
 PACKAGE = {"package": "mistralrs-cli"}
@@ -74,3 +75,125 @@ def test_a_cargo_that_is_not_there_is_told_with_what_to_do(run_module, source, t
     result = run_module("cargo_build", arguments | {"cargo": "/nonexistent/cargo"})
     assert result["failed"]
     assert "/nonexistent/cargo is not installed on the builder" in result["msg"]
+
+
+def channel_of(site: Site) -> dict[str, object]:
+    """The arguments of channel_snapshot that say which channel, and whose."""
+    return {
+        "channel": "stable",
+        "location": str(site.root / STABLE),
+        "root": str(site.folder / "signer"),
+        "home": str(site.signer.home),
+        "public_key": str(site.signer.public_key),
+        "publisher": {"rsh": list(site.agent.rsh), "host": "local"},
+    }
+
+
+def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
+    site = Site.make(tmp_path)
+    package = site.package()
+    release = channel_of(site) | {"packages": [package.to_dict()], "reason": "release 0.9.2"}
+    location = release["location"]
+    source = {
+        "url": "https://example.org/up.git",
+        "ref": "v0.9.2",
+        "kind": "tag",
+        "commit": COMMIT,
+        "commit_time": 1,
+        "version": "0.9.2",
+        "rpm_version": "0.9.2",
+    }
+    wanted = {
+        "location": location,
+        "channel": "stable",
+        "key": str(site.signer.public_key),
+        "source": source,
+        "flavours": list(flavours.values()),
+        "flavour": "ada",
+        "dist": ".fc43",
+    }
+    compared = run_module("channel_packages", wanted)
+    assert (compared["head"], compared["packages"]) == ("", [])
+    assert [row["name"] for row in compared["missing"]] == ["ada"]
+    assert compared["wanted"] == compared["missing"]
+
+    planned = run_module("channel_snapshot", release, check=True)
+    assert (planned["changed"], planned["head"], planned["added"]) == (True, "", [package.filename])
+    assert planned["diff"] == {"before": "", "after": f"{package.filename}\n"}
+    done = run_module("channel_snapshot", release)
+    assert done["changed"]
+    assert done["url"] == f"{location}/snapshots/{done['head']}/"
+    assert done["snapshot"]["reason"] == "release 0.9.2"
+    again = run_module("channel_snapshot", release)
+    assert (again["changed"], again["head"], again["packages"]) == (False, done["head"], [package.to_dict()])
+
+    compared = run_module("channel_packages", wanted)
+    assert (compared["head"], compared["missing"]) == (done["head"], [])
+    assert [row["path"] for row in compared["present"]] == [package.filename]
+    moved = run_module("channel_packages", {**wanted, "source": {**source, "commit": "f" * 40}})
+    assert "tag v0.9.2 moved" in moved["msg"]
+
+
+def test_channel_snapshot_stages_commits_and_takes_back(run_module, tmp_path):
+    """Each state: told in check mode or a dry run, then done, then found done."""
+    site = Site.make(tmp_path, snapshots=1, days=0, grace_hours=0)
+    old, new = site.package("0.9.1"), site.package("0.9.2")
+    site.publish(old)
+
+    def run(state: str, *, check: bool = False, **arguments: object):
+        before = site.served()
+        result = run_module("channel_snapshot", channel_of(site) | {"state": state} | arguments, check=check)
+        assert "msg" not in result, result
+        if check or arguments.get("dry_run") or not result["changed"]:
+            assert site.served() == before
+        return result
+
+    held = {"packages": [new.to_dict()], "hold": True}
+    assert run("added", check=True, **held)["transaction"] == {}
+    for _ in range(2):
+        staged = run("added", **held)
+        assert (staged["changed"], staged["added"], staged["stage"]["name"]) == (True, [new.filename], "stage")
+        assert staged["url"].endswith(f"/snapshots/{staged['snapshot']['id']}/")
+        assert staged["head"] == site.channel.head() != staged["snapshot"]["id"]
+        assert run("dropped", check=True, transaction=staged["transaction"])["changed"]
+        assert run("dropped", transaction=staged["transaction"])["changed"]
+        assert not run("dropped", transaction=staged["transaction"])["changed"]
+
+    staged = run("added", **held)
+    proved = {"packages": staged["packages"], "transaction": staged["transaction"]}
+    assert run("committed", check=True, **proved)["changed"]
+    done = run("committed", **proved)
+    assert (done["changed"], done["head"], done["added"]) == (True, staged["snapshot"]["id"], [new.filename])
+    assert not run("committed", **proved)["changed"]
+
+    gone = {"names": ["*-0.9.2-*"]}
+    for dry in ({"check": True}, {"dry_run": True}):
+        told = run("removed", **gone, **dry)
+        assert (told["changed"], told["removed"]) == (True, [new.filename])
+        assert told["diff"] == {"before": f"{old.filename}\n{new.filename}\n", "after": f"{old.filename}\n"}
+        assert told["stage"]["result"] == "stable: would be changed, 1 removed"
+    assert run("removed", **gone)["removed"] == [new.filename]
+    assert not run("removed", **gone)["changed"]
+
+    assert run("rolled_back", dry_run=True)["added"] == [new.filename]
+    assert run("rolled_back", reason="it was well")["snapshot"]["reason"] == "it was well"
+
+    keep = {"retention": {"versions": 1, "snapshots": 50}}
+    assert run("pruned", **keep, dry_run=True)["removed"] == [old.filename]
+    pruned = run("pruned", **keep)
+    assert (pruned["removed"], len(pruned["pruned"]["snapshots"])) == ([old.filename], 4)
+    assert not run("pruned", **keep)["changed"]
+
+    verified = run("verified")
+    assert (verified["changed"], verified["findings"]) == (False, [])
+    (site.root / STABLE / "Packages" / new.filename).unlink()
+    failed = run_module("channel_snapshot", channel_of(site) | {"state": "verified"})
+    assert failed["failed"]
+    assert any(new.filename in finding for finding in failed["findings"])
+
+
+def test_channel_snapshot_asks_for_what_a_state_needs(run_module, tmp_path):
+    site = Site.make(tmp_path)
+    for state, needed in (("added", "packages"), ("removed", "names"), ("committed", "packages, transaction")):
+        failed = run_module("channel_snapshot", channel_of(site) | {"state": state})
+        assert f"state is {state} but all of the following are missing: {needed}" in failed["msg"]

@@ -70,3 +70,15 @@ def test_an_unknown_flavour_is_told_the_known_ones() -> None:
         select_flavours([ADA, AMPERE], "adda")
     assert error.value.what == "there is no flavour adda"
     assert error.value.remedy == "Choose one of: ada, ampere, all"
+
+
+def test_a_yanked_package_is_not_built_again_under_its_name() -> None:
+    yanked = ["mistralrs-ampere-0.9.2-1.fc43.x86_64.rpm"]
+    assert plan(source(), [ADA], [], "1", ".fc43", yanked=yanked).missing == (ADA,)
+    with pytest.raises(PipelineError) as error:
+        plan(source(), [ADA, AMPERE], [], "1", ".fc43", yanked=yanked)
+    assert error.value.what == (
+        "mistralrs-ampere-0.9.2-1.fc43.x86_64 was yanked from this channel, and is never published again"
+    )
+    assert "raise package_release" in error.value.remedy
+    assert plan(source(), [AMPERE], [], "2", ".fc43", yanked=yanked).missing == (AMPERE,)
