@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: prove that a client can install what a channel publishes."""
+"""Ansible module: prove that a client can install what a channel publishes, or is about to."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ DOCUMENTATION = r"""
 module: channel_install
 short_description: Prove that a client can install a channel's packages
 description:
-  - Makes a throw-away copy-on-write copy of the running system, gives it the published C(.repo) file and an
-    empty rpm database, and installs, runs and removes each package there with dnf over HTTP.
+  - Makes a throw-away copy-on-write copy of a system, gives it the published C(.repo) file and an
+    empty rpm database, and installs, runs and removes each package there with dnf over HTTP; then all of them
+    side by side.
+  - A staged snapshot is proven under the URL that it keeps, before any client is told of it.
   - The signatures of packages and metadata must be checked and must come from the trusted key.
   - What Fedora itself would provide comes from a provider package that is made on the spot; the result
     lists what it stood in for.
@@ -27,6 +29,22 @@ options:
     description: The file of the trusted public keys, armored. The keys that the channel offers must be in it.
     type: path
     required: true
+  path:
+    description:
+      - The channel's path below O(url), as in C(fedora/43/x86_64). Needed with O(snapshot) and O(by=baseurl).
+    type: str
+    default: ''
+  snapshot:
+    description:
+      - The id of a staged snapshot to prove. The client reads it by its URL as C(baseurl); only O(previous) packages
+        are installed from what is published. By default what is published is proven.
+    type: str
+    default: ''
+  by:
+    description: How the client reads what is published. By V(mirrorlist) it has the C(.repo) file as it is.
+    type: str
+    choices: [mirrorlist, baseurl]
+    default: mirrorlist
   packages:
     description: The packages to install, as Package records of the channel.
     type: list
@@ -35,6 +53,14 @@ options:
   previous:
     description:
       - Earlier packages of some of the same names. Such a one is installed first, upgraded, and gone back to.
+        Other names are not used.
+    type: list
+    elements: dict
+    default: []
+  flavours:
+    description:
+      - The flavour table, which tells whose command C(/usr/bin/mistralrs) is where several packages are installed.
+        Needed with more than one package.
     type: list
     elements: dict
     default: []
@@ -67,8 +93,12 @@ options:
         description: The port on 127.0.0.1.
         type: int
         required: true
+  system:
+    description: The root of the system that the client copies; C(scripts/forky-tree) makes one with dnf5 and rpm 6.
+    type: path
+    default: /
   client:
-    description: The program that installs; by default dnf5 where it is installed, else dnf.
+    description: The program that installs; by default dnf5 where O(system) has it, else dnf.
     type: str
     choices: ['', dnf, dnf5]
     default: ''
@@ -85,26 +115,41 @@ attributes:
     description: Nothing changes.
 notes:
   - Needs root, and a host where root may mount an overlay.
-  - The client's files lie in memory; a package of 1 GB installed needs some 2 GB, 4 GB with a previous one.
+  - The client's files lie in memory; a package of 1 GB installed needs some 2 GB, 4 GB with a previous one. Several
+    need as much together, since they are installed side by side at the end.
 """
 
 EXAMPLES = r"""
-- name: A client can install what was published
+- name: A client will be able to install what is staged
   channel_install:
     url: "{{ channel_url }}"
-    key: "{{ signer_root }}/public.asc"
+    path: "{{ channels.stable.path }}"
+    snapshot: "{{ staged.snapshot.id }}"
+    key: "{{ signing_public_key }}"
+    packages: "{{ staged.packages }}"
+    previous: "{{ compared.previous }}"
+    flavours: "{{ flavours }}"
+    transcript: "{{ signer_root }}/log/client-stable.log"
+  become: true
+
+- name: A client of the next generation can install what is published
+  channel_install:
+    url: "{{ channel_url }}"
+    key: "{{ signing_public_key }}"
     packages: "{{ published.packages }}"
-    expect: "mistralrs {{ source.version }}"
-    transcript: "{{ project_root }}/.local/log/client-stable.log"
+    flavours: "{{ flavours }}"
+    system: /var/cache/mistralrs-rpm/forky-1
+    client: dnf5
+    transcript: "{{ signer_root }}/log/client-dnf5.log"
   become: true
 """
 
 RETURN = r"""
 client:
-  description: The program that installed, and its version.
+  description: The program that installed and the rpm it used, with their versions.
   type: str
   returned: not in check mode
-  sample: dnf 4.14.0
+  sample: dnf 4.14.0, rpm 4.18.0
 installed:
   description: The packages that were proven.
   type: list
@@ -116,7 +161,7 @@ versions:
   elements: str
   returned: not in check mode
 steps:
-  description: The steps, each with C(verb), C(nevra) and C(seconds).
+  description: The steps, each with C(verb), C(what) (a list of NEVRAs, or of one snapshot) and C(seconds).
   type: list
   elements: dict
   returned: success
@@ -147,7 +192,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.client import Order, plan, prove
+from ansible.module_utils.pipeline.client import Order, earlier, plan, prove
 from ansible.module_utils.pipeline.errors import PipelineError
 from ansible.module_utils.pipeline.loopback_site import served
 
@@ -158,8 +203,12 @@ def main() -> None:
             "url": {"type": "str", "required": True},
             "channel": {"type": "str", "default": "stable"},
             "key": {"type": "path", "required": True, "no_log": False},
+            "path": {"type": "str", "default": ""},
+            "snapshot": {"type": "str", "default": ""},
+            "by": {"type": "str", "choices": ["mirrorlist", "baseurl"], "default": "mirrorlist"},
             "packages": {"type": "list", "elements": "dict", "required": True},
             "previous": {"type": "list", "elements": "dict", "default": []},
+            "flavours": {"type": "list", "elements": "dict", "default": []},
             "expect": {"type": "str", "default": ""},
             "library_path": {"type": "list", "elements": "path", "default": []},
             "releasever": {"type": "str", "default": "43"},
@@ -168,6 +217,7 @@ def main() -> None:
                 "type": "dict",
                 "options": {"root": {"type": "path", "required": True}, "port": {"type": "int", "required": True}},
             },
+            "system": {"type": "path", "default": "/"},
             "client": {"type": "str", "choices": ["", "dnf", "dnf5"], "default": ""},
             "transcript": {"type": "path", "required": True},
         },
@@ -178,7 +228,7 @@ def main() -> None:
         serve = module.params.pop("serve")
         order = Order.from_dict(module.params)
         if module.check_mode:
-            steps = plan(order.packages, order.previous)
+            steps = plan(order)
             tell(module, order, f"would {', '.join(map(str, steps))}", steps=[s.to_dict() for s in steps])
 
         # 2. Prove it.
@@ -188,8 +238,9 @@ def main() -> None:
         module.fail_json(**error.failure())
 
     # 3. Tell.
-    done = "installed, upgraded, run" if order.previous else "installed, run"
-    tell(module, order, f"{done} and removed by {proof.client} in {proof.seconds:.1f} s", **proof.to_dict())
+    done = "installed, upgraded, run" if earlier(order) else "installed, run"
+    staged = ", staged" if order.snapshot else ""
+    tell(module, order, f"{done} and removed by {proof.client} in {proof.seconds:.1f} s{staged}", **proof.to_dict())
 
 
 def tell(module: AnsibleModule, order: Order, result: str, **more: object) -> None:

@@ -1,19 +1,24 @@
-"""The proof that a client can install what a channel publishes.
+"""The proof that a client can install what a channel publishes, or is about to.
 
-    makecache -> provide -> for each package:
+    makecache (what is published) -> makecache (the staged snapshot) -> provide -> for each package:
         [install previous -> upgrade] or install -> run -> [downgrade to previous] -> remove
+    and with several packages: install all -> run -> remove the newest -> run -> remove the others
 
 Rules:
 
-1. The client is a throw-away copy of the running system with an empty rpm database (throwaway.py). The host
-   keeps nothing but the transcript.
+1. The client is a throw-away copy of a system with an empty rpm database (throwaway.py). dnf, rpm and the C library
+   are that system's. The host keeps nothing but the transcript.
 2. The client has the channel's .repo file as users get it, and that file must check the signatures of
    packages and of metadata. The keys that it names must be keys that the operator trusts.
-3. An exit status proves nothing: after each transaction the rpm database is asked what is installed, which
+3. A staged snapshot lies complete under its final URL, and no mirrorlist names it yet. It is read by that URL as
+   baseurl, with all other lines of the .repo file as they are; only previous packages still come from what is
+   published. The metadata that dnf took must be that which gave the snapshot its name.
+4. An exit status proves nothing: after each transaction the rpm database is asked what is installed, which
    key signed it, and whether every file is as packaged.
-4. What a Fedora system would provide (libc's symbols, systemd, CUDA's libraries) comes from one provider
+5. The command that users type is that of the newest GPU generation installed, by the flavour table.
+6. What a Fedora system would provide (libc's symbols, systemd, CUDA's libraries) comes from one provider
    package, made on the spot from the requirements in the verified metadata; the result lists them.
-5. After a removal no path with "mistralrs" in it is left but caches, logs and databases. The account of
+7. After the last removal no path with "mistralrs" in it is left but caches, logs and databases. The account of
    sysusers.d stays, by Fedora's convention.
 """
 
@@ -21,6 +26,7 @@ from __future__ import annotations
 
 import configparser
 import gzip
+import io
 import os
 import re
 import shlex
@@ -29,30 +35,35 @@ import tempfile
 import time
 import urllib.request
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import PipelineError
-from .records import Package, Record
+from .records import Flavour, Package, Record, sha256_file
 from .run import CommandFailed, ProgramMissing, run
 from .throwaway import PATH, Client
 
 PROVIDER = "mistralrs-client-provider"
 COMMAND = "/usr/bin/mistralrs"
 ACCOUNT = "mistralrs"
+SOURCES = ("mirrorlist", "metalink", "baseurl")
+"""The options of a .repo file that say where to read from."""
 
 
 @dataclass(frozen=True)
 class Order(Record):
     """What is to be proven.
 
-    ``url`` is the channels' root; ``repo_file`` the published .repo file's text, empty to fetch it from
-    there. ``key`` is the file of the trusted public keys. ``previous`` holds for some of the packages, by
-    name, the version from which to upgrade and to which to go back. ``expect`` is what ``--version`` must
+    ``url`` is the channels' root, ``path`` the channel's below it; ``repo_file`` the published .repo file's text,
+    empty to fetch it from there. ``snapshot`` is a staged one; empty for what is published, which is read ``by``
+    mirrorlist or baseurl. ``key`` is the file of the trusted public keys. ``previous`` holds for some of the
+    packages, by name, the version from which to upgrade and to which to go back; other names are not used.
+    ``flavours`` tell which of several packages is of the newer generation. ``expect`` is what ``--version`` must
     contain; empty for the package's own version. ``library_path`` lists folders with the libraries that the
-    GPU's driver and CUDA would bring; only the binary sees them.
+    GPU's driver and CUDA would bring; only the binary sees them. ``system`` is the root of the system that the
+    client copies, and ``client`` the program that installs there.
     """
 
     url: str
@@ -61,23 +72,28 @@ class Order(Record):
     packages: tuple[Package, ...]
     transcript: str
     previous: tuple[Package, ...] = ()
+    path: str = ""
+    snapshot: str = ""
+    by: str = "mirrorlist"
+    flavours: tuple[Flavour, ...] = ()
     expect: str = ""
     library_path: tuple[str, ...] = ()
     releasever: str = "43"
     repo_file: str = ""
     client: str = ""
+    system: str = "/"
 
 
 @dataclass(frozen=True)
 class Step(Record):
-    """One step of a proof: what is done (``verb``), to which package (a NEVRA), and how long it took."""
+    """One step of a proof: what is done (``verb``), to ``what`` (NEVRAs, or a staged snapshot), how long it took."""
 
     verb: str
-    nevra: str = ""
+    what: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.verb} {self.nevra}".strip()
+        return " ".join((self.verb, *self.what))
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,17 @@ class RepoFile:
     id: str
     keys: tuple[str, ...]
 
+    def at(self, baseurl: str) -> str:
+        """Its text with ``baseurl`` as the one place to read from."""
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read_string(self.text)
+        for option in SOURCES:
+            parser.remove_option(self.id, option)
+        parser[self.id]["baseurl"] = baseurl
+        written = io.StringIO()
+        parser.write(written)
+        return written.getvalue()
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -116,26 +143,52 @@ class Metadata:
 # What decides: values in, values out.
 
 
-def plan(packages: Sequence[Package], previous: Sequence[Package]) -> tuple[Step, ...]:
+def plan(order: Order) -> tuple[Step, ...]:
     """The steps of a proof, in order."""
-    if not packages:
+    if not order.packages:
         raise PipelineError("there is no package to prove", remedy="Give the packages that were published")
-    earlier = {package.name: package for package in previous}
-    if strangers := set(earlier) - {package.name for package in packages}:
+    if not order.path and (order.snapshot or order.by == "baseurl"):
         raise PipelineError(
-            f"a previous version of {', '.join(sorted(strangers))}, which is not to be proven",
-            remedy="Give previous packages only for names that are in packages",
+            "it is not said where the channel lies below the URL", order.url, "Give path, as channels.yml has it"
         )
-    steps = [Step("makecache"), Step("provide")]
-    for package in packages:
-        old = earlier.get(package.name)
-        if old is None:
-            steps += [Step("install", package.nevra), Step("run", package.nevra)]
-            steps += [Step("remove", package.nevra)]
+    if order.snapshot and not re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", order.snapshot):
+        raise PipelineError("this is not the name of a snapshot", order.snapshot, "Give the id of a staged snapshot")
+    previous = earlier(order)
+    steps = [Step("makecache")] if previous or not order.snapshot else []
+    if order.snapshot:
+        steps.append(Step("makecache", (order.snapshot,)))
+    steps.append(Step("provide"))
+    for package in order.packages:
+        new = (package.nevra,)
+        if package.name in previous:
+            old = (previous[package.name].nevra,)
+            steps += [Step("install", old), Step("upgrade", new), Step("run", new)]
+            steps += [Step("downgrade", old), Step("remove", old)]
         else:
-            steps += [Step("install", old.nevra), Step("upgrade", package.nevra), Step("run", package.nevra)]
-            steps += [Step("downgrade", old.nevra), Step("remove", old.nevra)]
+            steps += [Step("install", new), Step("run", new), Step("remove", new)]
+    if len(order.packages) > 1:
+        ordered = sorted(order.packages, key=lambda package: generation(package, order.flavours), reverse=True)
+        every = tuple(package.nevra for package in ordered)
+        steps += [Step("install", every), Step("run", every[:1]), Step("remove", every[:1])]
+        steps += [Step("run", every[1:2]), Step("remove", every[1:])]
     return tuple(steps)
+
+
+def earlier(order: Order) -> dict[str, Package]:
+    """The previous versions of what is proven, by name."""
+    names = {package.name for package in order.packages}
+    return {package.name: package for package in order.previous if package.name in names}
+
+
+def generation(package: Package, flavours: Iterable[Flavour]) -> int:
+    """Which of two packages is for newer GPUs: the higher. One for no GPU has 0."""
+    for flavour in flavours:
+        if flavour.package_name == package.name:
+            return int(flavour.compute_cap or 0)
+    raise PipelineError(
+        f"the flavour table has no row for {package.name}",
+        remedy="Give flavours where several packages are proven: they tell which generation is the newest",
+    )
 
 
 def upstream_version(package: Package) -> str:
@@ -174,7 +227,7 @@ def checked_repo(text: str, url: str, where: str) -> RepoFile:
     keys = tuple(repo.get("gpgkey", "").replace(",", " ").split())
     if not keys:
         raise refuse("the .repo file names no gpgkey")
-    sources = [repo[option] for option in ("mirrorlist", "metalink", "baseurl") if option in repo]
+    sources = [repo[option] for option in SOURCES if option in repo]
     for address in (*keys, *sources):
         if not address.startswith(f"{url.rstrip('/')}/"):
             raise refuse(f"the .repo file leads to {address}, which is not below {url}")
@@ -262,12 +315,6 @@ def provider_spec(names: Iterable[str]) -> str:
     )
 
 
-def c_library() -> str:
-    """The file of the running system's C library: Debian's place, else Fedora's."""
-    places = (Path("/lib/x86_64-linux-gnu/libc.so.6"), Path("/lib64/libc.so.6"))
-    return str(next((place for place in places if place.exists()), places[-1]))
-
-
 def leftovers(before: Iterable[str], after: Iterable[str]) -> list[str]:
     """The paths of the upper layer that a removed package should have taken with it."""
     stays = re.compile(r"^(var/(cache|log|lib/dnf)/|usr/lib/sysimage/|root/\.rpmdb/|var/lib/rpm/)")
@@ -308,60 +355,84 @@ class Prover:
     ``trusted`` holds the fingerprints of the keys, primary and sub, that may sign a package.
     """
 
-    def __init__(self, order: Order, client: Client, program: str, trusted: Iterable[str]) -> None:
+    def __init__(self, order: Order, client: Client, program: str, repo: RepoFile, trusted: Iterable[str]) -> None:
         self.order = order
         self.client = client
         self.program = program
         self.trusted = {fingerprint[-16:].lower() for fingerprint in trusted}
-        self.packages = {p.nevra: p for p in (*order.packages, *order.previous)}
+        self.previous = {package.nevra: package for package in earlier(order).values()}
+        self.packages = {package.nevra: package for package in order.packages} | self.previous
         self.steps: list[Step] = []
-        self.versions: list[str] = []
+        self.versions: dict[str, str] = {}
         self.provided: tuple[str, ...] = ()
         self.dnf_seconds = 0.0
-        self._metadata = Metadata({}, {})
+        channel = f"{order.url.rstrip('/')}/{order.path.strip('/')}/"
+        self._repos = {"": repo.at(channel) if order.by == "baseurl" else repo.text}
+        if order.snapshot:
+            self._repos[order.snapshot] = repo.at(f"{channel}snapshots/{order.snapshot}/")
+        self._pointed: str | None = None
+        self._caches: set[Path] = set()
+        self._missing: set[str] = set()
         self._before: set[str] = set()
+        self._installed: dict[str, Package] = {}
 
     def carry_out(self, step: Step) -> None:
         with self.client.transcript.open("a") as log:
             log.write(f"\n== {step}\n")
         start = time.monotonic()
-        getattr(self, step.verb)(self.packages.get(step.nevra))
-        self.steps.append(Step(step.verb, step.nevra, round(time.monotonic() - start, 3)))
+        getattr(self, step.verb)(*step.what)
+        self.steps.append(Step(step.verb, step.what, round(time.monotonic() - start, 3)))
 
-    def prepare(self, repo: RepoFile) -> None:
-        """The repository as a user adds it; dnf.conf as strict as dnf knows."""
+    def prepare(self) -> str:
+        """dnf.conf as strict as dnf knows. What the client is: its dnf's and its rpm's versions."""
         self.client.write(
             "/etc/dnf/dnf.conf",
             "[main]\ngpgcheck=1\nskip_if_unavailable=0\nbest=1\nplugins=0\nreposdir=/etc/yum.repos.d\n",
         )
-        self.client.write(f"/etc/yum.repos.d/{repo_name(self.order.channel)}", repo.text)
+        versions = []
+        for program in (self.program, "rpm"):
+            found = re.search(r"\d+(\.\d+)+", self._command(program, "--version"))
+            versions.append(f"{program} {found[0] if found else ''}".strip())
+        return ", ".join(versions)
 
-    def makecache(self, _: Package | None) -> None:
-        """The metadata, verified; every package of the proof must be in it with its digest."""
+    def makecache(self, snapshot: str = "") -> None:
+        """The metadata, verified; every package of the proof must be in it with its digest.
+
+        Before a staged snapshot, only previous packages need to be published.
+        """
+        self._point(snapshot)
         self._dnf("makecache")
-        cache = self.client.path("/var/cache")
-        if not any(cache.glob("*/*/repodata/repomd.xml.asc")):
+        caches = set(self.client.path("/var/cache").glob("*/*/repodata")) - self._caches
+        found = [path for cache in caches for path in cache.glob("*primary.xml.gz")]
+        if len(caches) != 1 or len(found) != 1:
+            raise self._failed(f"dnf's cache got {len(caches)} repositories and {len(found)} primary.xml.gz", "")
+        (cache,) = caches
+        self._caches |= caches
+        if not (cache / "repomd.xml.asc").exists():
             raise self._failed("dnf did not ask for the signature of the metadata", "")
-        found = sorted(cache.glob("*/*/repodata/*primary.xml.gz"))
-        if len(found) != 1:
-            raise self._failed(f"dnf's cache holds {len(found)} primary.xml.gz and not one", "")
-        self._metadata = read_primary(gzip.decompress(found[0].read_bytes()))
-        for nevra, package in self.packages.items():
-            digest = self._metadata.digests.get(nevra)
+        read = sha256_file(cache / "repomd.xml")
+        if snapshot and not snapshot.endswith(f"-{read[:8]}"):
+            raise self._failed(f"dnf read metadata with SHA-256 {read}, which is not that of {snapshot}", "")
+        metadata = read_primary(gzip.decompress(found[0].read_bytes()))
+        wanted = self.packages if snapshot == self.order.snapshot else self.previous
+        for package in wanted.values():
+            digest = metadata.digests.get(package.nevra, "")
             if digest != package.sha256:
-                what = f"has {nevra} with SHA-256 {digest}" if digest else f"does not have {nevra}"
+                holder = f"snapshot {snapshot}" if snapshot else "the channel"
+                what = f"has {package.nevra} with SHA-256 {digest}" if digest else f"does not have {package.nevra}"
                 raise PipelineError(
-                    f"the channel {what}" + (f", not {package.sha256}" if digest else ""),
+                    f"{holder} {what}" + (f", not {package.sha256}" if digest else ""),
                     f"{self.order.url}, {repo_name(self.order.channel)}",
                     "Publish the package, or prove what the channel holds",
                 )
+            self._missing |= metadata.missing[package.nevra]
 
-    def provide(self, _: Package | None) -> None:
-        names = set[str]().union(*(self._metadata.missing[nevra] for nevra in self.packages))
+    def provide(self) -> None:
         # The C library is the client's own: what it really provides, and no more. The channel's metadata would not
         # do anyway, since createrepo_c keeps only the highest of a package's requirements on libc.so.6.
-        own = set(self._command("/usr/lib/rpm/elfdeps", "--provides", c_library()).split())
-        self.provided = tuple(sorted({name for name in names if not name.startswith("libc.so.6")} | own))
+        own = set(self._command("/usr/lib/rpm/elfdeps", "--provides", self._c_library()).split())
+        names = {name for name in self._missing if not name.startswith("libc.so.6")}
+        self.provided = tuple(sorted(names | own))
         defines = ("_topdir /run/provider", "_rpmdir /run", "_build_name_fmt provider.rpm")
         self.client.write("/run/provider.spec", provider_spec(self.provided))
         self._command(
@@ -373,48 +444,77 @@ class Prover:
         self._command("rpm", "-i", "--nodeps", "--nosignature", "/run/provider.rpm")
         self._before = self.client.changed()
 
-    def install(self, package: Package) -> None:
-        self._transaction("install", package)
+    def install(self, *nevras: str) -> None:
+        # What a user has before the snapshot comes is what is published.
+        self._point("" if set(nevras) <= set(self.previous) else self.order.snapshot)
+        self._transaction("install", *nevras)
 
-    def upgrade(self, package: Package) -> None:
-        self._transaction("upgrade", package)
+    def upgrade(self, nevra: str) -> None:
+        self._point(self.order.snapshot)
+        self._transaction("upgrade", nevra)
 
-    def downgrade(self, package: Package) -> None:
-        self._transaction("downgrade", package)
+    def downgrade(self, nevra: str) -> None:
+        self._transaction("downgrade", nevra)
 
-    def run(self, package: Package) -> None:
+    def run(self, nevra: str) -> None:
         """The command that users type tells the version."""
         libraries = ":".join(self.order.library_path)
         said = self._command(COMMAND, "--version", env={"LD_LIBRARY_PATH": libraries} if libraries else {})
-        expect = self.order.expect or upstream_version(package)
+        expect = self.order.expect or upstream_version(self.packages[nevra])
         if expect not in said:
-            raise self._failed(f"{COMMAND} --version of {package.nevra} does not say {expect!r}", said)
-        self.versions.append(said.strip())
+            raise self._failed(f"{COMMAND} --version of {nevra} does not say {expect!r}", said)
+        self.versions[nevra] = said.strip()
 
-    def remove(self, package: Package) -> None:
-        self._dnf("remove", package.name)
-        if self.client.run("rpm", "-q", package.name)[0] == 0:
-            raise self._failed(f"{package.nevra} is still installed after its removal", "")
-        if left := leftovers(self._before, self.client.changed()):
-            raise self._failed(f"{package.nevra} left {', '.join(left[:10])}", "")
+    def remove(self, *nevras: str) -> None:
+        names = [self.packages[nevra].name for nevra in nevras]
+        self._dnf("remove", *names)
+        for name, nevra in zip(names, nevras, strict=True):
+            if self.client.run("rpm", "-q", name)[0] == 0:
+                raise self._failed(f"{nevra} is still installed after its removal", "")
+            del self._installed[name]
+        if self._installed:
+            self._check_command()
+        elif left := leftovers(self._before, self.client.changed()):
+            raise self._failed(f"{', '.join(nevras)} left {', '.join(left[:10])}", "")
 
-    def _transaction(self, verb: str, package: Package) -> None:
-        """Exactly this package is installed afterwards, as a trusted key signed it, and its scriptlets ran:
-        the command that users type is this package's, and there is the account of the service.
+    def _c_library(self) -> str:
+        """The file of the client's C library: Debian's place, else Fedora's."""
+        debian = "/lib/x86_64-linux-gnu/libc.so.6"
+        return debian if self.client.run("test", "-e", debian)[0] == 0 else "/lib64/libc.so.6"
+
+    def _point(self, snapshot: str) -> None:
+        """The client's .repo file: the published one, or with ``snapshot`` in its place."""
+        if self._pointed != snapshot:
+            self.client.write(f"/etc/yum.repos.d/{repo_name(self.order.channel)}", self._repos[snapshot])
+            self._pointed = snapshot
+
+    def _transaction(self, verb: str, *nevras: str) -> None:
+        """Exactly these packages are installed afterwards, as a trusted key signed them, and their scriptlets ran:
+        the command that users type is the newest package's, and there is the account of the service.
         """
-        output = self._dnf(verb, package.nevra)
-        installed = self.client.run("rpm", "-q", package.name)[1].splitlines()
-        if installed != [package.nevra]:
-            have = ", ".join(installed)
-            raise self._failed(f"dnf ended well, and yet rpm says not {package.nevra} but {have!r}", output)
-        signer = signer_of(self._command("rpm", "-qi", package.name))
-        if signer not in self.trusted:
-            raise self._failed(f"{package.nevra} is signed by {signer or 'nobody'}, not by a trusted key", "")
-        self._command("rpm", "-V", package.name)
-        target = self._command("readlink", "-e", COMMAND).strip()
-        if target not in self._command("rpm", "-ql", package.name).splitlines():
-            raise self._failed(f"{COMMAND} is {target}, which is no file of {package.nevra}", "")
+        output = self._dnf(verb, *nevras)
+        for nevra in nevras:
+            name = self.packages[nevra].name
+            installed = self.client.run("rpm", "-q", name)[1].splitlines()
+            if installed != [nevra]:
+                have = ", ".join(installed)
+                raise self._failed(f"dnf ended well, and yet rpm says not {nevra} but {have!r}", output)
+            signer = signer_of(self._command("rpm", "-qi", name))
+            if signer not in self.trusted:
+                raise self._failed(f"{nevra} is signed by {signer or 'nobody'}, not by a trusted key", "")
+            self._command("rpm", "-V", name)
+            self._installed[name] = self.packages[nevra]
+        self._check_command()
         self._command("getent", "passwd", ACCOUNT)
+
+    def _check_command(self) -> None:
+        """The command that users type is a file of the newest generation's package."""
+        newest, *others = self._installed.values()
+        if others:
+            newest = max(newest, *others, key=lambda package: generation(package, self.order.flavours))
+        target = self._command("readlink", "-e", COMMAND).strip()
+        if target not in self._command("rpm", "-ql", newest.name).splitlines():
+            raise self._failed(f"{COMMAND} is {target}, which is no file of {newest.nevra}", "")
 
     def _dnf(self, verb: str, *words: str) -> str:
         start = time.monotonic()
@@ -437,8 +537,8 @@ class Prover:
 def prove(order: Order) -> Proof:
     """Prove that a client can install ``order``'s packages; PipelineError names the step that failed."""
     start = time.monotonic()
-    steps = plan(order.packages, order.previous)
-    program = client_program(order.client)
+    steps = plan(order)
+    program = client_program(order.client, order.system)
     for folder in order.library_path:
         if not Path(folder).is_absolute() or not Path(folder).is_dir():
             raise PipelineError("no such folder of libraries", folder, "Correct library_path: absolute, on this host")
@@ -462,17 +562,17 @@ def prove(order: Order) -> Proof:
                 f"Find out who put it there; the trusted key is in {order.key}",
             )
 
-    with Client(transcript, order.library_path) as client:
+    with Client(transcript, order.library_path, Path(order.system)) as client:
         every = (f for primary, subkeys in trusted.items() for f in (primary, *subkeys))
-        prover = Prover(order, client, program, every)
-        prover.prepare(repo)
+        prover = Prover(order, client, program, repo, every)
+        versions = prover.prepare()
         for step in steps:
             with _named(step):
                 prover.carry_out(step)
     return Proof(
-        client=program_version(program),
+        client=versions,
         installed=tuple(package.nevra for package in order.packages),
-        versions=tuple(prover.versions),
+        versions=tuple(prover.versions[package.nevra] for package in order.packages),
         steps=tuple(prover.steps),
         seconds=round(time.monotonic() - start, 3),
         dnf_seconds=round(prover.dnf_seconds, 3),
@@ -499,19 +599,17 @@ def _named(step: Step) -> Iterator[None]:
         raise PipelineError(f"the client failed to {step}: {error.what}", error.where, error.remedy) from error
 
 
-def client_program(wanted: str) -> str:
-    """The program that installs: the one that is ``wanted``, or the newest there is."""
+def client_program(wanted: str, system: str) -> str:
+    """The program of ``system`` that installs: the one that is ``wanted``, or the newest there is."""
+    if not Path(system, "usr/bin").is_dir():
+        raise PipelineError("no system to copy is here", system, "Give its root; scripts/forky-tree makes such a tree")
     names = (wanted,) if wanted else ("dnf5", "dnf")
     for name in names:
-        if shutil.which(name, path=PATH):
+        if shutil.which(name, path=":".join(f"{system.rstrip('/')}{folder}" for folder in PATH.split(":"))):
             return name
-    raise ProgramMissing(" or ".join(names))
-
-
-def program_version(program: str) -> str:
-    """The program's name and version, as in "dnf 4.14.0"."""
-    found = re.search(r"\d+(\.\d+)+", run([program, "--version"]).stdout)
-    return f"{program} {found[0] if found else ''}".strip()
+    if system == "/":
+        raise ProgramMissing(" or ".join(names))
+    raise PipelineError(f"this system has no {' or '.join(names)}", system, "Give one that has")
 
 
 def fetched(url: str) -> bytes:

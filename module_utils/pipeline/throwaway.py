@@ -1,12 +1,13 @@
-"""A throw-away copy of the running system, to install packages in.
+"""A throw-away copy of a system, the running one or another tree on this machine, to install packages in.
 
 Rules:
 
-1. It is an overlay over the host's root whose upper layer is a tmpfs, in a mount and a pid namespace of its
+1. It is an overlay over the system's root whose upper layer is a tmpfs, in a mount and a pid namespace of its
    own. When the context ends, or this process is killed, the kernel takes down its processes and mounts.
-2. It has no packages, repositories or dnf state of the host; /tmp, /run and /dev are its own; the network is
-   the host's. Of the caller's environment its programs see only the proxies.
-3. The host keeps nothing but the transcript of what was run.
+2. Its programs and libraries are the system's. It has no packages, repositories or dnf state of it; /tmp, /run and
+   /dev are its own; the network is the host's, with the host's names. Of the caller's environment its programs
+   see only the proxies.
+3. Neither the host nor the system keeps anything; the transcript of what was run is all that stays.
 """
 
 from __future__ import annotations
@@ -33,16 +34,22 @@ LONGEST = 1800.0
 
 
 class Client:
-    """A throw-away copy of the running system. It lives as long as the context."""
+    """A throw-away copy of the system whose root is ``system``. It lives as long as the context.
+
+    ``folders`` of the host are in it under the same path, read-only.
+    """
 
     # The holder's own /proc is still the host's: it tells the pid by which the host knows it.
     _HOLDER = r"""
         set -eu
-        base=$1; shift
+        base=$1; system=$2; shift 2
         root=$base/root
         mount -t tmpfs -o mode=0755 client "$base"
         mkdir "$base/upper" "$base/work" "$root"
-        mount -t overlay client -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" "$root"
+        # By its folder and not its name, in which a colon or a comma would mean something to mount.
+        cd "$system"
+        mount -t overlay client -o "lowerdir=.,upperdir=$base/upper,workdir=$base/work" "$root"
+        cd /
         mount -t proc proc "$root/proc"
         mount --bind "$root/proc/sys" "$root/proc/sys"
         mount -o remount,bind,ro "$root/proc/sys"
@@ -64,9 +71,10 @@ class Client:
         exec cat
     """
 
-    def __init__(self, transcript: Path, folders: Sequence[str] = ()) -> None:
+    def __init__(self, transcript: Path, folders: Sequence[str] = (), system: Path = Path("/")) -> None:
         self.transcript = transcript
         self.folders = folders
+        self.system = system
         self._base = ""
         self._pid = ""
 
@@ -82,7 +90,7 @@ class Client:
             self._holder = subprocess.Popen(  # noqa: S603
                 [
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
-                    *("sh", "-c", self._HOLDER, "sh", self._base, *self.folders),
+                    *("sh", "-c", self._HOLDER, "sh", self._base, str(self.system), *self.folders),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -129,15 +137,17 @@ class Client:
         return str(said)
 
     def _empty(self) -> None:
-        """No package, repository or dnf state of the host is the client's."""
-        database = run(["rpm", "--eval", "%_dbpath"], env={"HOME": "/root"}).stdout.strip()
+        """No package, repository or dnf state of the system is the client's."""
         state = ("/var/lib/dnf", "/var/cache/dnf", "/var/cache/libdnf5", "/usr/lib/sysimage/libdnf5")
-        self._inside('rm -rf "$@"; mkdir -p "$1"', database, "/etc/yum.repos.d", "/etc/dnf", *state)
+        self._inside(
+            'database=$(rpm --eval %_dbpath); rm -rf "$database" "$@"; mkdir -p "$database" "$1"',
+            *("/etc/yum.repos.d", "/etc/dnf", *state),
+        )
         # A host may mount its /var, which an overlay of / does not see.
         self._inside("mkdir -p /var/cache /var/lib /var/log; mkdir -p -m 1777 /var/tmp")
-        # A name server's address often lies in /run, which is empty here.
-        resolv = Path("/etc/resolv.conf")
-        self._inside("rm -f /etc/resolv.conf; cat > /etc/resolv.conf", stdin=_text_of(resolv))
+        # The network is the host's. A name server's address often lies in /run, which is empty here.
+        for name in ("/etc/resolv.conf", "/etc/hosts"):
+            self._inside('rm -f "$1"; cat > "$1"', name, stdin=_text_of(Path(name)))
 
     def path(self, inside: str) -> Path:
         """Where the host reads the client's ``inside``. Not for writing: a link may lead to the host."""
@@ -147,7 +157,7 @@ class Client:
         self._inside('mkdir -p "${1%/*}"; cat > "$1"', inside, stdin=text)
 
     def _inside(self, script: str, *words: str, stdin: str = "") -> None:
-        run([*self._enter(), "sh", "-ec", script, "sh", *words], env={"PATH": PATH}, stdin=stdin)
+        run([*self._enter(), "sh", "-ec", script, "sh", *words], env={"PATH": PATH, "HOME": "/root"}, stdin=stdin)
 
     def _enter(self) -> list[str]:
         # --root: the caller may live in a chroot itself.
@@ -155,9 +165,9 @@ class Client:
         return [*nsenter, "chroot", f"{self._base}/root"]
 
     def changed(self) -> set[str]:
-        """Every path that the client has and the host does not, or not so; relative to the root.
+        """Every path that the client has and its system does not, or not so; relative to the root.
 
-        A character device 0:0 is the overlay's mark of a file of the host that the client removed.
+        A character device 0:0 is the overlay's mark of a file of the system that the client removed.
         """
         upper = Path(f"/proc/{self._pid}/root{self._base}/upper")
         return {

@@ -6,20 +6,28 @@ are made by the real spec; their binary is a shell script.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from pipeline.loopback_site import Site
-from pipeline.records import Package, sha256_file
+from pipeline.records import Flavour, Package, sha256_file
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = "fedora/43/x86_64"
 
 SOURCES = PROJECT / "rpm/systemd"
+
+FLAVOURS = tuple(
+    Flavour.from_dict(row)
+    for row in yaml.safe_load((PROJECT / "inventory/group_vars/all/flavours.yml").read_text())["flavours"]
+)
 
 # What the real binary would need of CUDA and glibc; a shell script needs nothing of it.
 REQUIRES = "Requires: systemd >= 255, libcudart.so.13()(64bit), libc.so.6(GLIBC_2.34)(64bit)\n"
@@ -94,6 +102,10 @@ class Channel:
         return self.site.root / FOLDER
 
     @property
+    def url(self) -> str:
+        return f"{self.site.url}/{FOLDER}"
+
+    @property
     def repo_file(self) -> Path:
         return self.site.root / "mistralrs.repo"
 
@@ -102,11 +114,19 @@ class Channel:
         return self.folder / (self.folder / "repodata").readlink().parent
 
     def package(
-        self, version: str, flavour: str = "ada", *, key: Key | None = None, post: str = "", script: str = ""
+        self,
+        version: str,
+        flavour: str = "ada",
+        *,
+        key: Key | None = None,
+        post: str = "",
+        script: str = "",
+        priority: str = "",
     ) -> Package:
         """Build a package by the real spec, sign it, put it into the pool; ``publish`` makes it known.
 
-        Its binary is a shell ``script``; ``post`` is put before the spec's own %post.
+        Its binary is a shell ``script``; ``post`` is put before the spec's own %post; ``priority`` is that of its
+        command, by default the generation's.
         """
         work = self.work / f"build-{version}-{flavour}"
         (work / "SOURCES").mkdir(parents=True)
@@ -125,6 +145,7 @@ class Channel:
             "dist": ".fc43",
             "mistralrs_version": version,
             "mistralrs_flavour": flavour,
+            "mistralrs_priority": priority or next(f.compute_cap for f in FLAVOURS if f.name == flavour) or "10",
         }
         sh(
             "rpmbuild",
@@ -142,23 +163,45 @@ class Channel:
         shutil.move(work / "out.rpm", self.folder / "Packages" / package.filename)
         return package
 
-    def publish(self, *packages: Package, key: Key | None = None) -> None:
-        """Commit a new snapshot with exactly these packages."""
+    def stage(self, *packages: Package, key: Key | None = None) -> str:
+        """Make a snapshot with exactly these packages, which no mirrorlist names yet; its id."""
         self.revision += 1
-        snapshot = self.folder / "snapshots" / f"{self.revision}"
+        snapshots = self.folder / "snapshots"
+        snapshot = snapshots / "next"
         snapshot.mkdir(parents=True)
         (snapshot / "Packages").symlink_to("../../Packages")
         (self.work / "list").write_text("".join(f"Packages/{p.filename}\n" for p in packages))
         options = ("--quiet", "--no-database", "--general-compress-type=gz", f"--revision={self.revision}")
         sh("createrepo_c", *options, f"--pkglist={self.work / 'list'}", snapshot)
-        (key or self.key).sign_file(snapshot / "repodata/repomd.xml")
-        url = f"{self.site.url}/{FOLDER}"
-        (self.folder / "mirrorlist").write_text(f"{url}/snapshots/{self.revision}/\n")
+        repomd = snapshot / "repodata/repomd.xml"
+        (key or self.key).sign_file(repomd)
+        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(1_790_000_000 + self.revision))
+        name = f"{moment}-{sha256_file(repomd)[:8]}"
+        snapshot.rename(snapshots / name)
+        self.site_files()
+        return name
+
+    def publish(self, *packages: Package, key: Key | None = None) -> str:
+        """Commit a new snapshot with exactly these packages; its id."""
+        name = self.stage(*packages, key=key)
+        (self.folder / "mirrorlist").write_text(f"{self.url}/snapshots/{name}/\n")
         (self.folder / "repodata").unlink(missing_ok=True)
-        (self.folder / "repodata").symlink_to(f"snapshots/{self.revision}/repodata")
+        (self.folder / "repodata").symlink_to(f"snapshots/{name}/repodata")
+        return name
+
+    def site_files(self) -> None:
+        """What the site offers beside the channel: its key and its .repo file."""
         shutil.copy(self.key.public, self.site.root / "RPM-GPG-KEY-mistralrs")
         self.repo_file.write_text(
             "[mistralrs]\nname=mistral.rs\nenabled=1\n"
             f"mirrorlist={self.site.url}/fedora/$releasever/$basearch/mirrorlist\n"
             f"gpgcheck=1\nrepo_gpgcheck=1\ngpgkey={self.site.url}/RPM-GPG-KEY-mistralrs\nmetadata_expire=6h\n"
         )
+
+    def state(self) -> str:
+        """A digest of every file and link below the site's root."""
+        digest = hashlib.sha256()
+        for path in sorted(self.site.root.rglob("*")):
+            content = str(path.readlink()) if path.is_symlink() else sha256_file(path) if path.is_file() else ""
+            digest.update(f"{path.relative_to(self.site.root)} {content}\n".encode())
+        return digest.hexdigest()

@@ -10,24 +10,35 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from client_channel import PROJECT, Channel, Key, free_port
+from client_channel import FLAVOURS, FOLDER, PROJECT, Channel, Key, free_port
 from pipeline import client as client_module
 from pipeline.client import Order, Proof, begin, prove
 from pipeline.errors import PipelineError
 from pipeline.loopback_site import Site, started, stopped
 from pipeline.records import Package
 from pipeline.throwaway import Client
+from systems import CLIENTS, HERE, root_of
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a throw-away client"),
     pytest.mark.skipif(not (shutil.which("dnf") or shutil.which("dnf5")), reason="no dnf"),
 ]
+
+on_every_client = pytest.mark.parametrize("client", CLIENTS, indirect=True)
+"""For what dnf 4 with rpm 4 and dnf5 with rpm 6 might do differently."""
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest) -> str:
+    """The client that the order is for: this machine's own, unless a test says otherwise."""
+    return str(getattr(request, "param", HERE))
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +59,9 @@ def built(tmp_path_factory: pytest.TempPathFactory, keys: tuple[Key, Key]) -> tu
         "old": channel.package("0.9.1"),
         "new": channel.package("0.9.2"),
         "cpu": channel.package("0.9.2", "cpu", script='echo "mistralrs 0.9.2 with $LD_LIBRARY_PATH"'),
+        "ampere": channel.package("0.9.2", "ampere", script="echo mistralrs 0.9.2 for ampere"),
+        "blackwell": channel.package("0.9.2", "blackwell", script="echo mistralrs 0.9.2 for blackwell"),
+        "humble": channel.package("0.9.3", "blackwell", priority="1"),
         "stranger": channel.package("0.9.3", key=keys[1]),
         "stray": channel.package("0.9.4", post=stray),
         "liar": channel.package("0.9.5", script="echo mistralrs 0.9.0"),
@@ -72,10 +86,14 @@ def channel(tmp_path: Path, keys: tuple[Key, Key], built: tuple[Path, dict[str, 
 
 
 @pytest.fixture
-def order(channel: Channel, keys: tuple[Key, Key], tmp_path: Path, packages: dict[str, Package]) -> Order:
+def order(channel: Channel, keys: tuple[Key, Key], tmp_path: Path, packages: dict[str, Package], client: str) -> Order:
     return Order(
         url=channel.site.url,
         channel="stable",
+        path=FOLDER,
+        flavours=FLAVOURS,
+        client=client,
+        system=str(root_of(client)),
         key=str(keys[0].public),
         packages=(packages["new"],),
         transcript=str(tmp_path / "log/client.log"),
@@ -83,8 +101,9 @@ def order(channel: Channel, keys: tuple[Key, Key], tmp_path: Path, packages: dic
 
 
 @pytest.fixture(autouse=True)
-def host_stays_as_it_was() -> Iterator[None]:
+def host_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever a test does in a client: no file, mount or process of it is left on the host."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # not where others may make clients too
 
     def state() -> dict[str, object]:
         files = ["/etc/passwd", "/etc/group", "/etc/dnf/dnf.conf", "/root/.rpmdb/rpmdb.sqlite"]
@@ -100,7 +119,7 @@ def host_stays_as_it_was() -> Iterator[None]:
             **{f: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files if Path(f).exists()},
             **{f: sorted(path.name for path in Path(f).iterdir()) for f in folders if Path(f).exists()},
             "mounts": Path("/proc/mounts").read_text(),
-            "clients": sorted(Path("/tmp").glob("mistralrs-client-*")),
+            "clients": sorted(tmp_path.glob("mistralrs-client-*")),
         }
 
     before = state()
@@ -112,8 +131,9 @@ def verbs(proof: Proof) -> list[str]:
     return [step.verb for step in proof.steps]
 
 
+@on_every_client
 def test_a_published_package_is_installed_run_and_removed(
-    channel: Channel, order: Order, packages: dict[str, Package]
+    channel: Channel, order: Order, packages: dict[str, Package], client: str
 ) -> None:
     channel.publish(packages["old"], packages["new"])
     proof = prove(order)
@@ -121,12 +141,14 @@ def test_a_published_package_is_installed_run_and_removed(
     assert proof.versions == ("mistralrs 0.9.2",)
     assert verbs(proof) == ["makecache", "provide", "install", "run", "remove"]
     assert set(proof.provided) >= {"alternatives", "libcudart.so.13()(64bit)", "systemd"}
-    assert proof.client.startswith("dnf")
+    assert re.fullmatch(rf"{client} [\d.]+, rpm [\d.]+", proof.client)
+    assert client == HERE or ", rpm 6." in proof.client
     assert 0 < proof.dnf_seconds < proof.seconds
     transcript = Path(order.transcript).read_text()
-    assert "== install mistralrs-ada-0.9.2-1.fc43.x86_64\n$ dnf" in transcript
+    assert f"== install mistralrs-ada-0.9.2-1.fc43.x86_64\n$ {client} -y" in transcript
 
 
+@on_every_client
 def test_it_is_upgraded_from_the_previous_version_and_gone_back_to(
     channel: Channel, order: Order, packages: dict[str, Package]
 ) -> None:
@@ -136,15 +158,83 @@ def test_it_is_upgraded_from_the_previous_version_and_gone_back_to(
     assert proof.versions == ("mistralrs 0.9.2",)
 
 
-def test_several_flavours_are_proven_one_after_the_other_with_the_libraries_they_need(
+def test_a_binary_finds_the_libraries_that_cuda_and_the_driver_would_bring(
     channel: Channel, order: Order, packages: dict[str, Package], tmp_path: Path
 ) -> None:
-    channel.publish(packages["new"], packages["cpu"])
+    channel.publish(packages["cpu"])
     (tmp_path / "cuda").mkdir()
-    order = dataclasses.replace(
-        order, packages=(packages["new"], packages["cpu"]), library_path=(str(tmp_path / "cuda"),)
+    order = dataclasses.replace(order, packages=(packages["cpu"],), library_path=(str(tmp_path / "cuda"),))
+    assert prove(order).versions == (f"mistralrs 0.9.2 with {tmp_path}/cuda",)
+
+
+@on_every_client
+def test_several_flavours_work_one_by_one_and_side_by_side(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    flavours = (packages["ampere"], packages["blackwell"], packages["new"])
+    channel.publish(*flavours)
+    proof = prove(dataclasses.replace(order, packages=flavours))
+    assert proof.versions == (
+        "mistralrs 0.9.2 for ampere",
+        "mistralrs 0.9.2 for blackwell",
+        "mistralrs 0.9.2",
     )
-    assert prove(order).versions == ("mistralrs 0.9.2", f"mistralrs 0.9.2 with {tmp_path}/cuda")
+    assert verbs(proof)[2:] == ["install", "run", "remove"] * 3 + ["install", "run", "remove", "run", "remove"]
+    together = [[nevra.split("-")[1] for nevra in step.what] for step in proof.steps[-5:]]
+    every = ["blackwell", "ada", "ampere"]
+    assert together == [every, ["blackwell"], ["blackwell"], ["ada"], ["ada", "ampere"]]
+
+
+def test_a_command_that_is_not_the_newest_generations_is_noticed(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["humble"], packages["new"])
+    error = failure(dataclasses.replace(order, packages=(packages["humble"], packages["new"])))
+    assert "failed to install mistralrs-blackwell-0.9.3-1.fc43.x86_64 mistralrs-ada-0.9.2" in error.what
+    assert "/usr/bin/mistralrs is /usr/bin/mistralrs-ada, which is no file of mistralrs-blackwell" in error.what
+
+
+@on_every_client
+@pytest.mark.parametrize(("by", "unused"), [("mirrorlist", "repodata"), ("baseurl", "mirrorlist")])
+def test_the_channel_is_read_by_mirrorlist_or_by_baseurl(
+    channel: Channel, order: Order, packages: dict[str, Package], by: str, unused: str
+) -> None:
+    channel.publish(packages["new"])
+    (channel.folder / unused).unlink()
+    assert prove(dataclasses.replace(order, by=by)).versions == ("mistralrs 0.9.2",)
+
+
+@on_every_client
+def test_a_staged_snapshot_is_proven_before_any_client_is_told_of_it(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    published = channel.publish(packages["old"])
+    staged = channel.stage(packages["old"], packages["new"])
+    before = channel.state()
+    proof = prove(dataclasses.replace(order, snapshot=staged, previous=(packages["old"],)))
+    assert verbs(proof) == ["makecache", "makecache", "provide", "install", "upgrade", "run", "downgrade", "remove"]
+    assert [step.what for step in proof.steps[:2]] == [(), (staged,)]
+    assert channel.state() == before
+
+    # What a user has came by the mirrorlist; the rest from the snapshot under the URL that it keeps.
+    asked = re.findall(rf"GET /{FOLDER}/(\S+) ", (channel.site.state_dir / "access.log").read_text())
+    assert asked.index("mirrorlist") < asked.index(f"snapshots/{published}/repodata/repomd.xml")
+    old, new = (f"Packages/{packages[name].filename}" for name in ("old", "new"))
+    assert [name for name in asked if name.endswith(".rpm")] == [
+        f"snapshots/{published}/{old}",
+        f"snapshots/{staged}/{new}",
+        f"snapshots/{staged}/{old}",
+    ]
+
+
+@on_every_client
+def test_the_first_snapshot_is_proven_where_nothing_is_published_yet(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    staged = channel.stage(packages["new"])
+    proof = prove(dataclasses.replace(order, snapshot=staged))
+    assert verbs(proof) == ["makecache", "provide", "install", "run", "remove"]
+    assert not (channel.folder / "mirrorlist").exists()
 
 
 def failure(order: Order) -> PipelineError:
@@ -153,6 +243,7 @@ def failure(order: Order) -> PipelineError:
     return caught.value
 
 
+@on_every_client
 def test_metadata_changed_after_signing_is_noticed(
     channel: Channel, order: Order, packages: dict[str, Package]
 ) -> None:
@@ -166,6 +257,7 @@ def test_metadata_changed_after_signing_is_noticed(
     assert "publish a new snapshot" in error.remedy
 
 
+@on_every_client
 def test_metadata_signed_by_a_stranger_is_noticed(
     channel: Channel, order: Order, packages: dict[str, Package], keys: tuple[Key, Key]
 ) -> None:
@@ -175,6 +267,7 @@ def test_metadata_signed_by_a_stranger_is_noticed(
     assert "signature" in error.what.lower()
 
 
+@on_every_client
 def test_a_package_signed_by_a_stranger_is_noticed(
     channel: Channel, order: Order, packages: dict[str, Package]
 ) -> None:
@@ -197,6 +290,7 @@ def test_a_key_in_place_of_the_trusted_one_is_noticed_before_anything_is_install
     assert Path(order.transcript).read_text() == ""
 
 
+@on_every_client
 @pytest.mark.parametrize("tail", [b"", b"more"])
 def test_a_package_whose_bytes_changed_in_the_pool_is_noticed(
     channel: Channel, order: Order, packages: dict[str, Package], tail: bytes
@@ -215,6 +309,47 @@ def test_a_package_that_the_channel_does_not_have_is_named(
 ) -> None:
     channel.publish(packages["old"])
     assert "the channel does not have mistralrs-ada-0.9.2-1.fc43.x86_64" in failure(order).what
+
+
+@on_every_client
+def test_a_staged_snapshot_that_is_not_what_its_name_says_is_noticed(
+    channel: Channel, order: Order, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["old"])
+    staged = channel.stage(packages["new"])
+    lacking = failure(dataclasses.replace(order, snapshot=staged, previous=(packages["old"],)))
+    assert f"snapshot {staged} does not have mistralrs-ada-0.9.1-1.fc43.x86_64" in lacking.what
+
+    other = f"{staged[:-8]}00000000"
+    (channel.folder / "snapshots" / staged).rename(channel.folder / "snapshots" / other)
+    renamed = failure(dataclasses.replace(order, snapshot=other))
+    assert f"failed to makecache {other}: dnf read metadata with SHA-256" in renamed.what
+    assert f"which is not that of {other}" in renamed.what
+
+    gone = failure(dataclasses.replace(order, snapshot=staged))
+    assert f"failed to makecache {staged}" in gone.what
+    assert "404" in gone.what
+    assert "web server" in gone.remedy
+
+
+@on_every_client
+def test_a_staged_program_that_does_not_start_stops_the_release_and_what_is_published_stays(
+    channel: Channel, order: Order, packages: dict[str, Package], run_module: Callable[..., Any]
+) -> None:
+    channel.publish(packages["old"])
+    staged = channel.stage(packages["old"], packages["broken"])
+    before = channel.state()
+    options = order.to_dict() | {
+        "snapshot": staged,
+        "packages": [packages["broken"].to_dict()],
+        "previous": [packages["old"].to_dict()],
+    }
+    failed = run_module("channel_install", options)
+    assert failed["failed"] is True
+    step = "run mistralrs-ada-0.9.6-1.fc43.x86_64: /usr/bin/mistralrs --version ended with status 127"
+    assert failed["msg"].startswith(f"the client failed to {step}: no libcudart.so.13 ({order.transcript})")
+    assert channel.state() == before
+    assert prove(dataclasses.replace(order, packages=(packages["old"],))).versions == ("mistralrs 0.9.1",)
 
 
 def test_another_package_under_the_same_name_is_noticed(
@@ -253,7 +388,7 @@ def test_a_repo_file_without_repo_gpgcheck_is_refused(
 
 
 def test_without_root_dnf_or_overlay_the_error_says_so(
-    channel: Channel, order: Order, packages: dict[str, Package], monkeypatch: pytest.MonkeyPatch
+    channel: Channel, order: Order, packages: dict[str, Package], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     channel.publish(packages["new"])
     with monkeypatch.context() as patch:
@@ -261,31 +396,43 @@ def test_without_root_dnf_or_overlay_the_error_says_so(
         assert "only root can make the throw-away client" in failure(order).what
     with monkeypatch.context() as patch:
         patch.setattr(client_module.shutil, "which", lambda *_, **__: None)
-        assert "the program dnf5 or dnf is not installed" in failure(order).what
+        assert f"the program {HERE} is not installed" in failure(order).what
+        assert "the program dnf5 or dnf is not installed" in failure(dataclasses.replace(order, client="")).what
     with monkeypatch.context() as patch:
         patch.setattr(Client, "_HOLDER", Client._HOLDER.replace("-t overlay", "-t nosuchfs"))
         error = failure(order)
         assert "a throw-away client cannot be made: mount:" in error.what
         assert "may mount an overlay" in error.remedy
+    error = failure(dataclasses.replace(order, system=str(tmp_path / "none")))
+    assert (error.what, error.where) == ("no system to copy is here", str(tmp_path / "none"))
+    (tmp_path / "bare/usr/bin").mkdir(parents=True)
+    error = failure(dataclasses.replace(order, system=str(tmp_path / "bare")))
+    assert (error.what, error.where) == (f"this system has no {HERE}", str(tmp_path / "bare"))
     error = failure(dataclasses.replace(order, library_path=("/nonexistent/cuda",)))
     assert (error.what, error.where) == ("no such folder of libraries", "/nonexistent/cuda")
 
 
-def test_what_is_done_in_a_client_does_not_reach_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_every_client
+def test_what_is_done_in_a_client_does_not_reach_its_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
     monkeypatch.setenv("PYTHONPATH", "/nonsense")
     kernel = Path("/proc/sys/kernel/hostname").read_text()
     (tmp_path / "library").mkdir()
-    with Client(tmp_path / "log", [str(tmp_path / "library")]) as client:
-        client.write("/etc/canary", "tweet")
-        assert client.run("cat", "/etc/canary") == (0, "tweet")
-        assert "PYTHONPATH" not in client.run("env")[1]
-        assert client.run("ps", "-e")[1].count("\n") < 5
-        assert client.run("sh", "-c", "echo canary > /proc/sys/kernel/hostname")[0] != 0
-        assert client.run("touch", str(tmp_path / "library/canary"))[0] != 0
-        assert client.run("rm", "-r", "/usr/bin")[0] == 0
-        assert "etc/canary" in client.changed()
-    assert not Path("/etc/canary").exists()
-    assert Path("/usr/bin/env").exists()
+    system = tmp_path / "a:b,c"  # no name is too odd for mount
+    system.symlink_to(root_of(client))
+    with Client(tmp_path / "log", [str(tmp_path / "library")], system) as copy:
+        copy.write("/etc/canary", "tweet")
+        assert copy.run("cat", "/etc/canary") == (0, "tweet")
+        assert copy.run("cat", "/etc/hosts") == (0, Path("/etc/hosts").read_text())
+        assert "PYTHONPATH" not in copy.run("env")[1]
+        assert copy.run("sh", "-c", "ls -d /proc/[0-9]*")[1].count("\n") < 5
+        assert copy.run("sh", "-c", "echo canary > /proc/sys/kernel/hostname")[0] != 0
+        assert copy.run("touch", str(tmp_path / "library/canary"))[0] != 0
+        assert copy.run("rm", "-r", "/usr/bin")[0] == 0
+        assert "etc/canary" in copy.changed()
+    assert not (system / "etc/canary").exists()
+    assert (system / "usr/bin/env").exists()
     assert Path("/proc/sys/kernel/hostname").read_text() == kernel
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from pipeline.client import (
     Metadata,
+    Order,
     checked_repo,
     explained,
     leftovers,
@@ -22,7 +24,7 @@ from pipeline.client import (
     upstream_version,
 )
 from pipeline.errors import PipelineError
-from pipeline.records import Package
+from pipeline.records import Flavour, Package
 
 URL = "http://127.0.0.1:8643"
 REPO = f"""\
@@ -38,12 +40,24 @@ metadata_expire=6h
 """
 
 
+SNAPSHOT = "20261121T130000Z-0123abcd"
+FLAVOURS = (Flavour("ampere", "", "8.6"), Flavour("ada", "", "8.9"), Flavour("next", "", "12.0"), Flavour("cpu", ""))
+
+
 def package(version: str, name: str = "mistralrs-ada") -> Package:
     return Package(name, version, "1.fc43", "x86_64", "", "", "0" * 64, 1)
 
 
+def order(*packages: Package, previous: tuple[Package, ...] = (), **more: str) -> Order:
+    return Order(URL, "stable", "key.asc", packages, "client.log", previous, flavours=FLAVOURS, **more)
+
+
+def steps(order: Order) -> list[str]:
+    return [str(step).replace("-1.fc43.x86_64", "").replace("mistralrs-", "") for step in plan(order)]
+
+
 def test_without_a_previous_version_a_package_is_installed_run_and_removed() -> None:
-    assert [str(step) for step in plan([package("0.9.2")], [])] == [
+    assert [str(step) for step in plan(order(package("0.9.2")))] == [
         "makecache",
         "provide",
         "install mistralrs-ada-0.9.2-1.fc43.x86_64",
@@ -53,27 +67,68 @@ def test_without_a_previous_version_a_package_is_installed_run_and_removed() -> 
 
 
 def test_with_a_previous_version_it_is_upgraded_from_it_and_gone_back_to_it() -> None:
-    steps = plan([package("0.9.2"), package("0.9.2", "mistralrs-cpu")], [package("0.9.1")])
-    assert [(step.verb, step.nevra.split("-1.")[0]) for step in steps[2:]] == [
-        ("install", "mistralrs-ada-0.9.1"),
-        ("upgrade", "mistralrs-ada-0.9.2"),
-        ("run", "mistralrs-ada-0.9.2"),
-        ("downgrade", "mistralrs-ada-0.9.1"),
-        ("remove", "mistralrs-ada-0.9.1"),
-        ("install", "mistralrs-cpu-0.9.2"),
-        ("run", "mistralrs-cpu-0.9.2"),
-        ("remove", "mistralrs-cpu-0.9.2"),
+    assert steps(order(package("0.9.2"), previous=(package("0.9.1"),)))[2:] == [
+        "install ada-0.9.1",
+        "upgrade ada-0.9.2",
+        "run ada-0.9.2",
+        "downgrade ada-0.9.1",
+        "remove ada-0.9.1",
     ]
 
 
-def test_a_previous_version_of_another_package_is_a_mistake() -> None:
-    with pytest.raises(PipelineError, match="a previous version of mistralrs-cpu, which is not to be proven"):
-        plan([package("0.9.2")], [package("0.9.1", "mistralrs-cpu")])
+def test_several_packages_are_installed_side_by_side_in_the_end_and_the_newest_generation_is_removed_first() -> None:
+    names = ("mistralrs-ada", "mistralrs-cpu", "mistralrs-next", "mistralrs-ampere")
+    assert steps(order(*(package("0.9.2", name) for name in names)))[-5:] == [
+        "install next-0.9.2 ada-0.9.2 ampere-0.9.2 cpu-0.9.2",
+        "run next-0.9.2",
+        "remove next-0.9.2",
+        "run ada-0.9.2",
+        "remove ada-0.9.2 ampere-0.9.2 cpu-0.9.2",
+    ]
+
+
+def test_without_a_row_in_the_flavour_table_it_is_not_known_which_is_the_newest() -> None:
+    with pytest.raises(PipelineError, match="the flavour table has no row for mistralrs-other"):
+        plan(order(package("0.9.2"), package("0.9.2", "mistralrs-other")))
+
+
+def test_of_what_is_published_a_staged_snapshot_needs_only_previous_packages() -> None:
+    new, old = package("0.9.2"), package("0.9.1")
+    staged = {"snapshot": SNAPSHOT, "path": "fedora/43/x86_64"}
+    assert steps(order(new, **staged))[:2] == [f"makecache {SNAPSHOT}", "provide"]
+    assert steps(order(new, previous=(old,), **staged))[:3] == ["makecache", f"makecache {SNAPSHOT}", "provide"]
+
+
+def test_a_previous_version_of_what_is_not_proven_is_not_used() -> None:
+    other = package("0.9.1", "mistralrs-cpu")
+    assert plan(order(package("0.9.2"), previous=(other,))) == plan(order(package("0.9.2")))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"snapshot": SNAPSHOT}, "not said where the channel lies"),
+        ({"by": "baseurl"}, "not said where the channel lies"),
+        ({"snapshot": "../20261121T130000Z-0123abcd", "path": "p"}, "not the name of a snapshot"),
+        ({"snapshot": "1001", "path": "p"}, "not the name of a snapshot"),
+    ],
+)
+def test_a_staged_snapshot_is_named_by_its_id_and_the_channels_path(more: dict[str, str], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        plan(order(package("0.9.2"), **more))
 
 
 def test_nothing_to_prove_is_a_mistake() -> None:
     with pytest.raises(PipelineError, match="there is no package to prove"):
-        plan([], [])
+        plan(order())
+
+
+def test_at_another_place_a_repo_file_says_all_else_as_before() -> None:
+    moved = checked_repo(REPO, URL, "mistralrs.repo").at(f"{URL}/elsewhere/")
+    assert checked_repo(moved, URL, "") == dataclasses.replace(checked_repo(REPO, URL, ""), text=moved)
+    assert "mirrorlist" not in moved
+    assert f"baseurl = {URL}/elsewhere/\n" in moved
+    assert {"metadata_expire = 6h", "gpgcheck = 1", "repo_gpgcheck = 1"} < set(moved.splitlines())
 
 
 def test_a_good_repo_file_gives_its_id_and_all_its_keys() -> None:
