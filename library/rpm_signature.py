@@ -7,7 +7,8 @@ short_description: Sign a package and verify what came out
 description:
   - Signs a copy of an unsigned package, and verifies the copy with rpm while every digest and signature is
     required and the trusted key alone is known. The package itself stays as it is.
-  - A package that is signed by this key already is recognised by its digest and not signed again.
+  - A package that was signed before is recognised by its digest, and not signed again as long as the key that did it is
+    trusted, also when another key signs by now.
 author: mistralrs-rpm
 options:
   package:

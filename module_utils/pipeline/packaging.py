@@ -124,7 +124,7 @@ class Packaging:
     def build(self) -> Package:
         """Run rpmbuild and keep what it made. PipelineError: nothing was kept."""
         folder, name = self._folder(), self.artifact.flavour.package_name
-        with _alone(self.root / "rpmbuild" / self.artifact.flavour.name) as topdir:
+        with alone(self.root / "rpmbuild" / self.artifact.flavour.name) as topdir:
             self._lay_out(topdir / "SOURCES")
             log = self.root / "log" / f"rpmbuild-{self.artifact.flavour.name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +240,7 @@ def commit_of(provides: list[str]) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[Path]:
+def alone(folder: Path) -> Iterator[Path]:
     """An empty folder at a fixed path, held by one run at a time and gone afterwards."""
     with held(folder.with_name(f"{folder.name}.lock")):
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,8 +2,9 @@
 
 Rules:
 
-1. The builder's file is never changed: a copy is signed, in a folder named by the digest of what
-   decides its bytes (the unsigned file and the key), so that a second run finds it.
+1. The builder's file is never changed: a copy is signed, in a folder named by the unsigned file's digest, so
+   that a second run finds it. It is good for as long as its key is trusted: the same package signed by the next
+   key would be other bytes under a name that may be published by then.
 2. Before: the file is what its record says, rpm's own digests hold, and nobody has signed it.
 3. After: rpm accepts it with every digest and every signature required, knowing the trusted key only.
    `rpmkeys -K` alone says "digests OK" and exits 0 for an unsigned package (seen with rpm 4.18).
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from .errors import PipelineError
 from .keys import Keyring, SigningKey, gpg_program, opened
-from .records import Package, digest_of, sha256_file
+from .records import Package, sha256_file
 from .run import run
 
 _RECORD = "package.json"
@@ -53,12 +54,11 @@ def sign_package(
         return Signed(True, package)
     source = Path(package.path)
     with opened(home, passphrase_file) as keyring:
-        key = keyring.signing_key()
-        folder = root / "signed" / digest_of([package.sha256, key.subkey])[:16]
-        done = find_signed(folder, package.filename)
+        folder = root / "signed" / package.sha256[:16]
+        done = find_signed(folder, package.filename, public_key)
         if done:
-            verify_signed(Path(done.path), public_key)
             return Signed(False, done)
+        key = keyring.signing_key()
         require_unsigned(source, package.sha256)
         if check:
             return Signed(True, package)
@@ -86,15 +86,18 @@ def sign_package(
     return Signed(True, signed)
 
 
-def find_signed(folder: Path, filename: str) -> Package | None:
-    """What an earlier run left in ``folder``, if it is whole."""
+def find_signed(folder: Path, filename: str, public_key: Path) -> Package | None:
+    """What an earlier run left in ``folder``, if it is whole and its key is still trusted."""
     if not (folder / _RECORD).is_file():
         return None
     try:
         known = dataclasses.replace(Package.read(folder / _RECORD), path=str(folder / filename))
-        return known if sha256_file(folder / filename) == known.sha256 else None
+        if sha256_file(folder / filename) != known.sha256:
+            return None
+        verify_signed(folder / filename, public_key)
     except (PipelineError, OSError):
         return None
+    return known
 
 
 def require_unsigned(path: Path, sha256: str) -> None:
@@ -126,11 +129,7 @@ def require_unsigned(path: Path, sha256: str) -> None:
 
 def add_signature(path: Path, keyring: Keyring, key: SigningKey) -> None:
     """Sign ``path`` in place with rpmsign, through the open keyring and its agent."""
-    extra = ["--batch", "--pinentry-mode"]
-    if keyring.passphrase_file:
-        extra += ["loopback", "--passphrase-file", str(keyring.passphrase_file.resolve())]
-    else:
-        extra += ["error"]
+    extra = ["--batch", *keyring.unlocked()]
     macros = {
         "__gpg": gpg_program(),  # Debian's default names gpg2, which is not there
         "_openpgp_sign": "gpg",  # rpm 6 knows sq too

@@ -1,9 +1,9 @@
-"""Whose signature counts: detached signatures, checked against the trusted key and no other.
+"""Whose signature counts: detached signatures, checked against the trusted keys and no other.
 
 Rules:
 
-1. The trusted key is a file of armored public keys. No keyring, trust database or configuration of
-   the caller takes part.
+1. The trusted keys are a file of armored public keys, one block for each certificate: of a block that holds two, rpm 4
+   reads the first. No keyring, trust database or configuration of the caller takes part.
 2. A signature counts when gpgv calls it good and neither it, nor its key, is expired or revoked.
 3. Whoever reads a file that is covered by a signature checks it here before looking into it.
 """
@@ -14,10 +14,11 @@ import base64
 import binascii
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import PipelineError
-from .run import run
+from .run import CommandFailed, run
 
 _BLOCK = re.compile(
     rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(?:[^\r\n]+\r?\n)*\r?\n(?P<body>[A-Za-z0-9+/=\r\n]+?)"
@@ -40,8 +41,50 @@ def read_public_keys(path: Path) -> bytes:
     return b"".join(blocks)
 
 
-def verify_detached(data: bytes, signature: bytes, key: Path, where: str) -> None:
-    """Return if ``signature`` is a good one of ``data`` by a key in the file ``key``; else PipelineError.
+def list_public_keys(path: Path) -> str:
+    """gpg's --with-colons listing of an armored file."""
+    return _listed(read_public_keys(path), path)
+
+
+def read_certificates(path: Path) -> dict[str, str]:
+    """The armored certificates of a file by their fingerprints, in its order."""
+    read_public_keys(path)  # refuses what is no such file
+    found: dict[str, str] = {}
+    for block in _BLOCK.finditer(path.read_bytes()):
+        colons = _listed(base64.b64decode(block["body"]), path).splitlines()
+        kinds = [line.split(":") for line in colons if line.startswith(("pub:", "sub:", "fpr:"))]
+        names = [fields[9] for above, fields in zip([[""], *kinds], kinds, strict=False) if above[0] == "pub"]
+        if len(names) != 1:
+            raise PipelineError(
+                f"a block of this file holds {len(names)} certificates, and rpm would read one of them",
+                str(path),
+                "Export each by itself into the file: gpg --armor --export FINGERPRINT >> FILE",
+            )
+        found[names[0]] = block[0].decode() + "\n"
+    return found
+
+
+def write_certificates(path: Path, certificates: Mapping[str, str]) -> None:
+    """Give the file these certificates, whole or not at all; everybody may read it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.new")
+    partial.write_text("".join(certificates.values()))
+    partial.chmod(0o644)
+    partial.replace(path)
+
+
+def _listed(keys: bytes, path: Path) -> str:
+    with tempfile.TemporaryDirectory() as home:
+        try:
+            return run(["gpg", "--homedir", home, "--batch", "--with-colons", "--show-keys"], stdin=keys).stdout
+        except CommandFailed as error:
+            raise PipelineError(
+                f"gpg cannot read the public keys: {error.what}", str(path), "Export them again"
+            ) from error
+
+
+def verify_detached(data: bytes, signature: bytes, key: Path, where: str) -> str:
+    """The fingerprint of the key in the file ``key`` that made the good ``signature`` of ``data``; else PipelineError.
 
     ``where`` names the signed file in the error.
     """
@@ -54,10 +97,11 @@ def verify_detached(data: bytes, signature: bytes, key: Path, where: str) -> Non
             stdin=data,
             accept=range(256),
         )
-    status = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("[GNUPG:] ")}
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("[GNUPG:] ")]
+    status = {words[1]: words[2:] for words in lines}
     if done.returncode == 0 and "VALIDSIG" in status and "GOODSIG" in status:
-        return
-    what, remedy = _refusal(status)
+        return status["VALIDSIG"][0]
+    what, remedy = _refusal(set(status))
     raise PipelineError(what, where, remedy.format(key=key))
 
 
@@ -70,7 +114,7 @@ def _refusal(status: set[str]) -> tuple[str, str]:
     if status & {"EXPKEYSIG", "KEYEXPIRED", "EXPSIG"}:
         return (
             "the signature's key has expired",
-            "Extend the key, export it again to {key}, and publish a new snapshot",
+            "Publish a new snapshot with a key that is valid: rotate_key.yml",
         )
     if "REVKEYSIG" in status:
         return "the signature's key is revoked", "Publish a new snapshot with a key that is trusted and not revoked"

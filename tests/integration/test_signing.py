@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from channel_maker import Key
 from pipeline.errors import PipelineError
-from pipeline.keys import ensure, opened
+from pipeline.keys import Recipe, ensure, introduce, opened, retire, schedule
 from pipeline.records import Package, sha256_file
 from pipeline.run import run
-from pipeline.signing import sign_package, verify_signed
+from pipeline.signing import Signed, sign_package, verify_signed
 from pipeline.snapshot import Signer
+from pipeline.trust import read_certificates
 from signer_site import make_package, make_signer
 
 PASSPHRASE = "correct hörse 100%"
@@ -103,6 +104,25 @@ def test_a_package_is_signed_once_and_its_original_stays(tmp_path: Path, package
     assert (second.changed, second.package) == (False, first.package)
 
 
+def test_a_signature_is_kept_when_another_key_signs_by_now_and_made_anew_when_its_key_is_retired(
+    tmp_path: Path, package: Package
+) -> None:
+    """It may be published by then; another signature would be other bytes under its name."""
+    signer = make_signer(tmp_path / "keys")
+    old = sign(package, tmp_path / "root", signer).package
+    recipe = Recipe("Test", "test@localhost", tmp_path / "primary", "ed25519")
+    introduce(signer.home, signer.public_key, recipe=recipe)
+    schedule(signer.home, overlap_days=0)
+    assert sign(package, tmp_path / "root", signer) == Signed(False, old)
+
+    (first, _) = read_certificates(signer.public_key)
+    retire(signer.home, signer.public_key, first)
+    new = sign(package, tmp_path / "root", signer)
+    assert new.changed
+    assert new.package.sha256 != old.sha256
+    verify_signed(Path(new.package.path), signer.public_key)
+
+
 def test_a_spoilt_result_is_made_again(tmp_path: Path, package: Package, signer: Signer) -> None:
     done = sign(package, tmp_path, signer).package
     Path(done.path).write_bytes(b"cut off")
@@ -182,9 +202,9 @@ def signed_package(package: Package, signer: Signer, folder: Path) -> tuple[Pack
         (wrong_passphrase, "the passphrase is not that of the signing key [0-9A-F]{40} (.*/wrong)"),
         (no_passphrase, "the signing key [0-9A-F]{40} needs a passphrase .* Set signing_passphrase_file"),
         (empty_passphrase, "the passphrase is empty, or begins or ends with a space (.*/empty)"),
-        (no_home, "there is no signing key: this GnuPG home does not exist .*/nowhere.* Make one"),
-        (no_key, "there is no signing key .*/empty.* Make one"),
-        (expired_key, "the signing key [0-9A-F]{40} expired on 2020-12-31 .*quick-set-expire"),
+        (no_home, "there is no signing key: this GnuPG home does not exist .*/nowhere.* module signing_key makes it"),
+        (no_key, "there is no signing key .*/empty.* module signing_key makes it"),
+        (expired_key, "the signing key [0-9A-F]{40} expired on 2020-12-31 .*rotate_key.yml"),
         (untrusted_key, "rpm does not accept the signature: .*NOKEY.* is the public half of the key"),
         (
             changed_package,

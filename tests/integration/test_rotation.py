@@ -1,0 +1,369 @@
+"""A key is rotated under real clients, dnf 4 with rpm 4 and dnf5 with rpm 6: who upgrades goes on without hands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import systems
+from channel_maker import call
+from pipeline.client import signer_of
+from pipeline.keys import parse_keys
+from pipeline.loopback_site import started, stopped
+from pipeline.records import sha256_file
+from pipeline.release_package import KEY_FILE
+from pipeline.throwaway import Client
+from pipeline.trust import list_public_keys, read_certificates
+from rotation_site import CHANNELS, RELEASE, Operator
+from signer_site import make_package
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a throw-away client")
+
+KEY_PATH = f"/etc/pki/rpm-gpg/{KEY_FILE}"
+REPO_PATH = "/etc/yum.repos.d/mistralrs.repo"
+DNF_CONF = "[main]\ngpgcheck=1\nskip_if_unavailable=0\nbest=1\nplugins=0\nreposdir=/etc/yum.repos.d\n"
+
+
+class World:
+    """An operator's site at certain moments, of which clients see one at a time under the same address."""
+
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+        self.keys: dict[str, str] = {}
+        self.signers: dict[str, str] = {}
+
+    @property
+    def site(self) -> str:
+        return self.operator.web.url
+
+    def remember(self, moment: str) -> None:
+        """Keep the site as it is now; it goes on from there."""
+        keys = parse_keys(list_public_keys(self.operator.public))
+        self.signers |= {key.subkey[-16:].lower(): key.fingerprint for key in keys}
+        shutil.copytree(self.operator.web.root, self.operator.folder / moment, symlinks=True)
+
+    def become(self, moment: str) -> None:
+        """What clients see from now on. nginx follows the link."""
+        link = self.operator.folder / "seen.new"
+        link.symlink_to(moment)
+        link.replace(self.operator.folder / "seen")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A rotation from its beginning to its end."""
+    operator = Operator.make(tmp_path_factory.mktemp("world"))
+    world = World(operator)
+    world.keys["old"] = operator.signs().fingerprint
+    operator.publish("0.9.1")
+    operator.publish("0.9.2^20260822.1", "unstable")
+    operator.publish_release()
+    world.remember("before")
+    operator.introduce()
+    operator.schedule()
+    operator.publish("0.9.2")
+    world.remember("overlap")
+    world.keys["new"] = operator.switch()
+    operator.publish("0.9.3")
+    world.remember("switched")
+    operator.publish_release()
+    world.remember("settled")
+    operator.engine().remove(["mistralrs-ada-0.9.[12]-*"], reason="compromised", yank=True)
+    operator.engine("unstable").remove(["mistralrs-ada-*"], reason="compromised", yank=True)
+    operator.retire(world.keys["old"])
+    world.remember("retired")
+    yield from served(world)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A key whose time is over: with another date, then replaced. Its package of old was signed in its time."""
+    operator = Operator.make(tmp_path_factory.mktemp("ended"))
+    world = World(operator)
+    operator.publish("0.9.0")
+    world.keys["old"] = replaced_by_an_ended_key(operator)
+    text = operator.public.read_text()
+    world.remember("ended")
+
+    for row in CHANNELS.values():
+        shutil.rmtree(operator.web.root / row["path"], ignore_errors=True)
+    shutil.rmtree(operator.web.root / ".publisher")
+    package = make_package(operator.folder / "of-old", "0.8.0")
+    sign_in_2024(operator, Path(package.path))
+    signed = replace(package, sha256=sha256_file(Path(package.path)), size=Path(package.path).stat().st_size)
+    extend(operator, world.keys["old"])
+    operator.engine().add([signed], reason="of old")
+    world.remember("extended")
+
+    operator.introduce()
+    operator.schedule(0)
+    operator.publish("0.9.3")
+    world.keys["new"] = operator.signs().fingerprint
+    # As it would be without the new date.
+    certificates = read_certificates(operator.public)
+    (operator.web.root / KEY_FILE).write_text(text + certificates[world.keys["new"]])
+    world.remember("replaced")
+    yield from served(world)
+
+
+def served(world: World) -> Iterator[World]:
+    site = replace(world.operator.web, root=world.operator.folder / "seen")
+    (site.root).symlink_to(".")
+    started(site)
+    yield world
+    stopped(site.state_dir)
+
+
+@pytest.fixture(params=systems.CLIENTS)
+def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Client]]:
+    with Client(tmp_path / "transcript", system=systems.root_of(request.param)) as client:
+        yield request.param, client
+
+
+@pytest.fixture
+def user(client: tuple[str, Client], world: World) -> User:
+    world.become("before")
+    return User(*client, world)
+
+
+class User:
+    """Somebody with dnf, who says yes to everything and looks at nothing."""
+
+    def __init__(self, program: str, client: Client, world: World) -> None:
+        self.client, self.program, self.world = client, program, world
+        self.cache = {"dnf": "dnf", "dnf5": "libdnf5"}[program]
+        client.write("/etc/dnf/dnf.conf", DNF_CONF)
+
+    def take_repo_file(self) -> None:
+        """curl -o: the .repo file of the site, whose gpgkey= is a URL."""
+        self.client.write(REPO_PATH, (self.world.operator.web.root / "mistralrs.repo").read_text())
+
+    def take_release(self, *options: str) -> str:
+        return self.dnf("install", *options, f"{self.world.site}/{RELEASE}")
+
+    def dnf(self, *words: str, fails: bool = False) -> str:
+        status, said = self.client.run(self.program, "-y", "--releasever=43", *words)
+        assert (status != 0) is fails, said
+        return said
+
+    def upgrade(self) -> None:
+        self.dnf("upgrade", "--refresh")
+
+    def has(self, name: str = "mistralrs-ada") -> str:
+        """The installed version and release; "" without."""
+        status, said = self.client.run("rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}", name)
+        return "" if status else said
+
+    def signed_by(self, name: str = "mistralrs-ada") -> str:
+        """Which of the world's keys signed an installed package, as rpm says."""
+        fingerprint = self.world.signers[signer_of(self.client.run("rpm", "-qi", name)[1])]
+        return next(name for name, known in self.world.keys.items() if known == fingerprint)
+
+    def knows(self) -> list[str]:
+        """The world's keys that are in the file that mistralrs-release owns."""
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(self.client.run("cat", KEY_PATH)[1])
+            file.flush()
+            certificates = read_certificates(Path(file.name))
+        return [name for fingerprint in certificates for name, known in self.world.keys.items() if known == fingerprint]
+
+
+def test_who_has_the_release_package_gets_the_next_key_by_an_upgrade_before_it_signs(world: World, user: User) -> None:
+    user.take_release()
+    user.dnf("install", "mistralrs-ada")
+    assert (user.has(), user.has("mistralrs-release"), user.knows()) == ("0.9.1-1.fc43", "43-1", ["old"])
+    world.become("overlap")
+    user.upgrade()
+    assert (user.has(), user.has("mistralrs-release"), user.knows()) == ("0.9.2-1.fc43", "43-2", ["old", "new"])
+    assert user.signed_by("mistralrs-release") == user.signed_by() == "old"
+    world.become("switched")
+    user.upgrade()
+    assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
+    world.become("settled")
+    user.upgrade()
+    assert (user.has("mistralrs-release"), user.signed_by("mistralrs-release")) == ("43-3", "new")
+
+
+def test_who_has_the_repo_file_of_the_site_upgrades_through_it(world: World, user: User) -> None:
+    user.take_repo_file()
+    user.dnf("install", "mistralrs-ada")
+    world.become("overlap")
+    user.upgrade()
+    assert (user.has(), user.signed_by()) == ("0.9.2-1.fc43", "old")
+    world.become("switched")
+    user.upgrade()
+    assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
+
+
+def test_who_slept_through_the_overlap_with_the_repo_file_of_the_site_goes_on(world: World, user: User) -> None:
+    user.take_repo_file()
+    user.dnf("install", "mistralrs-ada")
+    world.become("settled")
+    user.upgrade()
+    assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["as dnf comes", "local packages are checked too"])
+def test_who_slept_through_it_with_the_release_package_is_told_and_healed_by_one_command(
+    world: World, user: User, strict: bool
+) -> None:
+    user.take_release()
+    user.dnf("install", "mistralrs-ada")
+    world.become("settled")
+    said = user.dnf("upgrade", "--refresh", fails=True)
+    assert "repomd.xml GPG signature verification error" in said
+    # dnf 4 says the first, dnf5 the second.
+    assert "Bad GPG signature" in said or "Signing key not found" in said
+    assert user.has() == "0.9.1-1.fc43"
+
+    # What docs/keys.md tells users to type.
+    heal = ("install", "--disablerepo=mistralrs*", f"{world.site}/{RELEASE}")
+    if strict:
+        user.client.write("/etc/dnf/dnf.conf", f"{DNF_CONF}localpkg_gpgcheck=1\n")
+        user.dnf(*heal, fails=True)
+        # "rpm --import URL" in two steps: rpm fetches by curl, which is on Fedora and not in every tree.
+        user.client.write("/run/key", (world.operator.folder / "settled" / KEY_FILE).read_text())
+        assert user.client.run("rpm", "--import", "/run/key")[0] == 0
+    user.dnf(*heal)
+    assert user.knows() == ["old", "new"]
+    user.upgrade()
+    assert user.has() == "0.9.3-1.fc43"
+
+
+@pytest.mark.parametrize("way", ["take_release", "take_repo_file"])
+def test_who_comes_after_the_switch_installs_old_packages_and_new_ones(world: World, user: User, way: str) -> None:
+    world.become("settled")
+    getattr(user, way)()
+    user.dnf("install", "mistralrs-ada-0.9.1")
+    assert user.signed_by() == "old"
+    user.upgrade()
+    assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
+    user.dnf("downgrade", "mistralrs-ada-0.9.1")
+    assert user.signed_by() == "old"
+
+
+def test_a_repo_file_that_is_there_already_stays_and_works_through_the_rotation(world: World, user: User) -> None:
+    user.take_repo_file()
+    mine = user.client.path(REPO_PATH).read_text()
+    user.dnf("install", "mistralrs-ada", "mistralrs-release")
+    assert user.client.path(REPO_PATH).read_text() == mine
+    assert "gpgkey=file:///etc/pki" in user.client.path(f"{REPO_PATH}.rpmnew").read_text()
+    world.become("settled")
+    user.upgrade()
+    assert (user.has(), user.signed_by(), user.has("mistralrs-release")) == ("0.9.3-1.fc43", "new", "43-3")
+    assert user.client.path(REPO_PATH).read_text() == mine
+
+
+def test_a_channel_that_the_user_enabled_stays_enabled_when_the_keys_arrive(world: World, user: User) -> None:
+    user.take_release()
+    file = "/etc/yum.repos.d/mistralrs-unstable.repo"
+    assert "enabled=0" in user.client.path(file).read_text()
+    user.dnf("install", "mistralrs-ada")
+    assert user.has() == "0.9.1-1.fc43"
+    user.client.run("sed", "-i", "s/enabled=0/enabled=1/", file)
+    user.upgrade()
+    assert user.has().startswith("0.9.2^20260822.1")
+    world.become("overlap")
+    user.upgrade()
+    assert (user.has("mistralrs-release"), user.knows()) == ("43-2", ["old", "new"])
+    assert "enabled=1" in user.client.path(file).read_text()
+
+
+def test_who_forgets_a_retired_key_goes_on_with_the_new_one_alone(world: World, user: User) -> None:
+    user.take_release()
+    user.dnf("install", "mistralrs-ada")
+    world.become("overlap")
+    user.upgrade()
+    world.become("retired")
+    user.upgrade()
+    assert (user.has(), user.signed_by(), user.knows()) == ("0.9.3-1.fc43", "new", ["new"])
+    assert len(user.client.run("rpm", "-qa", "gpg-pubkey*")[1].split()) == 2
+
+    # What docs/keys.md tells users to type; rpm 4 knows no --delete.
+    old = user.client.run("rpm", "-qa", "gpg-pubkey*", "--qf", "%{NVR} %{SUMMARY}\n")[1].split()[0]
+    forget = ("rpmkeys", "--delete", world.keys["old"].lower()) if user.program == "dnf5" else ("rpm", "-e", old)
+    assert user.client.run(*forget)[0] == 0
+    assert user.client.run("sh", "-c", f"rm -r /var/cache/{user.cache}/mistralrs-*/pubring")[0] == 0
+    user.dnf("makecache", "--refresh")
+    user.dnf("reinstall", "mistralrs-ada")
+    assert len(user.client.run("rpm", "-qa", "gpg-pubkey*")[1].split()) == 1
+
+
+# Keys that end.
+
+
+def test_packages_of_a_key_that_has_ended_can_still_be_installed(client: tuple[str, Client], ended: World) -> None:
+    """It was valid when it signed them; the metadata is the new key's."""
+    ended.become("replaced")
+    user = User(*client, ended)
+    user.take_repo_file()
+    user.dnf("install", "mistralrs-ada-0.8.0")
+    assert user.signed_by() == "old"
+    user.upgrade()
+    assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
+
+
+def test_clients_take_a_new_key_after_the_old_one_has_ended_but_dnf5_takes_no_new_date_of_it(
+    client: tuple[str, Client], ended: World
+) -> None:
+    """Why a key is replaced and not extended."""
+    ended.become("ended")
+    user = User(*client, ended)
+    user.take_repo_file()
+    user.dnf("makecache", "--refresh", fails=True)  # and now it knows the key with its old date
+    ended.become("extended")
+    said = user.dnf("makecache", "--refresh", fails=user.program == "dnf5")
+    assert ("key has expired" in said) is (user.program == "dnf5")
+    ended.become("replaced")
+    user.dnf("install", "--refresh", "mistralrs-ada")
+    assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
+
+
+def gpg(home: Path, *words: str, clock: str = "") -> str:
+    faked = ("--faked-system-time", clock) if clock else ()
+    return call("gpg", "--batch", "--yes", "--homedir", home, "--passphrase", "", *faked, *words)
+
+
+def replaced_by_an_ended_key(operator: Operator) -> str:
+    """The operator's home and trusted keys have a key of 2024 instead; its fingerprint."""
+    home, clock = operator.folder / "whole", "20240101T000000!"
+    home.mkdir(mode=0o700)
+    gpg(home, "--quick-generate-key", "Old <old@localhost>", "ed25519", "cert", "1y", clock=clock)
+    listed = gpg(home, "--with-colons", "-K").splitlines()
+    fingerprint = next(line.split(":")[9] for line in listed if line.startswith("fpr"))
+    gpg(home, "--quick-add-key", fingerprint, "ed25519", "sign", "1y", clock=clock)
+    take_over(operator, home)
+    return fingerprint
+
+
+def extend(operator: Operator, fingerprint: str) -> None:
+    """Give the key another date, everywhere."""
+    (key,) = parse_keys(list_public_keys(operator.public))
+    for part in ((), (key.subkey,)):
+        gpg(operator.folder / "whole", "--quick-set-expire", fingerprint, "2y", *part)
+    take_over(operator, operator.folder / "whole")
+
+
+def take_over(operator: Operator, home: Path) -> None:
+    call("gpgconf", "--homedir", home, "--kill", "all")
+    shutil.rmtree(operator.home)
+    shutil.copytree(home, operator.home)
+    operator.public.write_text(gpg(home, "--armor", "--export"))
+    call("gpgconf", "--homedir", home, "--kill", "all")
+    operator.trust()
+
+
+def sign_in_2024(operator: Operator, rpm: Path) -> None:
+    macros = {
+        "__gpg": "/usr/bin/gpg",
+        "_gpg_path": str(operator.folder / "whole"),
+        "_gpg_name": "old@localhost",
+        "_gpg_sign_cmd_extra_args": "--faked-system-time 20240601T000000!",
+    }
+    call("rpmsign", *(word for pair in macros.items() for word in ("--define", " ".join(pair))), "--addsign", rpm)
+    call("gpgconf", "--homedir", operator.folder / "whole", "--kill", "all")
