@@ -16,6 +16,8 @@ PORT ?= 8643
 RELEASE = -e flavour='$(FLAVOUR)' $(VERSION:%=-e version='%') $(UPSTREAM:%=-e upstream_url='%') \
 	$(CHANNEL:%=-e channel='%') -e local_port='$(PORT)' $(ARGS)
 
+OPERATE = $(CHANNEL:%=-e channel='%') -e local_port='$(PORT)' $(ARGS)
+
 help: ## Show this
 	@echo 'Variables: FLAVOUR=ada|...|all VERSION=v0.9.2 UPSTREAM=<git URL> CHANNEL=stable|unstable PORT=8643 ARGS="<for ansible>"'
 	@sed -nE 's/^([a-z_-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,6 +46,21 @@ prerelease: .venv/.ready ## The same for the newest commit, into the channel uns
 doctor: .venv/.ready ## Say everything that would keep a release from working
 	ansible-playbook playbooks/doctor.yml $(RELEASE)
 
+status: .venv/.ready ## Say what is published and whether all is well; not 0 when something is wrong
+	ansible-playbook playbooks/status.yml $(OPERATE)
+
+rollback: .venv/.ready ## Put a channel back to the snapshot before its head, or to TO=<snapshot>
+	ansible-playbook playbooks/rollback.yml $(OPERATE) $(TO:%=-e snapshot='%')
+
+yank: .venv/.ready ## Take packages out of a channel and its pool for good: NAMES=<name,...> REASON=<why>
+	ansible-playbook playbooks/yank.yml $(OPERATE) -e names='$(NAMES)' -e '{"reason": "$(REASON)"}'
+
+prune: .venv/.ready ## Take away what the channels' retention does not keep; ARGS='-e dry_run=true' lists it
+	ansible-playbook playbooks/prune.yml $(OPERATE)
+
+rotate-key: .venv/.ready ## Bring the next signing key to the clients; it signs once the overlap is over
+	ansible-playbook playbooks/rotate_key.yml $(OPERATE)
+
 serve: .venv/.ready ## Serve the local channel on 127.0.0.1:PORT until Ctrl-C
 	PYTHONPATH=module_utils python -m pipeline.loopback_site .local/srv/rpm $(PORT)
 
@@ -60,12 +77,18 @@ lint: .venv/.ready ## ruff, mypy, yamllint, shellcheck, ansible-lint and a synta
 	ruff format --check
 	mypy
 	yamllint --strict .
-	shellcheck scripts/setup .ci/run
+	shellcheck scripts/setup scripts/forky-tree .ci/run
 	ansible-lint --offline
 	ansible-playbook --syntax-check $(wildcard playbooks/*.yml)
 
-bench: .venv/.ready ## Measure
-	pytest tests/bench $(ARGS)
+faults: .venv/.ready ## The trials of tests/faults in their long form, about half an hour
+	FAULTS=long pytest tests/faults $(ARGS)
+
+bench: .venv/.ready ## Measure a release
+	pytest tests/bench/test_release.py $(ARGS)
+
+bench-channel: .venv/.ready ## Measure publishing into a channel of 10,000 packages
+	pytest tests/bench/test_channel.py $(ARGS)
 
 # -- the rest
 
@@ -79,4 +102,5 @@ distclean: clean ## Remove .venv and the tools' caches too
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .ansible
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup moved release prerelease doctor serve test unit lint bench lock clean distclean
+.PHONY: help setup moved release prerelease doctor status rollback yank prune rotate-key serve test unit lint faults
+.PHONY: bench bench-channel lock clean distclean

@@ -80,14 +80,15 @@ class Pipeline:
         return self.root / "srv/rpm/fedora/43/x86_64"
 
     def published(self, channel: str = "") -> list[str]:
-        """The files of a channel's pool."""
-        return sorted(p.name for p in (self.channel / channel / "Packages").glob("*"))
+        """The files of a channel's pool but mistralrs-release, which carries keys and .repo files."""
+        pool = self.channel / channel / "Packages"
+        return sorted(path.name for path in pool.glob("*") if not path.name.startswith("mistralrs-release-"))
 
     def state(self) -> str:
-        """A digest of everything that is published and of the agent's journal."""
+        """A digest of everything that is published and of the agent's journal; its log of commands is left out."""
         digest = hashlib.sha256()
         for path in sorted((self.root / "srv").rglob("*")):
-            if "incoming" in path.parts or path.name == "lock":
+            if "incoming" in path.parts or path.name in ("lock", "log"):
                 continue
             digest.update(str(path.relative_to(self.root)).encode())
             if path.is_symlink():

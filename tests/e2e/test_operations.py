@@ -1,0 +1,184 @@
+"""What an operator does to channels that users rely on, in this order: look, go back, take out, prune, find damage."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+import pytest
+from pipeline.records import Snapshot
+
+FIRST, SECOND = (f"mistralrs-ada-{version}-1.fc43.x86_64.rpm" for version in ("0.9.1", "0.9.2"))
+
+
+def head(pipeline) -> Snapshot:
+    snapshot = (pipeline.channel / "mirrorlist").read_text().rstrip("/\n").rpartition("/")[2]
+    return Snapshot.read(pipeline.channel / "snapshots" / snapshot / "snapshot.json")
+
+
+def listed(pipeline) -> set[str]:
+    """The packages of the head; the one that carries .repo files and keys is not counted."""
+    text = (pipeline.channel / "snapshots" / head(pipeline).id / "packages.txt").read_text()
+    return {name for line in text.splitlines() if not (name := line.split()[1]).startswith("mistralrs-release-")}
+
+
+def test_flavours_that_can_be_built_are_published_in_one_snapshot_without_the_one_that_fails(pipeline):
+    """The compiler is too old for blackwell, says this run's table."""
+    before = pipeline.state()
+    faulty = {"flavour": "all", "version": "0.9.1", "cuda_lowest": {"12.0": "99.0"}}
+    run = pipeline.run("release", **faulty, together=True)
+    assert run.status != 0
+    assert "blackwell failed, and nothing is published without it" in run.message
+    assert pipeline.published() == []
+    run = pipeline.run("release", **faulty)
+    assert run.status != 0
+    assert re.search(r"Not published: blackwell \(task .*miscompiles for 12\.0", run.message), run.output
+    assert listed(pipeline) == {FIRST, FIRST.replace("ada", "ampere")}
+    assert len(head(pipeline).added) == 2
+    assert before != pipeline.state()
+
+
+def test_the_missing_flavour_comes_later_alone(pipeline):
+    run = pipeline.run("release", flavour="all", version="0.9.1")
+    assert run.status == 0, run.output
+    assert head(pipeline).added == (FIRST.replace("ada", "blackwell"),)
+
+
+def test_a_release_that_no_client_can_start_is_not_published(pipeline):
+    before, pool = listed(pipeline), pipeline.published()
+    run = pipeline.run("release", says="mistralrs 9.9.9")
+    assert run.status != 0
+    assert "Nothing was published." in run.message
+    assert "does not say 'mistralrs 9.9.9'" in run.message
+    assert (listed(pipeline), pipeline.published()) == (before, pool)
+
+
+def test_the_same_release_is_published_once_a_client_can(pipeline):
+    run = pipeline.run("release")
+    assert run.status == 0, run.output
+    assert SECOND in listed(pipeline)
+
+
+def test_status_tells_a_person_and_a_machine(pipeline):
+    file = pipeline.root / "status.json"
+    run = pipeline.run("status", deep=True, status_file=str(file))
+    assert run.status == 0, run.output
+    assert "stable is well" in run.row("status")
+    assert re.search(r"mistralrs-ada +2 +0\.9\.2-1\.fc43", run.output)
+    stable = next(row for row in json.loads(file.read_text()) if row["channel"] == "stable")
+    assert stable["head"] == head(pipeline).id
+    assert all(finding["fits"] for finding in stable["findings"])
+    assert stable["host"]["journal"][-1]["snapshot"] == head(pipeline).id
+
+
+def test_a_rollback_is_shown_first_and_takes_nothing_out_of_the_pool(pipeline):
+    before, pool = pipeline.state(), pipeline.published()
+    run = pipeline.run("rollback", "--check", "--diff")
+    assert run.status == 0, run.output
+    assert f"-{SECOND}" in run.output
+    assert pipeline.state() == before
+    run = pipeline.run("rollback", reason="0.9.2 answers nonsense")
+    assert run.status == 0, run.output
+    assert SECOND not in listed(pipeline)
+    assert pipeline.published() == pool
+    assert "0.9.2 answers nonsense" in head(pipeline).reason
+
+
+def test_a_second_rollback_takes_the_first_back(pipeline):
+    assert pipeline.run("rollback").status == 0
+    assert SECOND in listed(pipeline)
+
+
+def test_an_unknown_snapshot_names_the_known(pipeline):
+    before = pipeline.state()
+    run = pipeline.run("rollback", snapshot="20200101T000000Z-00000000")
+    assert run.status != 0
+    assert head(pipeline).id in run.message
+    assert pipeline.state() == before
+
+
+def test_a_yanked_package_is_gone_and_its_name_does_not_come_back(pipeline):
+    run = pipeline.run("yank", names=SECOND, reason="a token in its template")
+    assert run.status == 0, run.output
+    assert SECOND not in listed(pipeline)
+    assert SECOND not in pipeline.published()
+    before = pipeline.state()
+    run = pipeline.run("release")
+    assert run.status != 0
+    assert "yanked" in run.message
+    assert "package_release" in run.message
+    assert pipeline.state() == before
+    run = pipeline.run("release", package_release="2")
+    assert run.status == 0, run.output
+    assert SECOND.replace("-1.fc43", "-2.fc43") in listed(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"names": "mistralrs-adda-0.9.2", "reason": "mistyped"}, "no package of the channel is called mistralrs-adda"),
+        ({"names": FIRST}, "a yank needs a reason"),
+        ({"reason": "no name"}, "it is not said which packages"),
+        ({"names": "mistralrs-*", "reason": "too wide"}, "would leave nothing"),
+    ],
+)
+def test_a_yank_that_is_not_well_said_takes_nothing(pipeline, variables, message):
+    before = pipeline.state()
+    run = pipeline.run("yank", **variables)
+    assert run.status != 0
+    assert message in run.message
+    assert pipeline.state() == before
+
+
+def test_prune_lists_and_then_takes_what_retention_does_not_keep(pipeline):
+    row = {"follows": "tag", "locked": "always", "retention": {"versions": 1}}
+    stable = row | {"path": "fedora/43/x86_64", "repo": "mistralrs.repo"}
+    unstable = row | {"path": "fedora/43/x86_64/unstable", "repo": "mistralrs-unstable.repo", "metadata_expire": "1h"}
+    settings = {"channels": {"stable": stable, "unstable": unstable}}
+    before = pipeline.state()
+    run = pipeline.run("prune", **settings, dry_run=True)
+    assert run.status == 0, run.output
+    assert FIRST in run.message
+    assert pipeline.state() == before
+    run = pipeline.run("prune", **settings)
+    assert run.status == 0, run.output
+    assert {name for name in listed(pipeline) if "ada" in name} == {SECOND.replace("-1.fc43", "-2.fc43")}
+    assert FIRST.replace("ada", "ampere") in listed(pipeline)  # its only build
+    assert FIRST in pipeline.published()  # snapshots name it still
+    again = pipeline.run("prune", **settings)
+    assert (again.status, again.changed) == (0, 0)
+
+
+def test_status_finds_a_file_that_somebody_took_and_one_that_somebody_changed(pipeline):
+    ampere = pipeline.channel / "Packages" / FIRST.replace("ada", "ampere")
+    data = ampere.read_bytes()
+    ampere.unlink()
+    run = pipeline.run("status")
+    assert run.status != 0
+    assert re.search(rf"without {ampere.name}", run.output)
+    ampere.write_bytes(data[:-1] + b"x")
+    assert pipeline.run("status").status == 0  # of the right size, and nothing was read
+    run = pipeline.run("status", deep=True)
+    assert run.status != 0
+    assert ampere.name in run.output
+    ampere.write_bytes(data)
+    assert pipeline.run("status", deep=True).status == 0
+
+
+def test_status_finds_metadata_that_was_changed(pipeline):
+    repomd = pipeline.channel / "snapshots" / head(pipeline).id / "repodata/repomd.xml"
+    text = repomd.read_text()
+    repomd.write_text(text.replace("<revision>", "<revision>1"))
+    try:
+        run = pipeline.run("status")
+    finally:
+        repomd.write_text(text)
+    assert run.status != 0
+    assert "the signature does not fit the file" in run.message
+
+
+def test_nothing_is_left_behind_by_what_was_refused(pipeline):
+    state = pipeline.root / "srv/rpm/.publisher/stable"
+    assert list((state / "incoming").iterdir()) == []
+    assert subprocess.run(["pgrep", "-f", f"gpg-agent.*{pipeline.root}"], check=False).returncode == 1

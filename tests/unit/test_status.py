@@ -1,0 +1,94 @@
+"""What status tells of a channel, and what it finds wrong."""
+
+from __future__ import annotations
+
+from pipeline.channel import Published
+from pipeline.environment import Finding
+from pipeline.errors import PipelineError
+from pipeline.records import Package
+from pipeline.status import ago, lines, report, size
+
+HEAD, OLD = "20261121T113154Z-2f7b86af", "20261120T113154Z-00000000"
+NOW = 1_795_271_514
+HOST = {
+    "snapshot": HEAD,
+    "room": 20 * 10**9,
+    "free": 30 * 10**9,
+    "snapshots": [
+        {"id": HEAD, "time": NOW - 3 * 3600, "reason": "v0.9.2", "packages": 2, "staged": False},
+        {"id": OLD, "time": NOW - 90000, "reason": "v0.9.1", "packages": 1, "staged": True},
+    ],
+    "pool": {"files": 3, "bytes": 600_000_000},
+    "orphans": [{"name": "mistralrs-ada-0.9.0-1.fc43.x86_64.rpm", "bytes": 200_000_000, "since": NOW}],
+    "missing": [],
+    "incoming": [{"transaction": "tx-1", "bytes": 5_000_000, "age": 12}],
+    "journal": [
+        {"time": NOW, "snapshot": HEAD, "added": ["a"], "removed": [], "reason": "v0.9.2", "who": "uid 0 from here"}
+    ],
+    "refusals": [{"time": NOW, "from": "192.0.2.1", "command": "sh", "error": "this command is not allowed here"}],
+}
+
+
+def package(version: str, size: int = 300_000_000) -> Package:
+    return Package("mistralrs-ada", version, "1.fc43", "x86_64", "c", "p", version, size)
+
+
+PUBLISHED = Published(HEAD, 1, (package("0.9.9"), package("0.9.10")))
+
+
+def wrong(*arguments: object) -> dict[str, Finding]:
+    return {finding.check: finding for finding in report("stable", *arguments).findings if not finding.fits}
+
+
+def test_a_healthy_channel_is_told_in_a_few_lines():
+    found = report("stable", PUBLISHED, HOST, [])
+    assert all(finding.fits for finding in found.findings)
+    text = "\n".join(lines(found, NOW))
+    assert f"stable: {HEAD}, 3 h ago: v0.9.2" in text
+    assert "pool 3 files, 600.0 MB; 1 snapshots, 1 staged; uploads waiting 5.0 MB; orphans 1, 200.0 MB" in text
+    assert "mistralrs-ada  2       0.9.10-1.fc43  300.0 MB  600.0 MB" in text
+    assert "1 added, 0 removed: v0.9.2 (uid 0 from here)" in text
+    assert "192.0.2.1  sh: this command is not allowed here" in text
+
+
+def test_an_empty_channel_is_well():
+    assert wrong(Published("", 0, ()), HOST | {"snapshot": "", "snapshots": []}, []) == {}
+
+
+def test_a_signature_that_does_not_count_is_found_and_the_rest_is_told():
+    found = report("stable", PipelineError("the signature's key has expired", "repomd.xml", "Extend it"), HOST, [])
+    assert [finding.check for finding in found.findings if not finding.fits] == ["signature"]
+    assert found.head == HEAD
+
+
+def test_clients_that_see_another_snapshot_are_found():
+    assert wrong(Published(OLD, 1, ()), HOST, [])["what clients see"].found == OLD
+
+
+def test_an_agent_that_does_not_answer_is_found_and_the_packages_are_told():
+    error = PipelineError("talking to the repo host failed with status 255", "ssh host", "Check that the host is up")
+    assert wrong(PUBLISHED, error, [])["publisher agent"].remedy == "ssh host: Check that the host is up"
+    assert report("stable", PUBLISHED, error, []).packages == PUBLISHED.packages
+
+
+def test_missing_files_and_little_room_are_found():
+    found = wrong(PUBLISHED, HOST | {"missing": ["a.rpm"], "room": 900_000_000}, [])
+    assert found["pool"].found == "without a.rpm"
+    assert found["room on the repo host"].needed == "> 0.9 GB"
+
+
+def test_what_reading_every_byte_found_is_a_finding():
+    deep = {"packages": 2, "bytes": 600_000_000, "findings": ["a.rpm has other bytes"]}
+    assert wrong(PUBLISHED, HOST, [], deep)["every byte"].found == "a.rpm has other bytes"
+    assert wrong(PUBLISHED, HOST, [], deep | {"findings": []}) == {}
+
+
+def test_findings_of_the_keys_are_among_them():
+    assert wrong(PUBLISHED, HOST, [Finding("signing key", "expired", "valid", False, "Rotate")])["signing key"]
+
+
+def test_times_and_sizes_read_well():
+    assert [ago(seconds) for seconds in (5, 119, 120, 7200, 200_000)] == [
+        "5 s ago", "119 s ago", "2 min ago", "2 h ago", "2 days ago"
+    ]  # fmt: skip
+    assert [size(count) for count in (0, 200_000, 1_300_000_000)] == ["0.0 MB", "0.2 MB", "1.3 GB"]
