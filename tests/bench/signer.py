@@ -1,0 +1,39 @@
+"""A signer's program for the benchmark, which imports what the module imports and no more.
+
+python signer.py compose|add|hold ORDER.json
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "module_utils"))
+
+from pipeline.changes import added
+from pipeline.channel import Channel
+from pipeline.publisher import Publisher
+from pipeline.records import Package
+from pipeline.snapshot import Engine, Signer, compose, workplace
+
+order = json.loads(Path(sys.argv[2]).read_text())
+key, root = Path(order["public_key"]), Path(order["root"])
+engine = Engine(
+    "stable",
+    Channel(order["location"], key),
+    Publisher(order["rsh"], "local"),
+    Signer(Path(order["home"]), None, key),
+    root,
+)
+packages = [Package.from_dict(order["package"])]
+if sys.argv[1] == "compose":
+    # The process of the engine without the repo host: head, parent, change, metadata, signatures.
+    parent = engine.channel.state(engine.channel.head())
+    change = added(parent, packages)
+    with workplace(root / "compose") as work:
+        compose(work, "stable", engine.channel, parent, change, engine.signer, "bench", int(time.time()))
+else:
+    done = engine.add(packages, reason="bench", hold=sys.argv[1] == "hold")
+    assert done.changed
+    if done.transaction:
+        print(f"{done.transaction.id} {done.transaction.snapshot.parent}", file=sys.stderr)
