@@ -32,6 +32,7 @@ QUICK = 120.0  # seconds for what only looks
 PATIENT = 1800.0  # seconds; it may wait for another command and reads each new package twice
 WHOLE = 86400.0  # seconds to read a pool of terabytes
 SSH_FAILED = 255  # ssh's own exit status, which rsync passes on
+LOCAL = {11, 23, 24}  # rsync's exit statuses for files that cannot be read or written, here or there
 # What ssh says when sshd closes the door before it has asked who is there (MaxStartups).
 FULL = re.compile(r"^(kex_exchange_identification: |Not allowed at this time)", re.MULTILINE)
 
@@ -54,13 +55,18 @@ class Publisher:
     rsh: Sequence[str]
     host: str
 
+    def look(self, channel: str) -> tuple[str, int]:
+        """The id of the published snapshot ("" where there is none yet), and how many bytes an upload may bring now."""
+        answer = self._ask("head", channel, wanted="room")
+        return str(answer["snapshot"]), int(answer["room"])
+
     def head(self, channel: str) -> str:
         """The id of the published snapshot, "" where the channel has none yet."""
-        return str(self._ask("head", channel)["snapshot"])
+        return self.look(channel)[0]
 
     def room(self, channel: str) -> int:
         """How many bytes an upload to the channel may bring now."""
-        return int(self._ask("head", channel, wanted="room")["room"])
+        return self.look(channel)[1]
 
     def upload(self, transaction: Transaction) -> None:
         """Bring the transaction's files to the repo host, where they wait for ``stage`` or ``commit``."""
@@ -147,6 +153,12 @@ class Publisher:
                 "the repo host's ssh takes no more connections just now",
                 f"{shlex.join(self.rsh)} {self.host}",
                 "Try again; if it happens often, raise MaxStartups of the repo host's sshd",
+            )
+        if error.status in LOCAL:
+            return PipelineError(
+                f"the upload failed with status {error.status}: {' | '.join(said[-3:])}",
+                f"{shlex.join(self.rsh)} {self.host}",
+                "Set right what it names (receiver: on the repo host; sender: here), then repeat: what was sent is kept",
             )
         return PipelineError(
             f"talking to the repo host failed with status {error.status}: {' | '.join(said[-3:])}",

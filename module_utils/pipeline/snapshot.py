@@ -56,7 +56,7 @@ class Agent(Protocol):
 
     def head(self, channel: str) -> str: ...
 
-    def room(self, channel: str) -> int: ...
+    def look(self, channel: str) -> tuple[str, int]: ...
 
     def upload(self, transaction: Transaction) -> None: ...
 
@@ -231,13 +231,14 @@ class Engine:
             work = functools.cache(lambda: stack.enter_context(workplace(self.root / "compose")))
 
             def attempt() -> Outcome:
-                parent = self.channel.state(self.agent.head(self.name))
+                head, room = self.agent.look(self.name)
+                parent = self.channel.state(head)
                 change = change_of(parent)
                 before, after = tuple(sorted(parent.digests)), tuple(change.names)
                 changed = before != after or bool(change.yank)
                 if not changed or check:
                     return Outcome(changed, parent.id, None, None, before, after, change.notes)
-                self._require_room(id_, change.add)
+                self._require_room(id_, change.add, room)
                 # Time never goes back along the chain, whatever the signer's clock does.
                 moment = max(int(self.now()), parent.index.revision + 1)
                 snapshot = compose(work(), self.name, self.channel, parent, change, self.signer, reason, moment)
@@ -270,10 +271,10 @@ class Engine:
             "See who publishes to this channel in its journal, then run again; nothing was changed",
         )
 
-    def _require_room(self, transaction: str, packages: Iterable[Package]) -> None:
+    def _require_room(self, transaction: str, packages: Iterable[Package], room: int) -> None:
         """PipelineError where the repo host cannot take the new packages; those it has got count as its room."""
         needed = sum(package.size for package in packages)
-        if not needed or needed <= (room := self.agent.room(self.name)):
+        if needed <= room:
             return
         room += sum(
             row["bytes"] for row in self.agent.status(self.name)["incoming"] if row["transaction"] == transaction

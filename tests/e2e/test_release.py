@@ -53,7 +53,7 @@ def test_the_next_version_is_added_and_a_client_moves_up_and_back(pipeline):
         "mistralrs-ada-0.9.1-1.fc43.x86_64.rpm",
         "mistralrs-ada-0.9.2-1.fc43.x86_64.rpm",
     ]
-    assert len(list((pipeline.channel / "snapshots").iterdir())) == 2
+    assert len(list((pipeline.channel / "snapshots").iterdir())) == 3  # the first has mistralrs-release
     transcript = (pipeline.root / "signer/log/client-stable.log").read_text()
     assert "upgrade" in transcript
     assert "downgrade" in transcript

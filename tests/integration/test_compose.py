@@ -199,19 +199,19 @@ def test_a_broken_upload_is_gone_on_with(site: Site, monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_is_sent_that_the_repo_host_has_no_room_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def room(self: Publisher, channel: str) -> int:
-        return 1000
+    def look(self: Publisher, channel: str) -> tuple[str, int]:
+        return "", 1000
 
     package = site.package()
-    monkeypatch.setattr(Publisher, "room", room)
+    monkeypatch.setattr(Publisher, "look", look)
     with pytest.raises(PipelineError, match=f"has room for 1,000 bytes, the packages need {package.size:,}.*prune"):
         site.publish(package)
     assert not list((site.root / ".publisher").rglob("tx-*"))
 
 
 def test_what_was_sent_before_needs_no_more_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def room(self: Publisher, channel: str) -> int:
-        return 0
+    def look(self: Publisher, channel: str) -> tuple[str, int]:
+        return "", 0
 
     def commit(self: Publisher, transaction: Transaction) -> str:
         raise PipelineError("the line went down")
@@ -221,7 +221,7 @@ def test_what_was_sent_before_needs_no_more_room(site: Site, monkeypatch: pytest
     with pytest.raises(PipelineError, match="the line went down"):
         site.publish(package)
     monkeypatch.undo()
-    monkeypatch.setattr(Publisher, "room", room)
+    monkeypatch.setattr(Publisher, "look", look)
     assert site.publish(package).changed
 
 
