@@ -158,7 +158,7 @@ class Publisher:
             return PipelineError(
                 f"the upload failed with status {error.status}: {' | '.join(said[-3:])}",
                 f"{shlex.join(self.rsh)} {self.host}",
-                "Set right what it names (receiver: on the repo host; sender: here), then repeat: what was sent is kept",
+                "Set right what it names (receiver: the repo host; sender: here), then repeat: what was sent is kept",
             )
         return PipelineError(
             f"talking to the repo host failed with status {error.status}: {' | '.join(said[-3:])}",
