@@ -1,0 +1,32 @@
+"""Trials that attack the channel engine. They are short; ``FAULTS=long`` makes them thorough (``make faults``)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+# What the integration tests have for a signer and a repo host serves here too.
+sys.path.append(str(Path(__file__).parents[1] / "integration"))
+
+from plots import Plot, make_plots
+from sizes import LONG, SHORT, Sizes
+
+
+@pytest.fixture(scope="session")
+def sizes() -> Sizes:
+    return LONG if os.environ.get("FAULTS") == "long" else SHORT
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _root() -> None:
+    if os.geteuid():
+        pytest.skip("needs root: for sshd, mounts and throw-away clients")
+
+
+@pytest.fixture(scope="session")
+def plots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plot]:
+    """Repo hosts on the brink of each call of the agent. Trials spoil twins of them."""
+    return make_plots(tmp_path_factory.mktemp("plots"))

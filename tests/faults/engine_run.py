@@ -1,0 +1,37 @@
+"""One call of the channel engine as a program, ``twins.publisher``: a trial starts it by the dozen, or kills it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+MODULE_UTILS = Path(__file__).parents[2] / "module_utils"
+
+
+def main() -> None:
+    sys.path.insert(0, str(MODULE_UTILS))
+    from pipeline.channel import Channel
+    from pipeline.errors import PipelineError
+    from pipeline.publisher import Publisher
+    from pipeline.records import Package
+    from pipeline.snapshot import Engine, Signer
+
+    known = json.loads(Path(sys.argv[1]).read_text())
+    key = Path(known["public_key"])
+    engine = Engine(
+        "stable",
+        channel=Channel(known["location"], key),
+        agent=Publisher(known["rsh"], known["host"]),
+        signer=Signer(Path(known["home"]), None, key),
+        root=Path(known["root"]),
+    )
+    try:
+        outcome = engine.add([Package.from_dict(row) for row in known["packages"]], reason="a trial")
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
+    print(outcome.head)
+
+
+if __name__ == "__main__":
+    main()

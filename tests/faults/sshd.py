@@ -1,0 +1,131 @@
+"""A real sshd on loopback whose one key may only call the publisher agent, as on the repo host."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from client_channel import free_port
+from pipeline.publisher import Publisher
+from signer_site import AGENT, Site
+
+# What a host allows by default stays allowed: the key's own restrictions are on trial. AcceptEnv is wider than
+# any distribution's. HOME: the publishing account has no dot files, and bash would read those of this one.
+CONFIG = """\
+ListenAddress 127.0.0.1:{port}
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/authorized_keys
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin yes
+AllowTcpForwarding yes
+AllowAgentForwarding yes
+X11Forwarding yes
+PermitTunnel yes
+AcceptEnv LANG LC_* GIT_* PYTHON* RSYNC_*
+Subsystem sftp internal-sftp
+SetEnv HOME={folder}
+"""
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """The way to an sshd in ``folder`` that listens on ``port``."""
+
+    folder: Path
+    port: int
+
+    def options(self, port: int = 0) -> list[str]:
+        """ssh's options; with ``port``, by another way to the same host."""
+        words = {
+            "Port": port or self.port,
+            "User": getpass.getuser(),
+            "IdentityFile": self.folder / "key",
+            "IdentitiesOnly": "yes",
+            "BatchMode": "yes",
+            "UserKnownHostsFile": self.folder / "known_hosts",
+            "HostKeyAlias": "repo",
+        }
+        return ["-F", "none", *(word for name, value in words.items() for word in ("-o", f"{name}={value}"))]
+
+    def publisher(self, port: int = 0) -> Publisher:
+        return Publisher(["ssh", *self.options(port)], "127.0.0.1")
+
+    @contextmanager
+    def shared(self) -> Iterator[Publisher]:
+        """The same over one connection that stays, which is quick."""
+        control = self.folder / "control"
+        with subprocess.Popen(["ssh", "-M", "-N", "-S", control, *self.options(), "127.0.0.1"]) as master:
+            try:
+                for _ in range(500):
+                    if control.exists():
+                        break
+                    time.sleep(0.01)
+                yield Publisher(["ssh", "-S", str(control), *self.options()], "127.0.0.1")
+            finally:
+                master.terminate()
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+
+@contextmanager
+def sshd(folder: Path, site: Site, *only: str) -> Iterator[Ssh]:
+    """Serve ``site`` by its agent; ``only`` are the channels that the key may see, by default all."""
+    folder.mkdir()
+    for name in ("host_key", "key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    command = [str(AGENT), "--config", str(site.folder / "publisher.json"), "--ssh"]
+    command += [word for channel in only for word in ("--only", channel)]
+    key = (folder / "key.pub").read_text()
+    (folder / "authorized_keys").write_text(f'restrict,command="{shlex.join(command)}" {key}')
+    (folder / "known_hosts").write_text(f"repo {(folder / 'host_key.pub').read_text()}")
+    ssh = Ssh(folder, free_port())
+    (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=ssh.port))
+    with _privilege_separation(), (folder / "log").open("wb") as log:
+        program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert program, "there is no sshd: install openssh-server"
+        server = subprocess.Popen([program, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
+        try:
+            _await(server, ssh)
+            yield ssh
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@contextmanager
+def _privilege_separation() -> Iterator[None]:
+    """The empty folder that Debian's sshd wants, and that only its service makes."""
+    folder = Path("/run/sshd")
+    made = not folder.exists()
+    if made:
+        folder.mkdir(mode=0o755)
+    try:
+        yield
+    finally:
+        if made:
+            folder.rmdir()
+
+
+def _await(server: subprocess.Popen[bytes], ssh: Ssh) -> None:
+    for _ in range(500):
+        assert server.poll() is None, ssh.log
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", ssh.port)) == 0:
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"sshd does not answer: {ssh.log}")

@@ -1,0 +1,265 @@
+"""Clients that never stop, while snapshots are published twice a second: none of them ever fails.
+
+The control shows that the trial can tell: a folder that createrepo_c and gpg write in place, at the same pace,
+under the same clients, fails some of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from client_channel import free_port
+from line import Line
+from pipeline import loopback_site
+from pipeline.keys import opened
+from pipeline.records import Package, sha256_file
+from pipeline.throwaway import Client
+from signer_site import STABLE, Site
+from sizes import Sizes
+from systems import systems
+from twins import twin
+
+DELAYS = (0, 0.05, 0.3)  # seconds for each request
+PACE = 0.5  # seconds from one snapshot to the next
+HELD = 6  # packages in a snapshot; each has one that the last had not
+IN_PLACE = "in-place"
+INSTALL_EVERY = 3  # refreshes
+PUBLISHED = 10  # times at least in a round
+REPO = """\
+[trial]
+name=trial
+{source}
+proxy=http://127.0.0.1:{port}
+gpgcheck=1
+repo_gpgcheck=1
+gpgkey=file:///etc/trial.asc
+skip_if_unavailable=0
+"""
+
+
+@dataclass
+class History:
+    """Which repomd.xml was published when; the last one still is."""
+
+    heads: list[tuple[str, float]] = field(default_factory=list)
+
+    def fits(self, sha256: str, begun: float) -> bool:
+        """Whether a client that asked at ``begun`` may have been given it."""
+        ends = [until for _, until in self.heads[1:]] + [float("inf")]
+        return any(sha256 == head and begun <= until for (head, _), until in zip(self.heads, ends, strict=True))
+
+
+@dataclass
+class Tally:
+    """What the clients of one kind, behind one delay, have met."""
+
+    refreshes: int = 0
+    installs: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+Round = dict[tuple[str, float], Tally]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, list[Package]]:
+    """Signed packages, and the signer whose they are."""
+    site = Site.make(tmp_path_factory.mktemp("packages"))
+    return site, [site.package(f"0.9.{number}") for number in range(HELD + 4)]
+
+
+@contextmanager
+def repeated(step: Callable[[], object]) -> Iterator[tuple[list[float], threading.Event]]:
+    """Do ``step`` again and again while this lasts, at PACE; gives the time that each took, and whether it ended."""
+    over = threading.Event()
+    took: list[float] = []
+
+    def loop() -> None:
+        try:
+            while not over.is_set():
+                begun = time.monotonic()
+                step()
+                took.append(time.monotonic() - begun)
+                over.wait(max(0, PACE - took[-1]))
+        finally:
+            over.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(loop)
+        try:
+            yield took, over
+        finally:
+            over.set()
+        future.result()
+
+
+def our_way(site: Site, packages: Sequence[Package], history: History) -> Callable[[], None]:
+    """Publish by the engine and the agent: in turn one package comes and one goes."""
+    held = list(packages[:HELD])
+    waiting = list(packages[HELD:])
+
+    def record(head: str) -> None:
+        repomd = site.root / STABLE / "snapshots" / head / "repodata/repomd.xml"
+        history.heads.append((sha256_file(repomd), time.time()))
+
+    record(site.publish(*held).head)
+
+    def step() -> None:
+        if len(held) == HELD:
+            held.append(waiting.pop(0))
+            outcome = site.engine.add(held[-1:], reason="one more")
+        else:
+            waiting.append(held.pop(0))
+            outcome = site.engine.remove([waiting[-1].filename], reason="one less")
+        record(outcome.head)
+
+    return step
+
+
+def in_place(site: Site, packages: Sequence[Package], history: History) -> Callable[[], None]:
+    """Publish as most do: change the folder, index it, sign the index."""
+    folder = site.root / IN_PLACE
+    folder.mkdir()
+    turn = itertools.cycle(range(len(packages)))
+
+    def step() -> None:
+        first = next(turn)
+        names = {Path(packages[(first + more) % len(packages)].path) for more in range(HELD)}
+        for path in folder.glob("*.rpm"):
+            path.unlink()
+        for path in names:
+            os.link(path, folder / path.name)
+        repomd = folder / "repodata/repomd.xml"
+        subprocess.run(["createrepo_c", "--quiet", "--no-database", folder], check=True)
+        with opened(site.signer.home) as keyring:
+            repomd.with_name("repomd.xml.asc").write_bytes(keyring.sign(repomd.read_bytes(), keyring.signing_key()))
+        history.heads.append((sha256_file(repomd), time.time()))
+
+    step()
+    return step
+
+
+@dataclass
+class User:
+    """A system that refreshes and installs without pause."""
+
+    client: Client
+    program: str
+    tally: Tally
+    seen: list[tuple[float, str]] = field(default_factory=list)
+
+    def go_on(self, over: Callable[[], bool]) -> None:
+        while not over():
+            self.refresh()
+            if self.tally.refreshes % INSTALL_EVERY == 0:
+                self.install()
+
+    def refresh(self) -> None:
+        begun = time.time()
+        status, said = self.client.run(self.program, "-y", "makecache", "--refresh")
+        self.tally.refreshes += 1
+        if status:
+            self.tally.failures.append(f"makecache ended with {status}: {said[-500:]}")
+        else:
+            self.seen.append((begun, self.cached()))
+
+    def cached(self) -> str:
+        places = [self.client.path(f"/var/cache/{name}") for name in ("dnf", "libdnf5")]
+        (repomd,) = (path for place in places for path in place.glob("trial-*/repodata/repomd.xml"))
+        return sha256_file(repomd)
+
+    def install(self) -> None:
+        status, said = self.client.run(self.program, "-y", "install", "mistralrs-ada")
+        self.tally.installs += 1
+        missing, name = self.client.run("rpm", "-q", "mistralrs-ada")
+        if status or missing:
+            self.tally.failures.append(f"install ended with {status}, {name.strip()}: {said[-500:]}")
+        if not missing:
+            self.client.run("rpm", "-e", "mistralrs-ada")
+
+    def judge(self, history: History) -> None:
+        for begun, sha256 in self.seen:
+            if not history.fits(sha256, begun):
+                self.tally.failures.append(f"has {sha256[:8]}, which was not published after it asked")
+
+
+def go_round(site: Site, source: str, step: Callable[[], None], history: History, seconds: float, log: Path) -> Round:
+    """Publish by ``step`` for so long, and so often, under a client of every kind behind every delay."""
+    tallies: Round = {}
+    web = loopback_site.Site(site.root, free_port(), log / "nginx")
+    with ExitStack() as stack:
+        loopback_site.started(web)
+        stack.callback(loopback_site.stopped, web.state_dir)
+        users = []
+        for delay in DELAYS:
+            line = stack.enter_context(Line(web.port, delay=delay))
+            for program, root in systems():
+                client = Client(log / f"{program}-{delay}.log", system=root)
+                user = User(stack.enter_context(client), program, tallies.setdefault((program, delay), Tally()))
+                client.write("/etc/yum.repos.d/trial.repo", REPO.format(source=source, port=line.port))
+                client.write("/etc/trial.asc", site.signer.public_key.read_text())
+                users.append(user)
+        pool = stack.enter_context(ThreadPoolExecutor(len(users)))
+        with repeated(step) as (took, broken):
+            until = time.monotonic() + seconds
+
+            def over() -> bool:
+                return broken.is_set() or (time.monotonic() > until and len(took) >= PUBLISHED)
+
+            for future in [pool.submit(user.go_on, over) for user in users]:
+                future.result()
+    print(f"{log.name}: {len(took)} snapshots, each in {sum(took) / len(took):.2f} s")
+    for user in users:
+        user.judge(history)
+    return tallies
+
+
+def test_no_client_fails_while_snapshots_are_published(
+    packages: tuple[Site, list[Package]], sizes: Sizes, tmp_path: Path
+) -> None:
+    known, built = packages
+    ours: Round = {}
+    control: Round = {}
+    for number in itertools.count():
+        site = twin(known, tmp_path / str(number))
+        for way, source, into in (
+            (our_way, f"mirrorlist=http://repo.invalid/{STABLE}/mirrorlist", ours),
+            (in_place, f"baseurl=http://repo.invalid/{IN_PLACE}/", control),
+        ):
+            history = History()
+            log = tmp_path / f"{number}-{way.__name__}"
+            log.mkdir()
+            step = way(site, built, history)
+            for arm, tally in go_round(site, source, step, history, sizes.round_seconds, log).items():
+                total = into.setdefault(arm, Tally())
+                total.refreshes += tally.refreshes
+                total.installs += tally.installs
+                total.failures += tally.failures
+        shutil.rmtree(site.folder)
+        if sum(tally.refreshes + tally.installs for tally in ours.values()) >= sizes.refreshes:
+            break
+    print(table(ours, control))
+    assert [failure for tally in ours.values() for failure in tally.failures] == []
+    assert any(tally.failures for tally in control.values()), "the trial could not tell one way from the other"
+
+
+def table(ours: Round, control: Round) -> str:
+    lines = [f"{'client':8} {'delay':>6} {'refreshes':>9} {'installs':>8} {'failed':>6}   control: the same"]
+    for (program, delay), tally in ours.items():
+        cells = [(t.refreshes, t.installs, len(t.failures)) for t in (tally, control[program, delay])]
+        numbers = "   ".join("{:>9} {:>8} {:>6}".format(*cell) for cell in cells)
+        lines.append(f"{program:8} {delay * 1000:>3.0f} ms {numbers}")
+    kinds = Counter(failure.split(":")[0] for tally in control.values() for failure in tally.failures)
+    return "\n".join([*lines, *(f"control: {count} x {kind}" for kind, count in kinds.most_common())])

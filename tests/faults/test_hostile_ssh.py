@@ -1,0 +1,382 @@
+"""Whoever has the publishing key tries to get more than it gives, at a real sshd: refused, logged, nothing changed.
+
+The host's sshd allows what sshd allows by default. What holds is the key's own line: restrict, and the agent
+as its command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from client_channel import free_port
+from pipeline.publisher import Publisher
+from pipeline.records import sha256_file
+from signer_site import STABLE, Site
+from sshd import Ssh, sshd
+from twins import twin
+
+FLAGS = "-tre.iLsfxCIvu"
+TX = "tx-hostile-01"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A host with the channels stable and unstable, and a key that is for stable alone."""
+
+    site: Site
+    ssh: Ssh
+    work: Path
+    shared: Publisher
+
+    def run(self, *argv: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*argv], env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            errors="replace", timeout=60, check=False,
+        )  # fmt: skip
+
+    def say(self, *words: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """A command over a connection of its own, for that connection's options."""
+        return self.run("ssh", *options, *self.ssh.options(), "127.0.0.1", "--", *words)
+
+    def command(self, text: str) -> subprocess.CompletedProcess[str]:
+        """A command over the connection that is there already, which is quick."""
+        return self.run(*self.shared.rsh, self.shared.host, "--", text)
+
+    def rsync(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        shell = " ".join(self.shared.rsh)
+        usual = {"RSYNC_OLD_ARGS": "1", "RSYNC_PROTECT_ARGS": "0"}
+        return self.run("rsync", "-e", shell, *words, env=usual | (env or {}))
+
+    def tree(self) -> dict[str, str]:
+        """Every file, link and folder below the root but for the log; uploads included."""
+        found = {}
+        for path in self.site.root.rglob("*"):
+            name = str(path.relative_to(self.site.root))
+            if path.is_symlink():
+                found[name] = f"-> {path.readlink()}"
+            elif path.is_file():
+                found[name] = sha256_file(path)
+            else:
+                found[name] = "folder"
+        return {name: what for name, what in found.items() if not name.startswith(".publisher/log")}
+
+    def logged(self) -> list[dict[str, object]]:
+        text = (self.site.root / ".publisher/log").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    folder = tmp_path_factory.mktemp("hostile")
+    start = Site.make(folder / "start")
+    start.publish(start.package())
+    channels = {"stable": {"path": STABLE}, "unstable": {"path": f"{STABLE}/unstable"}}
+    site = twin(start, folder / "site", channels=channels)
+    (work := folder / "work").mkdir()
+    (work / "secret").write_text("mine\n")
+    (site.root / "secret").write_text("the host's\n")
+    with sshd(folder / "sshd", site, "stable") as ssh, ssh.shared() as publisher:
+        target = Target(site, ssh, work, publisher)
+        assert json.loads(target.command("head stable").stdout)["path"] == STABLE
+        yield target
+
+
+@pytest.fixture(autouse=True)
+def nothing_changes(target: Target) -> Iterator[None]:
+    before = target.tree()
+    yield
+    assert target.tree() == before
+
+
+COMMANDS = {
+    "a shell": "sh",
+    "a program": "/bin/cat /etc/passwd",
+    "python": "python3 -c 'import os; os.system(\"id\")'",
+    "after a semicolon": "head stable; id",
+    "after an and": "head stable && id",
+    "by a pipe": "head stable | sh",
+    "in the background": "head stable & id",
+    "in backquotes": "head `id`",
+    "in a substitution": "head $(id)",
+    "a variable": "head $HOME",
+    "a redirection": "head stable > secret",
+    "a quote that stays open": "head 'stable",
+    "a second line": "head stable\nid",
+    "a line end in a word": "head 'stable\n'",
+    "a carriage return": "head stable\rid",
+    "a second line in a transaction": f"drop stable '{TX}\nid'",
+    "an option for the agent": "--config /tmp/x --rsh x head stable",
+    "an option in a word": f"commit stable {TX} --parent - --config=/tmp/x",
+    "a glob": "head *",
+    "a control character": "head sta\x07ble",
+    "another encoding": "head st\u0430ble",
+    "another channel": "head unstable",
+    "a drop in another channel": f"drop unstable {TX}",
+    "a prune of another channel": "prune unstable",
+    "a commit to another channel": f"commit unstable {TX} --parent -",
+    "an upload to another channel": f"rsync --server {FLAGS} . unstable/{TX}/",
+    "the channel's parent": f"rsync --server {FLAGS} . stable/../{TX}/",
+    "out of the incoming": f"rsync --server {FLAGS} . stable/../../../{TX}/",
+    "an absolute path": f"rsync --server {FLAGS} . /stable/{TX}/",
+    "the state folder": f"rsync --server {FLAGS} . .publisher/{TX}/",
+    "a hidden transaction": f"rsync --server {FLAGS} . stable/.{TX}/",
+    "a file in a transaction": f"rsync --server {FLAGS} . stable/{TX}/snapshot",
+    "two targets": f"rsync --server {FLAGS} . stable/{TX}/ stable/{TX}x/",
+    "another source": f"rsync --server {FLAGS} / stable/{TX}/",
+    "reading back": f"rsync --server --sender {FLAGS} . stable/{TX}/",
+    "reading back, later": f"rsync --server {FLAGS} --sender . stable/{TX}/",
+    "reading everything": f"rsync --server --sender {FLAGS} . /",
+    "a daemon": "rsync --server --daemon .",
+    "a daemon's configuration": f"rsync --server --daemon --config=secret . stable/{TX}/",
+    "arguments by the pipe": "rsync --server -s",
+    "arguments by the pipe, too": f"rsync --server -stre.iLsfxCIvu . stable/{TX}/",
+    "deleting": f"rsync --server {FLAGS} --delete . stable/{TX}/",
+    "deleting before": f"rsync --server {FLAGS} --delete-before . stable/{TX}/",
+    "a place for parts": f"rsync --server {FLAGS} --partial-dir /tmp . stable/{TX}/",
+    "a place for temporary files": f"rsync --server {FLAGS} --temp-dir=/tmp . stable/{TX}/",
+    "a place for backups": f"rsync --server {FLAGS} --backup-dir=../../.. . stable/{TX}/",
+    "a log": f"rsync --server {FLAGS} --log-file=/tmp/log . stable/{TX}/",
+    "a list of files": f"rsync --server {FLAGS} --files-from=/etc/passwd . stable/{TX}/",
+    "a link destination": f"rsync --server {FLAGS} --link-dest=../../../.. . stable/{TX}/",
+    "a copy destination": f"rsync --server {FLAGS} --copy-dest=/etc . stable/{TX}/",
+    "in place": f"rsync --server {FLAGS} --inplace . stable/{TX}/",
+    "links": f"rsync --server -l{FLAGS[1:]} . stable/{TX}/",
+    "devices": f"rsync --server -D{FLAGS[1:]} . stable/{TX}/",
+    "devices as root": f"rsync --server {FLAGS} --write-devices . stable/{TX}/",
+    "a mode": f"rsync --server {FLAGS} --chmod=u+s . stable/{TX}/",
+    "an owner": f"rsync --server {FLAGS} --usermap=*:root . stable/{TX}/",
+    "an endless wait": f"rsync --server {FLAGS} --timeout=0000000000 . stable/{TX}/",
+    "scp's sink": "scp -t /tmp",
+    "scp's source": "scp -f /etc/passwd",
+    "an sftp server": "/usr/lib/openssh/sftp-server",
+    "git": "git-receive-pack x",
+    "a very long word": f"head {'a' * 100_000}",
+    "very many words": f"head {'a ' * 50_000}",
+    "deep quotes": "head " + "'\"" * 10_000,
+}
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_a_command(target: Target, what: str) -> None:
+    command, number = COMMANDS[what], len(target.logged())
+    done = target.command(command)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = json.loads(done.stderr)
+    assert said["error"]
+    assert said["remedy"]
+    (entry,) = target.logged()[number:]
+    assert entry["status"] == 2
+    assert str(entry["from"]).startswith("127.0.0.1")
+    assert str(entry["command"])[:50] == command[:50]
+    assert len(str(entry["command"])) < 5000, "a log that anybody can fill"
+
+
+def test_a_shell(target: Target) -> None:
+    assert (target.say().returncode, target.logged()[-1]["status"]) == (2, 2)
+
+
+def test_a_terminal(target: Target) -> None:
+    done = target.say(options=("-tt",))
+    assert done.returncode != 0
+    assert "PTY allocation request failed" in done.stderr
+    done = target.say("head", "stable", options=("-tt",))
+    assert "PTY allocation request failed" in done.stderr
+
+
+@pytest.mark.parametrize("way", ["-O", "-s"])
+@pytest.mark.parametrize("direction", ["to", "from"])
+def test_scp(target: Target, way: str, direction: str) -> None:
+    mine, theirs = str(target.work / "secret"), f"127.0.0.1:{target.site.root}/secret"
+    taken = str(target.work / "taken")
+    files = [mine, theirs] if direction == "to" else [theirs, taken]
+    done = target.run("scp", way, *target.ssh.options(), *files)
+    assert done.returncode != 0
+    assert not Path(taken).exists()
+    assert target.logged()[-1]["status"] == 2
+
+
+def test_sftp(target: Target) -> None:
+    (target.work / "batch").write_text(f"get {target.site.root}/secret {target.work}/taken\n")
+    done = target.run("sftp", "-b", target.work / "batch", *target.ssh.options(), "127.0.0.1")
+    assert done.returncode != 0
+    assert not (target.work / "taken").exists()
+    assert target.logged()[-1]["status"] == 2
+
+
+@pytest.fixture
+def service() -> Iterator[socket.socket]:
+    """Something on the host's loopback that nobody outside should reach."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.5)
+        yield listener
+
+
+@pytest.mark.parametrize("kind", ["L", "D"])
+def test_a_way_through_the_host(target: Target, service: socket.socket, kind: str) -> None:
+    port, inner = free_port(), service.getsockname()[1]
+    place = f"127.0.0.1:{port}" + (f":127.0.0.1:{inner}" if kind == "L" else "")
+    # -N asks for no command: it stays connected, for the forwarding alone.
+    with subprocess.Popen(
+        ["ssh", "-N", f"-{kind}", place, *target.ssh.options(), "127.0.0.1"], stderr=subprocess.PIPE, text=True
+    ) as forwarding:
+        try:
+            connected = await_port(port)
+            if kind == "D":
+                address = socket.inet_aton("127.0.0.1") + inner.to_bytes(2, "big")
+                connected.sendall(b"\x05\x01\x00")
+                assert connected.recv(2) == b"\x05\x00"
+                connected.sendall(b"\x05\x01\x00\x01" + address)
+            else:
+                connected.sendall(b"hello")
+            with suppress(ConnectionResetError):
+                assert connected.recv(100)[:2] in (b"", b"\x05\x01", b"\x05\x02")  # closed, or SOCKS's refusal
+            with pytest.raises(TimeoutError):
+                service.accept()
+        finally:
+            forwarding.kill()
+        assert forwarding.stderr
+        assert "administratively prohibited" in forwarding.stderr.read()
+
+
+def await_port(port: int) -> socket.socket:
+    for _ in range(500):
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=10)
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+    raise AssertionError("ssh does not listen")
+
+
+def test_a_way_back_from_the_host(target: Target) -> None:
+    options = ("-N", "-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:{free_port()}:127.0.0.1:1")
+    done = target.say(options=options)
+    assert done.returncode == 255
+    assert "remote port forwarding failed" in done.stderr
+
+
+def test_a_stream_to_another_host(target: Target, service: socket.socket) -> None:
+    done = target.say(options=("-W", f"127.0.0.1:{service.getsockname()[1]}"))
+    assert done.returncode == 255
+    assert "administratively prohibited" in done.stderr
+    with pytest.raises(TimeoutError):
+        service.accept()
+
+
+def test_the_agent_and_the_display_of_the_caller(target: Target, tmp_path: Path) -> None:
+    """The host gets no way to the caller's keys or screen, even where he gives it one."""
+    agent = tmp_path / "agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", agent], stdout=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(500):
+                if agent.exists():
+                    break
+                time.sleep(0.01)
+            done = target.run(
+                "ssh", "-v", "-A", "-X", "-o", "ForwardX11Trusted=yes", *target.ssh.options(), "127.0.0.1",
+                "head", "stable", env={"SSH_AUTH_SOCK": str(agent), "DISPLAY": "127.0.0.1:99"},
+            )  # fmt: skip
+        finally:
+            process.terminate()
+    assert json.loads(done.stdout)["path"] == STABLE
+    assert "X11 forwarding request failed" in done.stderr
+    # sshd tells what a key's line allows: nothing but its command.
+    assert set(re.findall(r"authorized_keys:1: key options:(.*)", done.stderr)) == {" command"}
+
+
+# What a real rsync asks for
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-rt", "--delete", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "--remove-source-files", "--delete-excluded", "MINE/", f"HOST:stable/{TX}/"],
+        ["-a", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "--partial-dir=.parts", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "--temp-dir=/tmp", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "-b", "--backup-dir=/tmp", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "-M--log-file=/tmp/log", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "-M--sender", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "--rsync-path=sh -c id;", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "--rsync-path=/usr/bin/rsync", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "--files-from=:/etc/passwd", "/", f"HOST:stable/{TX}/"],
+        ["-rtR", "/etc/passwd", f"HOST:stable/{TX}/"],
+        ["-rtH", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rtK", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "--secluded-args", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rtz", "MINE/", f"HOST:stable/{TX}/"],
+        ["-rt", "MINE/", f"HOST:unstable/{TX}/"],
+        ["-rt", "MINE/", "HOST:/tmp/"],
+        ["-rt", "MINE/", f"HOST:stable/{TX}/../../"],
+        ["-rt", "MINE/", f"HOST:stable/{TX}/ /tmp/"],
+        ["-rt", "HOST:stable/", "MINE/"],
+        ["-rt", "HOST:SRV/secret", "MINE/"],
+        ["-rt", "HOST::module/", "MINE/"],
+    ],
+    ids=" ".join,
+)
+def test_rsync(target: Target, words: list[str], tmp_path: Path) -> None:
+    (mine := tmp_path / "mine").mkdir()
+    (mine / "file").write_text("mine\n")
+    number = len(target.logged())
+    places = {"MINE": str(mine), "HOST": "127.0.0.1", "SRV": str(target.site.root)}
+    done = target.rsync(*(re.sub("MINE|HOST|SRV", lambda name: places[name[0]], word) for word in words))
+    assert done.returncode != 0
+    assert "this command is not allowed here" in done.stderr or "there is no channel" in done.stderr
+    assert [path.name for path in mine.iterdir()] == ["file"]
+    assert [entry["status"] for entry in target.logged()[number:]] == [2]
+
+
+# What the caller's environment brings
+
+
+def test_variables_of_the_caller(target: Target, tmp_path: Path) -> None:
+    """The two that sshd always refuses would run code in any program; the others it lets through here."""
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    (trap / "json.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\n")
+    (trap / "sitecustomize.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\n")
+    shutil.copy(trap / "json.py", trap / "start.py")
+    (trap / "bash").write_text(f"touch {tmp_path}/sprung\n")
+    variables = {
+        "PYTHONPATH": str(trap),
+        "PYTHONHOME": str(trap),
+        "PYTHONSTARTUP": str(trap / "start.py"),
+        "PYTHONINSPECT": "1",
+        "RSYNC_RSH": f"touch {tmp_path}/sprung;",
+        "RSYNC_PROXY": "127.0.0.1:1",
+        "GIT_SSH_COMMAND": f"touch {tmp_path}/sprung;",
+        "LC_ALL": "../../../../tmp/trap",
+        "LD_PRELOAD": str(trap / "none.so"),
+        "BASH_ENV": str(trap / "bash"),
+        "ENV": str(trap / "bash"),
+    }
+    sent = " ".join(f'{name}="{value}"' for name, value in variables.items())
+    done = target.say("head stable", options=("-o", f"SetEnv={sent}"))
+    assert json.loads(done.stdout)["path"] == STABLE
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_flood_of_refusals_does_not_fill_the_disk(target: Target) -> None:
+    """The log turns over; what is kept of it stays small."""
+    folder = target.site.root / ".publisher"
+    agent = [*target.site.agent.rsh[:-1], "--ssh", "--only", "stable"]
+    large = {"SSH_ORIGINAL_COMMAND": "x" * 100_000, "SSH_CONNECTION": "192.0.2.7 1 192.0.2.1 22"}
+    with (folder / "log").open("a") as log:
+        log.write("\n" * (1 << 20))
+    assert target.run(*agent, env=large).returncode == 2
+    assert target.run(*agent, env=large).returncode == 2
+    assert sum(path.stat().st_size for path in folder.glob("log*")) < 3 << 20
+    assert [entry["status"] for entry in target.logged()[-1:]] == [2]
+    (folder / "log.1").unlink()
