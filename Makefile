@@ -81,8 +81,8 @@ lint: .venv/.ready ## ruff, mypy, yamllint, shellcheck, ansible-lint and a synta
 	ansible-lint --offline
 	ansible-playbook --syntax-check $(wildcard playbooks/*.yml)
 
-faults: .venv/.ready ## The trials of tests/faults in their long form, about half an hour
-	FAULTS=long pytest tests/faults $(ARGS)
+faults: .venv/.ready ## The trials of tests/faults in their long form, 45 minutes
+	FAULTS=long pytest -s tests/faults $(ARGS)
 
 bench: .venv/.ready ## Measure a release
 	pytest tests/bench/test_release.py $(ARGS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,10 @@ def _root() -> None:
 
 
 @pytest.fixture(scope="session")
-def plots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plot]:
+def plots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Plot]]:
     """Repo hosts on the brink of each call of the agent. Trials spoil twins of them."""
-    return make_plots(tmp_path_factory.mktemp("plots"))
+    made = make_plots(tmp_path_factory.mktemp("plots"))
+    yield made
+    # A signer that was killed could not end its gpg-agent.
+    home = made["first"].site.signer.home
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
