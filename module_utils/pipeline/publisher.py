@@ -121,6 +121,14 @@ class Publisher:
         return done
 
     def _ask(self, *words: str, timeout: float = QUICK, wanted: str = "snapshot") -> dict[str, Any]:
+        program = Path(self.rsh[0])
+        if program.is_absolute() and not program.exists():
+            raise PipelineError(
+                "there is no publisher agent yet",
+                str(program),
+                "Release something first (make release): that sets this machine up. A real repo host gets it by the"
+                " role publisher",
+            )
         command = [*self.rsh, self.host, *(shlex.quote(word) for word in words)]
         try:
             stdout = run(command, timeout=timeout).stdout

@@ -150,7 +150,8 @@ def package_lines(packages: Iterable[Package]) -> list[str]:
         total = sum(package.size for package in builds)
         rows.append((name, str(len(builds)), f"{newest.version}-{newest.release}", size(newest.size), size(total)))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return lines if names else []
 
 
 def older(left: Package, right: Package) -> int:

@@ -338,3 +338,8 @@ def test_a_dead_connection_says_what_to_check() -> None:
     assert "status 255: Connection refused" in error.what
     assert error.where == "ssh -p 2 repo"
     assert "Check that the host is up" in error.remedy
+
+
+def test_a_machine_that_never_released_says_so() -> None:
+    with pytest.raises(PipelineError, match="there is no publisher agent yet.*make release"):
+        Publisher(["/nonexistent/mistralrs-publisher", "--rsh"], "local").head("stable")
