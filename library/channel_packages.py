@@ -36,6 +36,10 @@ options:
     description: The flavour that is wanted, or V(all) for every published one.
     type: str
     default: all
+  only_first:
+    description: A flavour of which the channel has any package, of whatever version, is not wanted.
+    type: bool
+    default: false
   package_release:
     description: The package's release number.
     type: str
@@ -107,7 +111,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.channel import Channel
 from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.plan import ALL, plan, predecessors, select_flavours
+from ansible.module_utils.pipeline.plan import ALL, plan, predecessors, select_flavours, unknown
 from ansible.module_utils.pipeline.records import Flavour, Source
 
 
@@ -120,6 +124,7 @@ def main():
             "source": {"type": "dict", "required": True},
             "flavours": {"type": "list", "elements": "dict", "required": True},
             "flavour": {"type": "str", "default": ALL},
+            "only_first": {"type": "bool", "default": False},
             "package_release": {"type": "str", "default": "1"},
             "dist": {"type": "str", "required": True},
         },
@@ -132,6 +137,8 @@ def main():
         wanted = select_flavours([Flavour.from_dict(row) for row in p["flavours"]], p["flavour"])
         # 2. What is there.
         published = Channel(p["location"], Path(p["key"])).read()
+        if p["only_first"]:
+            wanted = unknown(wanted, published.packages)
         # 3. What is missing.
         found = plan(source, wanted, published.packages, p["package_release"], p["dist"], yanked=published.yanked)
     except PipelineError as error:
@@ -148,10 +155,16 @@ def main():
         stage={
             "name": "compare",
             "flavour": "" if p["flavour"] == ALL else p["flavour"],
-            "result": f"{source.rpm_version} lacks {missing}" if missing else f"{source.rpm_version} is published",
+            "result": told(source, missing, only_first=p["only_first"]),
             "where": p["location"],
         },
     )
+
+
+def told(source, missing, *, only_first):
+    if missing:
+        return f"{source.rpm_version} lacks {missing}"
+    return "it has packages of every flavour" if only_first else f"{source.rpm_version} is published"
 
 
 if __name__ == "__main__":

@@ -42,6 +42,12 @@ def select_flavours(flavours: Sequence[Flavour], name: str) -> tuple[Flavour, ..
     return selected
 
 
+def unknown(wanted: Iterable[Flavour], published: Iterable[Package]) -> tuple[Flavour, ...]:
+    """The flavours of which no package is published, of whatever version."""
+    names = {package.name for package in published}
+    return tuple(flavour for flavour in wanted if flavour.package_name not in names)
+
+
 def plan(
     source: Source,
     wanted: Iterable[Flavour],

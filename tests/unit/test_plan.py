@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pipeline.errors import PipelineError
-from pipeline.plan import plan, select_flavours
+from pipeline.plan import plan, select_flavours, unknown
 from pipeline.records import Flavour, Package, Source
 
 A, B = "a" * 40, "b" * 40
@@ -82,3 +82,9 @@ def test_a_yanked_package_is_not_built_again_under_its_name() -> None:
     )
     assert "raise package_release" in error.value.remedy
     assert plan(source(), [AMPERE], [], "2", ".fc43", yanked=yanked).missing == (AMPERE,)
+
+
+def test_a_first_release_is_of_flavours_that_have_no_package_of_any_version() -> None:
+    published = [package("ada", version="0.8.0", commit=B)]
+    assert unknown([ADA, AMPERE], published) == (AMPERE,)
+    assert unknown([ADA], published) == ()
