@@ -11,11 +11,45 @@ from types import ModuleType
 import ansible.module_utils
 import pytest
 import yaml
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 PROJECT = Path(__file__).resolve().parents[1]
 # The modules import ansible.module_utils.pipeline, as on a managed host; tests of the logic import pipeline.
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 sys.path.insert(0, str(PROJECT / "module_utils"))
+
+# What takes longest comes first, so that the end is made of small files. By the beginning of its path.
+ORDER = ("tests/e2e/test_release", "tests/e2e/test_refusals", "tests/e2e/", "tests/faults/", "tests/integration/")
+# Files whose path begins so stay in one process: their tests share what takes long to make.
+TOGETHER = ("tests/e2e/test_re", "tests/faults/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-xdist's worker has a thread that waits for work; what a test forks off has nothing to do with it.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((rank for rank, path in enumerate(ORDER) if item.nodeid.startswith(path)), len(ORDER))
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Several processes (``-n 2``) share the tests by their files, in this order."""
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+class ByFile(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((name for name in TOGETHER if file.startswith(name)), file)
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +91,10 @@ def upstream(tmp_path: Path, stand_in: ModuleType) -> Path:
 
 
 @pytest.fixture
-def run_module(capsys: pytest.CaptureFixture[str]):
+def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """Runs a module's main() with arguments and returns the JSON it ends with."""
+    # As on a managed host, also where another test has the controller's part of Ansible imported.
+    monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
 
     def run(name: str, arguments: dict[str, object], *, check: bool = False) -> dict[str, object]:
         from ansible.module_utils.testing import patch_module_args

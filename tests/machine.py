@@ -7,12 +7,13 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+
+from ports import free_port
 
 
 @dataclass
@@ -96,12 +97,6 @@ class Pipeline:
             elif path.is_file():
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def interrupt(process: subprocess.Popen[str]) -> str:

@@ -1,4 +1,4 @@
-"""A fresh machine for each file of this folder, whose tests run in their order."""
+"""A fresh machine for each file of this folder, whose tests run in their order; two files share one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from types import ModuleType
 
 import pytest
 from machine import Pipeline, new_machine
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory, project: Path, stand_in: ModuleType) -> Pipeline:
+    """The machine of test_release: what is refused is tried on it after that, and needs no releases of its own."""
+    return new_machine(tmp_path_factory.mktemp("released"), project, stand_in)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,12 @@ import pytest
 from pipeline.git import git
 
 
+@pytest.fixture(scope="module")
+def pipeline(released):
+    """Where test_release ran before, this goes on with what it published."""
+    return released
+
+
 @pytest.fixture(autouse=True)
 def nothing_published_changes(pipeline):
     """Holds for every test of this file."""

@@ -8,7 +8,13 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from machine import interrupt
+
+
+@pytest.fixture(scope="module")
+def pipeline(released):
+    return released
 
 
 def test_a_first_release_is_installed_by_a_client(pipeline):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import os
 import shlex
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from client_channel import free_port
 from pipeline.publisher import Publisher
+from ports import free_port
 from signer_site import AGENT, Site
 
 # What a host allows by default stays allowed: the key's own restrictions are on trial. AcceptEnv is wider than
@@ -109,16 +111,29 @@ def sshd(folder: Path, site: Site, *only: str) -> Iterator[Ssh]:
 
 @contextmanager
 def _privilege_separation() -> Iterator[None]:
-    """The empty folder that Debian's sshd wants, and that only its service makes."""
-    folder = Path("/run/sshd")
-    made = not folder.exists()
-    if made:
-        folder.mkdir(mode=0o755)
+    """The empty folder that Debian's sshd wants, and that only its service makes.
+
+    Trials that run at once share it, under a lock of the folder itself, and the last one takes it away; its mode
+    says that a trial made it.
+    """
+    folder, ours = Path("/run/sshd"), 0o711
+    while True:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=ours)
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if folder.stat().st_ino == os.fstat(lock).st_ino:
+                break
+            os.close(lock)
     try:
         yield
     finally:
-        if made:
-            folder.rmdir()
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stat.S_IMODE(os.fstat(lock).st_mode) == ours:
+                folder.rmdir()
+        os.close(lock)
 
 
 def _await(server: subprocess.Popen[bytes], ssh: Ssh) -> None:

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from client_channel import free_port
 from line import Line
 from pipeline import loopback_site
 from pipeline.keys import opened
 from pipeline.records import Package, sha256_file
 from pipeline.throwaway import Client
+from ports import free_port
 from signer_site import STABLE, Site
 from sizes import Sizes
 from systems import systems

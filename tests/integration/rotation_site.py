@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jinja2
 import yaml
-from client_channel import PROJECT, free_port
+from client_channel import PROJECT
 from pipeline import keys
 from pipeline.channel import Channel
 from pipeline.keys import Recipe, Rotation
@@ -25,6 +25,7 @@ from pipeline.records import Package
 from pipeline.release_package import KEY_FILE, Order, Plan, Row, provide
 from pipeline.signing import sign_package
 from pipeline.snapshot import Engine, Signer
+from ports import free_port
 from signer_site import AGENT, make_package
 
 CHANNELS = {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+from pipeline import keys
 from pipeline.channel import Channel
-from pipeline.keys import ensure
 from pipeline.publisher import Publisher
 from pipeline.records import Package, sha256_file
 from pipeline.run import run
@@ -34,22 +37,36 @@ install -Dm 0644 /dev/null %{{buildroot}}/usr/share/mistralrs-{flavour}/{version
 """
 
 
+class QuickFolder(tempfile.TemporaryDirectory[str]):
+    """A temporary folder that is a quick GnuPG home, should it be one."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        make_quick(Path(self.name))
+
+
+def make_quick(home: Path) -> None:
+    """Have gpg-agent stretch passphrases little: to find how much it can takes it seconds, at each of its starts."""
+    home.mkdir(mode=0o700, exist_ok=True)
+    (home / "gpg-agent.conf").write_text("s2k-count 65536\n")
+
+
 def make_signer(folder: Path, passphrase: str = "") -> Signer:
     """A signer with a key of its own."""
-    file = None
     folder.mkdir(parents=True, exist_ok=True)
-    if passphrase:
-        file = folder / "pass phrase"
-        file.write_text(f"{passphrase}\n")
-    signer = Signer(folder / "gnupg", file, folder / "public.asc")
-    ensure(
-        signer.home,
-        signer.public_key,
-        name="Test",
-        email="test@localhost",
-        passphrase_file=file,
-        algorithm="ed25519",
-    )
+    signer = Signer(folder / "gnupg", folder / "pass phrase" if passphrase else None, folder / "public.asc")
+    if signer.passphrase_file:
+        signer.passphrase_file.write_text(f"{passphrase}\n")
+        make_quick(signer.home)
+    with mock.patch.object(keys.tempfile, "TemporaryDirectory", QuickFolder):
+        keys.ensure(
+            signer.home,
+            signer.public_key,
+            name="Test",
+            email="test@localhost",
+            passphrase_file=signer.passphrase_file,
+            algorithm="ed25519",
+        )
     return signer
 
 

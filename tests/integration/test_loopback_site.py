@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_channel import PROJECT, free_port
+from client_channel import PROJECT
 from pipeline import loopback_site
 from pipeline.errors import PipelineError
 from pipeline.loopback_site import Site, started, stopped
+from ports import free_port
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -123,11 +124,8 @@ def test_a_stale_pid_file_is_not_believed(site: Site) -> None:
 
 
 def test_a_port_that_another_program_holds_is_named_with_its_holder(site: Site) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", site.port))
-        other.listen()
-        with pytest.raises(PipelineError) as caught:
-            started(site)
+    with socket.create_server(("127.0.0.1", site.port)), pytest.raises(PipelineError) as caught:
+        started(site)
     assert f"port {site.port} is taken by" in caught.value.what
     assert f"process {os.getpid()}" in caught.value.what
     assert "local_port" in caught.value.remedy

@@ -106,6 +106,13 @@ def test_every_command_is_written_down(host: Host, second: Transaction) -> None:
     assert [row["command"] for row in host.publisher.status("stable")["refusals"]] == ["id"]
 
 
+def test_the_name_of_a_key_is_in_the_log_and_in_the_journal(host: Host, first: Snapshot, second: Transaction) -> None:
+    host.publisher.upload(second)
+    assert ssh(host, f"commit stable {second.id} --parent {first.id}", "--as", "signer").returncode == 0
+    for file in (host.root / ".publisher/log", host.state / "journal"):
+        assert json.loads(file.read_text().splitlines()[-1])["who"].startswith("signer")
+
+
 def test_a_full_log_makes_room_for_a_new_one(host: Host) -> None:
     log = host.root / ".publisher/log"
     with log.open("a") as stream:

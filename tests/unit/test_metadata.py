@@ -133,7 +133,11 @@ def test_metadata_of_another_shape_is_refused(tmp_path: Path, kind: str, old: st
         )
 
 
-@pytest.mark.parametrize("data", [b"", b"text", gzip.compress(b"")[:-1], gzip.compress(b"") * 2])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"text", gzip.compress(b"")[:-1], gzip.compress(b"") * 2],
+    ids=["nothing", "text", "cut off", "two"],
+)
 def test_what_is_no_whole_gzip_file_is_refused(data: bytes) -> None:
     with pytest.raises(PipelineError, match="the snapshot's primary metadata is not as this project writes it"):
         list(metadata.read_packages(data))
