@@ -225,10 +225,10 @@ stage:
   type: dict
 """
 
-import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline import telling
 from ansible.module_utils.pipeline.channel import Channel
 from ansible.module_utils.pipeline.errors import PipelineError
 from ansible.module_utils.pipeline.publisher import Publisher
@@ -338,10 +338,10 @@ def main():
         stage={
             "name": "stage" if p["hold"] else "yank" if p["yank"] else ROWS[p["state"]],
             "flavour": "",
-            "result": result(p, done),
+            "result": telling.result(p["state"], p["channel"], done),
             "where": url,
         },
-        table=listing(p, done),
+        table=telling.listing(p["state"], p["channel"], done),
         **({"pruned": done.pruned} if p["state"] == "pruned" else {}),
     )
 
@@ -364,36 +364,6 @@ def change(engine: Engine, p, packages: list[Package], *, check: bool) -> Outcom
             return engine.prune(retention, reason=reason, check=check)
 
 
-def listing(p, done: Outcome) -> list[str]:
-    """What an operation takes away or brings back, a line each; publishing needs no list."""
-    if p["state"] not in ("removed", "rolled_back", "pruned"):
-        return []
-    lines = [f"  - {name}" for name in done.removed] + [f"  + {name}" for name in done.added]
-    pruned = {"snapshots": [], "packages": [], "waiting": {}} | done.pruned
-    lines += [f"  snapshot {snapshot} is deleted" for snapshot in pruned["snapshots"]]
-    lines += [f"  {name} is deleted from the pool" for name in pruned["packages"]]
-    for name, end in sorted(pruned["waiting"].items()):
-        lines.append(f"  {name} stays in the pool until {time.strftime('%Y-%m-%d %H:%M', time.gmtime(end))} UTC")
-    return [f"{p['channel']}:", *lines] if lines else []
-
-
-def result(p, done: Outcome) -> str:
-    """The row's text: what became of the channel, or would."""
-    counts = [f"{len(done.added)} added"] if done.added else []
-    counts += [f"{len(done.removed)} removed"] if done.removed else []
-    if done.pruned:
-        old, files = (len(done.pruned[kind]) for kind in ("snapshots", "packages"))
-        counts += [f"{old} old snapshots and {files} files deleted"] if old or files else []
-    if p["state"] == "dropped":
-        return f"{p['channel']}: {'taken back' if done.changed else 'nothing was staged'}"
-    if not done.changed:
-        return f"{p['channel']} {done.head or '(empty)'}: nothing to change"
-    if not done.snapshot and not done.pruned:
-        return f"{p['channel']}: would be changed, {', '.join(counts) or 'in its pool'}"
-    said = f"{p['channel']} {done.snapshot.id if done.snapshot else done.head}"
-    return f"{said}: {', '.join([*counts, f'{len(done.after)} packages'])}"
-
-
 def verify(module, engine: Engine) -> None:
     """Ends the module with what reading everything told."""
     verdict = engine.verify()
@@ -408,8 +378,7 @@ def verify(module, engine: Engine) -> None:
         stage={
             "name": "verify",
             "flavour": "",
-            "result": f"{engine.name} {verdict.head or '(empty)'}: {verdict.snapshots} snapshots and"
-            f" {verdict.packages} packages are as they must be",
+            "result": telling.well(engine.name, verdict),
             "where": engine.channel.location,
         },
     )

@@ -146,7 +146,7 @@ class Channel:
                 for package in packages
                 if package.path != package.filename
             ]
-            if state.id and self._require(where := f"snapshots/{snapshot}/packages.txt") != (
+            if state.id and self.file(where := f"snapshots/{snapshot}/packages.txt") != (
                 packages_txt(state.digests).encode()
             ):
                 found.append(self._unfit(where, "names other packages than the signed metadata"))
@@ -162,6 +162,13 @@ class Channel:
             return Path(self.location, "Packages", filename).is_file()
         return self._ask("HEAD", f"Packages/{filename}") is not None
 
+    def file(self, relative: str, end: int = 0) -> bytes:
+        """A file of the channel as it is, or its first ``end`` bytes; whoever calls verifies it."""
+        data = self._get(relative, end)
+        if data is None:
+            raise self._unfit(relative, "is missing")
+        return data
+
     def _index(self, snapshot: str) -> Index:
         where = f"snapshots/{snapshot}/repodata/repomd.xml"
         repomd = self._signed(where)
@@ -175,21 +182,15 @@ class Channel:
     def _metadata(self, snapshot: str, index: Index, kind: str) -> bytes:
         href, sha256 = index.files[kind]
         where = f"snapshots/{snapshot}/{href}"
-        packed = self._require(where)
+        packed = self.file(where)
         if hashlib.sha256(packed).hexdigest() != sha256:
             raise self._unfit(where, "does not have the digest that the signed repomd.xml gives")
         return packed
 
     def _signed(self, relative: str) -> bytes:
         """A file with a good signature beside it."""
-        data = self._require(relative)
-        verify_detached(data, self._require(f"{relative}.asc"), self.key, f"{self.location}/{relative}")
-        return data
-
-    def _require(self, relative: str) -> bytes:
-        data = self._get(relative)
-        if data is None:
-            raise self._unfit(relative, "is missing")
+        data = self.file(relative)
+        verify_detached(data, self.file(f"{relative}.asc"), self.key, f"{self.location}/{relative}")
         return data
 
     def _unfit(self, relative: str, what: str) -> PipelineError:
@@ -199,14 +200,14 @@ class Channel:
             "Run again in a minute; if it stays so, somebody changed the tree by hand",
         )
 
-    def _get(self, relative: str) -> bytes | None:
-        """A file of the channel; None where there is none."""
+    def _get(self, relative: str, end: int = 0) -> bytes | None:
+        """A file of the channel, or its first ``end`` bytes; None where there is none."""
         if self._remote:
-            answer = self._ask("GET", relative)
-            return None if answer is None else answer.content
+            return self._ask("GET", relative, end)
         where = f"{self.location}/{relative}"
         try:
-            return Path(where).read_bytes()
+            with Path(where).open("rb") as file:
+                return file.read(end or -1)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -226,22 +227,25 @@ class Channel:
 
         return requests.Session()
 
-    def _ask(self, method: str, relative: str) -> requests.Response | None:
+    def _ask(self, method: str, relative: str, end: int = 0) -> bytes | None:
+        """The body of the server's answer, or its first ``end`` bytes; None where there is no such file."""
         import requests  # noqa: PLC0415
 
         where = f"{self.location}/{relative}"
+        part = {"Range": f"bytes=0-{end - 1}"} if end else {}
         try:
-            answer = self._session.request(method, where, timeout=60)
-            if answer.status_code == requests.codes.not_found:
-                return None
-            answer.raise_for_status()
+            with self._session.request(method, where, timeout=60, stream=bool(end), headers=part) as answer:
+                if answer.status_code == requests.codes.not_found:
+                    return None
+                answer.raise_for_status()
+                # A server may not know Range, and begin to send it all.
+                return next(answer.iter_content(end), b"") if end else answer.content
         except requests.RequestException as error:
             raise PipelineError(
                 f"the channel cannot be read: {error}",
                 where,
                 "Check channel_url, the network and that the repository host serves, then run again",
             ) from error
-        return answer
 
 
 def parse_repomd(text: bytes) -> Index:

@@ -254,7 +254,7 @@ def look(name: str, channel: Channel) -> Seen:
 def head_signer(channel: Channel, head: str) -> str:
     """The key by which a snapshot's metadata is signed."""
     where = f"snapshots/{head}/repodata/repomd.xml"
-    data, signature = (fetched(channel.location, name) for name in (where, f"{where}.asc"))
+    data, signature = (channel.file(name) for name in (where, f"{where}.asc"))
     return verify_detached(data, signature, channel.key, f"{channel.location}/{where}")
 
 
@@ -310,32 +310,9 @@ def signed_by(channel: Channel, subkeys: Iterable[str]) -> list[Package]:
 def package_signer(channel: Channel, package: Package, end: int) -> str:
     """The id of the key by which a package of the pool is signed; ``end`` is where its header ends."""
     with tempfile.NamedTemporaryFile(suffix=".rpm") as file:
-        file.write(fetched(channel.location, f"Packages/{package.path}", end))
+        file.write(channel.file(f"Packages/{package.path}", end))
         file.flush()
         return signer_in(run(["rpm", "-qpi", "--nosignature", "--nodigest", file.name]).stdout)
-
-
-def fetched(location: str, relative: str, end: int = 0) -> bytes:
-    """A file of a channel, or its first ``end`` bytes."""
-    where = f"{location}/{relative}"
-    try:
-        if not re.match(r"https?://", location):
-            with Path(where).open("rb") as file:
-                return file.read(end or -1)
-        import requests  # noqa: PLC0415  a channel in a folder need not pay for it
-
-        with requests.get(
-            where, timeout=60, stream=bool(end), headers={"Range": f"bytes=0-{end - 1}"} if end else {}
-        ) as answer:
-            answer.raise_for_status()
-            # A server may not know Range, and begin to send it all.
-            return next(answer.iter_content(end), b"") if end else answer.content
-    except OSError as error:  # of requests, too
-        raise PipelineError(
-            f"the channel cannot be read: {error}",
-            where,
-            "Check channel_url, the network and that the repository host serves, then run again",
-        ) from error
 
 
 def build(wanted: Contents, number: int, root: Path, spec_folder: Path) -> Package:
@@ -369,7 +346,7 @@ def bring(package: Package, channel: Channel, root: Path) -> Package:
     if not path.is_file() or sha256_file(path) != package.sha256:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.part")
-        partial.write_bytes(fetched(channel.location, f"Packages/{package.path}"))
+        partial.write_bytes(channel.file(f"Packages/{package.path}"))
         if sha256_file(partial) != package.sha256:
             partial.unlink()
             raise PipelineError(
