@@ -57,6 +57,11 @@ options:
   import_file:
     description: For V(next), the file of a certificate's secret signing subkey, armored, instead of making one.
     type: path
+  import_key:
+    description:
+      - For V(present), an armored secret signing subkey to take where O(home) has no key, instead of making one. It may
+        be the backup of one that clients trust.
+    type: str
   again:
     description:
       - For V(next), make another certificate although the last one began to sign less than 30 days ago.
@@ -158,6 +163,7 @@ def main():
             "algorithm": {"type": "str", "choices": list(ALGORITHMS), "default": "rsa4096"},
             "expires": {"type": "str", "default": "2y"},
             "import_file": {"type": "path"},
+            "import_key": {"type": "str", "no_log": True},
             "again": {"type": "bool", "default": False},
             "overlap_days": {"type": "int", "default": 30},
             "fingerprint": {"type": "str"},
@@ -228,6 +234,7 @@ def present(p, check):
         passphrase_file=path(p["passphrase_file"]),
         algorithm=p["algorithm"],
         expires=p["expires"],
+        imported=p["import_key"] or "",
         check=check,
     )
     return Rotation(done.key, None, done.changes)

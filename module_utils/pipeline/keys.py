@@ -433,12 +433,14 @@ def ensure(
     passphrase_file: Path | None = None,
     algorithm: str = "rsa4096",
     expires: str = "2y",
+    imported: str = "",
     check: bool = False,
 ) -> Ensured:
     """See that ``home`` has a signing key and that ``public_key`` holds the public half of each key there.
 
-    An existing key stays as it is. ``primary`` is by default the folder of that name beside the home. Raises
-    PipelineError when no key is valid, and when the key that clients trust is lost: another one must reach them first.
+    An existing key stays as it is. A home without one gets the ``imported`` (an armored secret), or else a new one.
+    ``primary`` is by default the folder of that name beside the home. Raises PipelineError when no key is valid, and
+    when the key that clients trust is lost: another one must reach them first.
     """
     recipe = Recipe(name, email, primary or home.with_name("primary"), algorithm, expires)
     new = f"{home} with a signing key of {name} <{email}>"
@@ -448,7 +450,8 @@ def ensure(
         return Ensured(None, (new, str(public_key)))
     with opened(home, passphrase_file) as keyring:
         if not keyring.signing_keys():
-            if trusted:
+            given = _read(imported, "signing_key_import", passphrase_file) if imported else None
+            if trusted and (given is None or given.key.fingerprint not in trusted):
                 raise PipelineError(
                     f"the signing key is lost: {', '.join(trusted)} is trusted, and its secret is not in this home",
                     str(home),
@@ -456,7 +459,7 @@ def ensure(
                 )
             if check:
                 return Ensured(None, (new, str(public_key)))
-            _take(keyring, _make(recipe, passphrase_file), recipe.primary)
+            _take(keyring, given or _make(recipe, passphrase_file), None if given else recipe.primary)
             changes.append(new)
         key = keyring.signing_key()
         changes += _trust(keyring, public_key, check)
@@ -486,7 +489,7 @@ def introduce(
         now = time.time()
         keys = keyring.signing_keys()
         signing, successor = signer_of(keys, now), successor_of(keys, now)
-        given = _read(imported, passphrase_file) if imported else None
+        given = _read(_text(imported), str(imported), passphrase_file) if imported else None
         if given and given.key.subkey not in [key.subkey for key in keys]:
             _expect_stranger(given.key, keys, public_key, successor, imported)
             begin = True
@@ -629,25 +632,30 @@ def _make(recipe: Recipe, passphrase_file: Path | None) -> Certificate:
         )
 
 
-def _read(file: Path, passphrase_file: Path | None) -> Certificate:
-    """A certificate that was made elsewhere; the primary's secret, if it is in the file, stays there."""
-    remedy = "Export it where its primary key is: gpg --armor --export-secret-subkeys FINGERPRINT"
+_EXPORT = "Export it where its primary key is: gpg --armor --export-secret-subkeys FINGERPRINT"
+
+
+def _text(file: Path) -> str:
     try:
-        text = file.read_text()
+        return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"the next key cannot be read: {error}", str(file), remedy) from error
+        raise PipelineError(f"the next key cannot be read: {error}", str(file), _EXPORT) from error
+
+
+def _read(text: str, where: str, passphrase_file: Path | None) -> Certificate:
+    """A certificate that was made elsewhere; the primary's secret, if it is in the text, stays there."""
     with _temporary(passphrase_file) as keyring:
         try:
             keyring.add(text)
         except PipelineError as error:
-            raise PipelineError(error.what, str(file), remedy) from error
+            raise PipelineError(error.what, where, _EXPORT) from error
         keys = [key for key in keyring.signing_keys() if key.lives(time.time())]
         if len(keys) != 1:
-            raise PipelineError(f"the file holds {len(keys)} keys that can sign, and not one", str(file), remedy)
+            raise PipelineError(f"the file holds {len(keys)} keys that can sign, and not one", where, _EXPORT)
         keyring.sign(b"", keys[0])  # the passphrase is that of this key too
         if keys[0].subkey == keys[0].fingerprint:
             raise PipelineError(
-                "the primary key of this certificate signs itself", str(file), "Make one with a signing subkey"
+                "the primary key of this certificate signs itself", where, "Make one with a signing subkey"
             )
         return Certificate(keys[0], keyring.export_secret(keys[0].fingerprint, primary=False), "", "")
 
