@@ -48,6 +48,20 @@ options:
     type: str
     choices: [always, prefer]
     default: always
+  cache:
+    description:
+      - The compile cache; there is none where this is left out.
+      - A cache that does not work is told in the log and never fails the build.
+    type: dict
+    suboptions:
+      program:
+        description: The path of sccache, as M(compile_cache) provides it.
+        type: path
+        required: true
+      settings:
+        description: A file of sccache's settings, lines of NAME=VALUE, as the role compile_cache writes it.
+        type: path
+        required: true
   jobs:
     description: How many compilers run at once; cargo's own default when 0.
     type: int
@@ -85,7 +99,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 artifact:
-  description: The Artifact record; empty in check mode where it would be built.
+  description:
+    - The Artifact record, with C(cache_hits) and C(cache_misses) among others; empty in check mode where it would
+      be built.
   returned: success
   type: dict
 log:
@@ -98,6 +114,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline import cargo
+from ansible.module_utils.pipeline.compile_cache import Cache
 from ansible.module_utils.pipeline.errors import PipelineError
 from ansible.module_utils.pipeline.progress import clock
 from ansible.module_utils.pipeline.records import Flavour, Source
@@ -115,6 +132,13 @@ def main():
             "cargo": {"type": "str", "default": ""},
             "rustflags": {"type": "str", "default": "-C target-cpu=x86-64"},
             "locked": {"type": "str", "choices": ["always", "prefer"], "default": "always"},
+            "cache": {
+                "type": "dict",
+                "options": {
+                    "program": {"type": "path", "required": True},
+                    "settings": {"type": "path", "required": True},
+                },
+            },
             "jobs": {"type": "int", "default": 0},
             "log": {"type": "path"},
             "alive": {"type": "path"},
@@ -139,6 +163,7 @@ def main():
             rustflags=p["rustflags"],
             locked=p["locked"],
             jobs=p["jobs"],
+            cache=Cache(Path(p["cache"]["program"]), Path(p["cache"]["settings"])) if p["cache"] else None,
         )
         # 2. Recognise what was built already, or build it.
         artifact = cargo.existing(plan)
@@ -153,6 +178,8 @@ def main():
         result = "would be compiled"
     elif changed:
         result = f"compiled {artifact.compiled} units in {clock(artifact.seconds)}, {artifact.fresh} were fresh"
+        asked = artifact.cache_hits + artifact.cache_misses
+        result += f", {artifact.cache_hits} of {asked} from the cache" if asked else ""
     else:
         result = "already built"
     module.exit_json(

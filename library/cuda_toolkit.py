@@ -23,8 +23,10 @@ options:
     description:
       - V(system) takes the system's only; V(wheels) never looks at the system.
       - V(auto) takes the system's if it has this very release, and wheels otherwise.
+      - V(dnf) takes the system's, which a package has just installed, and lets its headers agree with glibc 2.42;
+        that needs root.
     type: str
-    choices: [auto, wheels, system]
+    choices: [auto, wheels, system, dnf]
     default: auto
   pins:
     description: The text that pins the wheels, as a requirements file of pip with hashes.
@@ -80,7 +82,7 @@ def main():
         argument_spec={
             "version": {"type": "str", "required": True},
             "root": {"type": "path", "required": True},
-            "source": {"type": "str", "choices": ["auto", "wheels", "system"], "default": "auto"},
+            "source": {"type": "str", "choices": ["auto", "wheels", "system", "dnf"], "default": "auto"},
             "pins": {"type": "str", "default": ""},
             "python": {"type": "str", "default": ""},
             "space_mb": {"type": "int", "default": 1000},

@@ -11,6 +11,7 @@ Rules:
 4. RUSTFLAGS is set, since it alone replaces the ``target-cpu=native`` in upstream's .cargo/config.toml;
    the manifest records the flags that cargo says it used.
 5. An artifact's folder is named by the digest of its inputs and appears whole or not at all.
+6. A compile cache makes a build quicker and decides nothing: it is not part of the inputs.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from types import FrameType
 from typing import IO, Any
 
 from .checkout import Checkout, move
+from .compile_cache import Cache, Usage, session
 from .errors import PipelineError
 from .lock import held
 from .progress import LineReader, Progress, first_error
@@ -73,6 +75,7 @@ class Plan:
     rustflags: str
     locked: str
     jobs: int = 0
+    cache: Cache | None = None
 
     @property
     def checkout(self) -> Path:
@@ -112,7 +115,8 @@ def find_rust(cargo: str = "") -> Rust:
         raise PipelineError(
             f"{cargo or 'cargo'} is not installed on the builder",
             where=f"PATH={path}",
-            remedy="Install Rust (rustup, or the distribution's cargo where it is new enough), or set rust_cargo",
+            remedy="Install Rust (playbooks/builders.yml does on a builder; else rustup, or the distribution's cargo "
+            "where it is new enough), or set rust_cargo",
         )
     rustup = Path(found).with_name("rustup")
     if rustup.exists():
@@ -188,7 +192,9 @@ def build(plan: Plan, log: Path, *, alive: Path | None = None, lease: float = 0)
         stream.write(f"# {plan.source.ref} {plan.source.commit} flavour {plan.flavour.name}, inputs {plan.inputs}\n")
         locked = fetch(plan, stream)
         stream.write(f"[{name}] crates are here, compiling\n")
-        messages = _Cargo(plan, stream, alive, lease).run(build_argv(plan, locked=locked), began)
+        with session(plan.cache, environment(plan), stream) as cache:
+            variables = {**environment(plan), **cache.variables}
+            messages = _Cargo(plan, stream, alive, lease).run(build_argv(plan, locked=locked), variables, began)
         units = [m for m in messages if m.get("reason") == "compiler-artifact"]
         made = [m for m in units if m.get("executable") and m["target"]["name"] == plan.binary]
         if not made:
@@ -196,6 +202,7 @@ def build(plan: Plan, log: Path, *, alive: Path | None = None, lease: float = 0)
         return _collect(
             plan, tree, Path(made[-1]["executable"]), log=log, locked=locked,
             seconds=round(time.monotonic() - began, 1), fresh=sum(bool(m["fresh"]) for m in units), units=len(units),
+            usage=cache.usage or Usage(),
         )  # fmt: skip
 
 
@@ -244,11 +251,11 @@ class _Cargo:
         self.progress: Progress | None = None
         self.stopped = ""
 
-    def run(self, argv: list[str], began: float) -> list[dict[str, Any]]:
+    def run(self, argv: list[str], variables: dict[str, str], began: float) -> list[dict[str, Any]]:
         self.stream.write(f"$ {' '.join(argv)}\n")
         with tempfile.TemporaryFile() as stdout:
             process = subprocess.Popen(  # noqa: S603
-                argv, cwd=self.plan.checkout, env=environment(self.plan), stdin=subprocess.DEVNULL,
+                argv, cwd=self.plan.checkout, env=variables, stdin=subprocess.DEVNULL,
                 stdout=stdout, stderr=subprocess.PIPE, process_group=0,
             )  # fmt: skip
             with _signals_stop(self, process):
@@ -365,6 +372,7 @@ def _collect(
     seconds: float,
     fresh: int,
     units: int,
+    usage: Usage,
 ) -> Artifact:
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=plan.folder.parent) as name:
@@ -393,6 +401,8 @@ def _collect(
             seconds=seconds,
             compiled=units - fresh,
             fresh=fresh,
+            cache_hits=usage.hits,
+            cache_misses=usage.misses,
             log=str(log),
         )
         artifact.write(folder / "manifest.json")

@@ -7,6 +7,7 @@ Rules:
    laid out beside its place, tried, and renamed.
 3. Its stamp holds the digest of the pins and of the rules of the layout; while that fits, nothing is run.
 4. No root, no registry's name: pip installs what the pins say, wheel by wheel, each by its SHA-256.
+5. A toolkit from NVIDIA's own packages (``dnf``) is a system's toolkit whose headers root may mend.
 
 What NVIDIA's wheels lack, compared with NVIDIA's own packages, is made here: the ``libX.so`` links that
 a linker looks for, ``lib64``, and the stub of the driver's library, which a builder without a GPU links.
@@ -14,6 +15,7 @@ a linker looks for, ``lib64``, and the stub of the driver's library, which a bui
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -25,7 +27,9 @@ from pathlib import Path
 from .errors import PipelineError
 from .lock import held
 from .records import Record, digest_of
-from .run import CommandFailed, ProgramMissing, run
+from .run import ProgramMissing, run
+from .toolchain import install_wheels, laid_out
+from .versions import dotted
 
 LAYOUT = 1
 """Raise it when the layout changes: every toolkit from wheels is then laid out again."""
@@ -37,7 +41,7 @@ STAMP = "toolkit.json"
 class Toolkit(Record):
     """A toolkit that can be used. ``version`` is "13.0", ``compiler`` nvcc's own version "13.0.88".
 
-    ``source`` is "system" or "wheels"; ``library_path`` names the folders to link from; ``inputs`` is
+    ``source`` is "system", "dnf" or "wheels"; ``library_path`` names the folders to link from; ``inputs`` is
     the digest of the pins and the layout (empty for the system's).
     """
 
@@ -114,6 +118,11 @@ def with_glibc_2_42(math_functions: str) -> str:
     if "_NV_RSQRT_SPECIFIER" in math_functions:
         return math_functions
     return re.sub(r"\b(rsqrtf?\((?:double|float) [ax]\))(?=\)?;)", r"\1 noexcept(true)", math_functions)
+
+
+def needs_mending(version: str) -> bool:
+    """Whether the headers of this release are older than glibc 2.42."""
+    return dotted(version) < (13, 2)
 
 
 # ---------------------------------------------------------------- the edge
@@ -198,53 +207,18 @@ class Wheels:
             return self.installed() or self._install()
 
     def _install(self) -> Toolkit:
-        partial = self.folder.with_name(f".{self.folder.name}.partial")
-        previous = self.folder.with_name(f".{self.folder.name}.previous")
-        for leftover in (partial, previous):
-            shutil.rmtree(leftover, ignore_errors=True)
-        self._check_space()
-        try:
-            self._unpack(partial)
-            tree = partial / "cuda"
+        with laid_out(self.folder, f"CUDA {self.version}", space=self.space) as partial:
+            tree = partial / "tree"
+            install_wheels(
+                self.pins, partial / "wheels", partial, self.python,
+                what=f"CUDA {self.version}", variable="cuda_toolkit_python",
+            )  # fmt: skip
             _merge(partial / "wheels" / "nvidia", tree)
             _complete(tree)
-            compiler = self._try(tree)
-            toolkit = self.toolkit(compiler, self.inputs)
+            toolkit = self.toolkit(self._try(tree), self.inputs)
             (partial / "pins.txt").rename(tree / "pins.txt")
             toolkit.write(tree / STAMP)
-            if self.folder.exists():
-                self.folder.rename(previous)
-            tree.rename(self.folder)
-        finally:
-            for leftover in (partial, previous):
-                shutil.rmtree(leftover, ignore_errors=True)
         return toolkit
-
-    def _check_space(self) -> None:
-        free = shutil.disk_usage(self.folder.parent).free
-        if free < self.space:
-            raise PipelineError(
-                f"CUDA {self.version} needs {self.space >> 20} MB and {free >> 20} MB are free",
-                str(self.folder.parent),
-                "Free some space, or set builder_root to a folder on another disk",
-            )
-
-    def _unpack(self, partial: Path) -> None:
-        """Have pip put the pinned wheels into ``partial/wheels``."""
-        temporary = partial / "tmp"
-        temporary.mkdir(parents=True)
-        pins = partial / "pins.txt"
-        pins.write_text(self.pins)
-        words: list[str | Path] = [
-            *(self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("--no-input", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-compile"),
-            *("--target", partial / "wheels", "--requirement", pins),
-        ]
-        try:
-            # On the same disk as the toolkit: /tmp may be small, and a move there is a copy.
-            run(words, env={"TMPDIR": str(temporary)})
-        except CommandFailed as error:
-            raise _pip_failure(error, self) from error
 
     def _try(self, tree: Path) -> str:
         """nvcc's version; an error if it does not start or is of another release."""
@@ -257,31 +231,6 @@ class Wheels:
                 "Correct the versions in scripts/lock and run make lock",
             )
         return compiler
-
-
-def _pip_failure(error: CommandFailed, wheels: Wheels) -> PipelineError:
-    said = error.stderr
-    last = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR")), said[-300:]).strip()
-    where = f"pins of CUDA {wheels.version}"
-    if "No module named pip" in said:
-        return PipelineError(
-            "this Python has no pip",
-            wheels.python,
-            "Install python3-pip there, or set cuda_toolkit_python",
-        )
-    if "DO NOT MATCH THE HASHES" in said:
-        return PipelineError(
-            "a wheel is not the one that was pinned; nothing was installed",
-            where,
-            "The registry or a proxy gave other bytes: find out why before you trust either",
-        )
-    if "No matching distribution" in said:
-        return PipelineError(
-            f"a pinned wheel is not to be had: {last}",
-            where,
-            "See that the registry in pip's own configuration can be reached; the wheels are for x86_64",
-        )
-    return PipelineError(f"pip could not install the toolkit: {last}", where, "Run the command to see all of it")
 
 
 def _merge(wheels: Path, tree: Path) -> None:
@@ -331,16 +280,41 @@ def _build_stub(tree: Path) -> None:
     (stubs / "libcuda.so").symlink_to("libcuda.so.1")
 
 
-def provide(wheels: Wheels, source: str, *, check: bool = False) -> tuple[Toolkit, bool]:
-    """The toolkit, and whether something was (with ``check``: would be) installed.
+def mend(folder: Path, *, check: bool = False) -> bool:
+    """Let the headers of NVIDIA's package agree with glibc 2.42; whether there was anything to do. Needs root."""
+    header = folder / "include" / "crt" / "math_functions.h"
+    if not header.exists():
+        return False
+    text = header.read_text()
+    mended = with_glibc_2_42(text)
+    if mended == text:
+        return False
+    if not check:
+        real = header.resolve()
+        partial = real.with_name(f".{real.name}.partial")
+        partial.write_text(mended)
+        partial.chmod(0o644)
+        partial.replace(real)
+    return True
 
-    ``source`` is "system", "wheels", or "auto": the system's if it has this release, else wheels.
+
+def provide(wheels: Wheels, source: str, *, check: bool = False) -> tuple[Toolkit, bool]:
+    """The toolkit, and whether something was (with ``check``: would be) changed.
+
+    ``source`` is "system", "wheels", "auto" (the system's if it has this release, else wheels), or "dnf": the
+    system's, which a package has just brought (with ``check`` it may be still to come) and which is mended.
     """
     if source != "wheels":
         system = find_system(wheels.version, os.environ)
+        if system and source == "dnf":
+            changed = mend(Path(system.folder), check=check)
+            return dataclasses.replace(system, source="dnf"), changed
         if system:
             return system, False
-        if source == "system":
+        if source == "dnf" and check:
+            folder = f"/usr/local/cuda-{wheels.version}"
+            return Toolkit(wheels.version, "", folder, f"{folder}/bin/nvcc", "dnf", ()), needs_mending(wheels.version)
+        if source in {"system", "dnf"}:
             raise PipelineError(
                 f"the system has no CUDA {wheels.version}",
                 ", ".join(map(str, system_folders(wheels.version, os.environ))),

@@ -159,7 +159,7 @@ class Artifact(Record):
     ``binary``, the licence, the chat templates and this record as manifest.json. ``crate_version`` is what
     the binary says of itself; it differs from some tags. ``rustflags`` are those in effect. ``locked`` is False
     where the recorded fallback without --locked was needed. ``seconds`` is cargo's time; ``compiled``
-    and ``fresh`` count its units.
+    and ``fresh`` count its units, ``cache_hits`` and ``cache_misses`` what the compile cache was asked for.
     """
 
     source: Source
@@ -178,6 +178,8 @@ class Artifact(Record):
     compiled: int
     fresh: int
     log: str
+    cache_hits: int = 0
+    cache_misses: int = 0
 
 
 @dataclass(frozen=True)

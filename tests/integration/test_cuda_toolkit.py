@@ -267,3 +267,29 @@ def test_the_role_provides_a_toolkit_that_compiles_for_each_flavour(
         assert f".{arch}.cubin" in listed.stdout
         started = subprocess.run([binary], check=False, env={"LD_LIBRARY_PATH": ":".join(toolkit.library_path)})
         assert started.returncode == 34, "the stub answers"
+
+
+def test_a_toolkit_of_nvidias_packages_is_found_and_mended_once(
+    pin: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Wheels("13.0", tmp_path / "builder", "", sys.executable)
+    planned, would = provide(wanted, "dnf", check=True)
+    assert (planned.source, planned.folder, would) == ("dnf", "/usr/local/cuda-13.0", True)
+    with pytest.raises(PipelineError, match="the system has no CUDA 13.0"):
+        provide(wanted, "dnf")
+
+    folder = tmp_path / "cuda"
+    header = folder / "targets/include/crt/math_functions.h"
+    header.parent.mkdir(parents=True)
+    (folder / "include").symlink_to("targets/include")
+    header.write_text("double rsqrt(double x);\n")
+    (folder / "bin").mkdir()
+    (folder / "bin/nvcc").write_text(nvcc("13.0.88"))
+    (folder / "bin/nvcc").chmod(0o755)
+    monkeypatch.setenv("CUDA_PATH", str(folder))
+    assert provide(wanted, "dnf", check=True)[1]
+    assert "noexcept" not in header.read_text(), "check mode only says so"
+    toolkit, changed = provide(wanted, "dnf")
+    assert (toolkit.source, toolkit.compiler, changed) == ("dnf", "13.0.88", True)
+    assert header.read_text() == "double rsqrt(double x) noexcept(true);\n"
+    assert provide(wanted, "dnf") == (toolkit, False)

@@ -1,0 +1,85 @@
+"""What is wrong or missing in a builder's variables is named before anything on the host is touched.
+
+Each case is the role's own preflight on this machine, in one run of Ansible: it looks, and changes nothing.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+RUNNER = {"builder_runner": True, "gitea_runner_instance": "https://git.example.org", "gitea_runner_token": "sesame"}
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "all is well": ({}, ""),
+    "a runner too": (RUNNER, ""),
+    "root builds": ({"builder_user": "root"}, 'builder_user ("root") is an account of its own, not root'),
+    "nobody builds": ({"builder_user": ""}, 'builder_user ("") is an account of its own, not root'),
+    "no absolute path": ({"builder_root": "builder"}, 'builder_root ("builder") is an absolute path'),
+    "a CUDA source": (
+        {"cuda_toolkit_source": "cargo"},
+        "must be one of: auto, wheels, system, dnf",
+    ),
+    "CUDA's components": (
+        {"cuda_toolkit_components": "some"},
+        "cuda_toolkit_components must be one of",
+    ),
+    "a Rust source": ({"rust_toolchain_source": "rustup"}, "rust_toolchain_source must be one of: dist, system"),
+    "Rust's version": ({"rust_toolchain_version": ["1.95.0"]}, "rust_toolchain_version"),
+    "a Rust without pins": ({"rust_toolchain_version": "1.0.0"}, "rust_toolchain_version 1.0.0"),
+    "a CUDA without pins": (
+        {"builder_cuda_versions": ["13.0", "14.9"], "cuda_toolkit_source": "wheels"},
+        "CUDA 14.9 cannot be had",
+    ),
+    "an sccache without pins": ({"compile_cache_version": "0.1"}, "compile_cache_version 0.1"),
+    "a shared level": ({"compile_cache_shared": "nfs"}, "compile_cache_shared must be one of: none, redis, s3, webdav"),
+    "half a shared level": ({"compile_cache_shared": "redis"}, "needs compile_cache_endpoint"),
+    "half of S3": (
+        {"compile_cache_shared": "s3", "compile_cache_endpoint": "https://s3.example.org"},
+        "needs compile_cache_endpoint and compile_cache_bucket",
+    ),
+    "a runner of nobody": ({"builder_runner": True}, "missing required arguments: gitea_runner_instance"),
+    "a runner without a token": (RUNNER | {"gitea_runner_token": ""}, "gitea_runner_token is empty"),
+    "a runner's capacity": (RUNNER | {"gitea_runner_capacity": "many"}, "gitea_runner_capacity"),
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What Ansible said to each case; a case that is well is not in it."""
+    folder = tmp_path_factory.mktemp("refusals")
+    play = []
+    for name, (variables, _) in CASES.items():
+        role = {"ansible.builtin.include_role": {"name": "builder", "tasks_from": "preflight"}, "vars": variables}
+        defaults = {"builder_root": f"{folder}/builder", "gitea_runner_home": f"{folder}/runner"}
+        note = {"told": "{{ told | default({}) | combine({case: ansible_failed_result}) }}"}
+        play.append({
+            "vars": defaults | {"case": name},
+            "block": [role],
+            "rescue": [{"ansible.builtin.set_fact": note}],
+        })  # fmt: skip
+    file = folder / "told.json"
+    play.append({"ansible.builtin.copy": {"content": "{{ told | to_json }}", "dest": str(file), "mode": "0600"}})
+    facts = ["!all", "!min", "distribution", "pkg_mgr", "platform"]
+    book = [{"hosts": "localhost", "connection": "local", "gather_facts": True, "gather_subset": facts, "tasks": play}]
+    (folder / "play.yml").write_text(json.dumps(book))
+    words = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", folder / "play.yml"]
+    environment = os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
+    done = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sesame" not in done.stdout + done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["play.yml", "told.json"], "nothing else was made"
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_wrong_is_named(told: dict[str, Any], case: str) -> None:
+    _, message = CASES[case]
+    if not message:
+        assert case not in told, told.get(case)
+    else:
+        assert message in json.dumps(told[case]).replace('\\"', '"')

