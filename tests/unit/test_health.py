@@ -1,0 +1,82 @@
+"""Waiting for the servers: until they answer, until systemd gives up, and no longer than was said."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+
+import pytest
+from pipeline import health
+from pipeline.errors import PipelineError
+from pipeline.health import Look, answer, wait
+
+UNIT = "mistralrs-ada@qwen.service"
+URL = "http://127.0.0.1:1/health"
+WELL = Look("active", job=False, said="200")
+LOADING = Look("active", job=False, said="nothing (Connection refused)")
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "PAUSE", 0)
+
+
+def waited(*looks: Look, timeout: float = 60) -> float:
+    seen = iter(looks)
+    return wait({UNIT: URL}, timeout, 3, look=lambda *_: next(seen), journal=lambda _, lines: f"{lines} lines")
+
+
+def test_nobody_is_waited_for_where_there_is_none() -> None:
+    assert wait({}, 0, 3) < 1
+
+
+@pytest.mark.parametrize(
+    "before",
+    [LOADING, Look("active", job=True, said="200"), Look("activating", job=False, said="200"),
+     Look("active", job=False, said="503"), Look("failed", job=True, said="nothing")],
+)  # fmt: skip
+def test_an_instance_is_well_when_it_runs_and_answers_and_no_job_waits(before: Look) -> None:
+    waited(before, before, WELL)
+
+
+def test_what_systemd_gave_up_is_not_waited_for() -> None:
+    with pytest.raises(PipelineError) as error:
+        waited(LOADING, Look("failed", job=False, said="nothing (refused)"))
+    assert error.value.what == (
+        f"systemd gave up: {UNIT}: the unit is failed, /health says nothing (refused); its journal ends with: 3 lines"
+    )
+    assert error.value.where == URL
+
+
+def test_the_wait_is_bounded() -> None:
+    with pytest.raises(
+        PipelineError, match="not well after 0 s: .*the unit is active.*longer mistralrs_health_timeout"
+    ):
+        waited(LOADING, LOADING, LOADING, timeout=0)
+
+
+@pytest.fixture
+def server() -> Iterator[http.server.HTTPServer]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 503)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        yield listener
+        listener.shutdown()
+
+
+def test_a_real_server_is_asked_and_never_through_a_proxy(
+    server: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    base = f"http://127.0.0.1:{server.server_port}"
+    assert answer(f"{base}/health") == "200"
+    assert answer(f"{base}/else") == "503"
+    assert answer("http://127.0.0.1:1/health").startswith("nothing (")
