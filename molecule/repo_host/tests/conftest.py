@@ -1,0 +1,26 @@
+"""What the tests of repository hosts share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from repo_site import ACCOUNT, LAY_OUT, ROOT, STABLE, Site
+
+# The list of what a publishing key does not give.
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tests/faults"))
+
+
+@pytest.fixture
+def site(host, state) -> Site:
+    facts = host.ansible.get_variables()
+    return Site(f"{facts['inventory_hostname']}.lair.test", facts["ansible_host"], state / "bundle.pem")
+
+
+@pytest.fixture
+def snapshot(host, site) -> str:
+    """The path of a published snapshot."""
+    if not host.file(f"{ROOT}{STABLE}/mirrorlist").exists:
+        host.check_output(f"runuser -u {ACCOUNT} -- sh -c %s sh {site.url}", LAY_OUT)
+    return site.get(f"{STABLE}/mirrorlist").body.strip().removeprefix(site.url)

@@ -1,0 +1,92 @@
+"""A stand-in for Cloudflare's API on loopback: the one of the test hosts, behind a proxy of its own.
+
+Whoever sends its calls through the proxy (https_proxy) reaches this api.cloudflare.com instead of Cloudflare's, with a
+certificate of the stand-in's own authority.
+"""
+
+from __future__ import annotations
+
+import http.server
+import ssl
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "molecule/default"))
+
+import cloudflare
+
+TOKEN = "t" * 40
+
+
+class Door(cloudflare.Handler):
+    """The API, and CONNECT to it: what comes through is answered here, whatever it was meant for."""
+
+    def do_CONNECT(self) -> None:  # noqa: N802 http.server's name
+        self.send_response(200)
+        self.end_headers()
+        self.connection = self.server.context.wrap_socket(self.connection, server_side=True)
+        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+class Site(http.server.ThreadingHTTPServer):
+    """The API of one zone; callers need its environment."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        self.zone = cloudflare.Zone()
+        facts = {"zone": self.zone, "token": TOKEN, "memory": folder / "cloudflare.json"}
+        super().__init__(("127.0.0.1", 0), type("Api", (Door,), facts))
+        self.environment = {
+            "https_proxy": f"http://127.0.0.1:{self.server_port}",
+            "SSL_CERT_FILE": str(authority(folder)),
+        }
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context.load_cert_chain(*certificate(folder, "api.cloudflare.com"))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def add(self, kind: str, name: str, content: str, **more: object) -> None:
+        """A record that somebody made by hand."""
+        self.zone.add({"type": kind, "name": name, "content": content, **more})
+
+    def of(self, name: str) -> set[str]:
+        """The records of a name, as text."""
+        return {f"{record['type']} {record['content']}" for record in self.zone.find({"name": name})}
+
+
+def authority(folder: Path) -> Path:
+    """A certificate authority for a few days; its certificate."""
+    if not (folder / "ca.pem").exists():
+        usage = "keyUsage=critical,keyCertSign,cRLSign"  # without it Python 3.13 takes it for none
+        _openssl(folder / "ca.key", folder / "ca.pem", "-subj", "/CN=stand-in", "-addext", usage)
+    return folder / "ca.pem"
+
+
+def certificate(folder: Path, name: str, *words: str) -> tuple[Path, Path]:
+    """A certificate of the authority, and its key."""
+    files = folder / f"{name}.pem", folder / f"{name}.key"
+    names = f"subjectAltName={'IP' if name[0].isdigit() else 'DNS'}:{name}"
+    signed = ["-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-addext", "basicConstraints=critical,CA:false"]
+    _openssl(files[1], files[0], "-subj", f"/CN={name}", "-addext", names, *signed, *words)
+    return files
+
+
+def _openssl(key: Path, certificate: Path, *words: str | Path) -> None:
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "9",
+    ]
+    subprocess.run([*command, "-keyout", key, "-out", certificate, *words], check=True, capture_output=True)
