@@ -72,8 +72,8 @@ provision: .venv/.ready ## Make the real hosts, those of inventory/production.ym
 
 # -- the tests
 
-test: lint ## Lint, then all tests, as many at once as there are cores
-	pytest -n auto --maxprocesses 4 $(ARGS)
+test: lint ## Lint, then all tests, as many at once as there are cores; those on hosts of their own beside them
+	scripts/test $(ARGS)
 
 unit: .venv/.ready ## The quick tests
 	pytest -n auto --maxprocesses 4 tests/unit $(ARGS)
@@ -83,7 +83,7 @@ lint: .venv/.ready ## ruff, mypy, yamllint, shellcheck, ansible-lint and a synta
 	ruff format --check
 	mypy
 	yamllint --strict .
-	shellcheck scripts/setup scripts/forky-tree scripts/system-tree scripts/molecule .ci/run
+	shellcheck scripts/setup scripts/forky-tree scripts/system-tree scripts/molecule scripts/test .ci/run
 	ansible-lint --offline
 	ansible-playbook --syntax-check $(wildcard playbooks/*.yml)
 
