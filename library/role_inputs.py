@@ -6,7 +6,7 @@ module: role_inputs
 short_description: Check the inputs of a play's roles before anything is touched
 description:
   - Reads the argument specs of all roles of a play and holds the host's variables against them. Everything that is
-    missing or wrong is told at once, by role and variable, also a secret that is not to be had.
+    missing, empty though required, or wrong is told at once, by role and variable, also a secret that is not to be had.
   - Ansible itself checks a role's inputs when the role begins, so the roles before it have been applied by then.
   - Works on the controller, connects to nothing and changes nothing.
 author: mistralrs-rpm

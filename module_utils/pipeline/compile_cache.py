@@ -5,7 +5,7 @@ Rules:
 1. A build starts the cache's server and stops it, so that its counts are those of this build and nothing is left
    running. The server listens on a socket in a folder of this process.
 2. The settings are a file of lines NAME=VALUE, of the names that sccache reads. Only the server is given them: what
-   is compiled never sees a password.
+   is compiled has no password in its environment.
 3. A cache that is broken never fails a build. If its shared level cannot be reached, it goes on with the disk alone;
    if it does not start, the compile goes on without it; if it dies in the middle, each compiler runs by itself.
    The log says so each time.

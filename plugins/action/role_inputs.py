@@ -52,7 +52,7 @@ class ActionModule(ActionBase):
             except AnsibleError as error:
                 found.append(f"{role}: {name}: {innermost(error)}")
                 continue
-            if option.get("required") and values[name] in ("", None):
+            if option.get("required") and values[name] in ("", None, []):
                 del values[name]
         known = {name: option for name, option in options.items() if name in values or not self._told(name, found)}
         checked = ArgumentSpecValidator(known).validate(values, validate_role_argument_spec=True)

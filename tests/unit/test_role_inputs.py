@@ -57,7 +57,7 @@ def test_all_that_is_wrong_in_all_roles_is_told_at_once_and_nothing_is_touched(t
     assert not touched
 
 
-@pytest.mark.parametrize("empty", ["", None])
+@pytest.mark.parametrize("empty", ["", None, []])
 def test_a_required_input_that_is_empty_is_missing(tmp_path, empty):
     specs = yaml.safe_load((PROJECT / "roles/publisher/meta/argument_specs.yml").read_text())
     required = [name for name, option in specs["argument_specs"]["main"]["options"].items() if option.get("required")]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 ROOT = "/var/lib/mistralrs-rpm"
+SPEC = "/usr/local/share/mistralrs-rpm/rpm"
 USER = "mistralrs-build"
 KERNEL = "__global__ void add(float *a, const float *b) { a[threadIdx.x] += rsqrt(b[threadIdx.x]); }"
 
@@ -70,17 +71,17 @@ def test_the_caches_settings_are_the_builders_alone(host):
 PACKAGE = r"""
 mkdir SOURCES
 printf '#!/bin/sh\necho mistralrs 0.8.0\n' >SOURCES/mistralrs
-cp {root}/rpm/systemd/* SOURCES/
-rpmbuild --quiet -bb {root}/rpm/mistralrs.spec --define "_topdir $PWD" \
+cp {spec}/systemd/* SOURCES/
+rpmbuild --quiet -bb {spec}/mistralrs.spec --define "_topdir $PWD" \
     --define 'mistralrs_version 0.8.0' --define 'mistralrs_flavour cpu' >&2
 rpm -qp --nosignature --qf '%{{name}} %{{version}}\n' RPMS/*/*.rpm
 """
 
 
 def test_the_spec_makes_a_package(host):
-    assert as_builder(host, PACKAGE.format(root=ROOT)) == "mistralrs-cpu 0.8.0\n"
+    assert as_builder(host, PACKAGE.format(spec=SPEC)) == "mistralrs-cpu 0.8.0\n"
 
 
 def test_a_build_cannot_change_the_spec(host):
-    assert host.file(f"{ROOT}/rpm/mistralrs.spec").user == "root"
-    assert host.run("sudo -u %s test -w %s/rpm/mistralrs.spec", USER, ROOT).rc != 0
+    assert host.file(f"{SPEC}/mistralrs.spec").user == "root"
+    assert host.run("sudo -u %s test -w %s", USER, SPEC).rc != 0
