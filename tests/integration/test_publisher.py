@@ -443,7 +443,8 @@ def playbook(tmp_path: Path, keys: dict[str, Key]) -> Callable[..., str]:
     variables = {
         "publisher_root": str(tmp_path / "srv"),
         "publisher_base_url": "http://repo",
-        "publisher_key": str(keys["trusted"].public),
+        "publisher_key": str(tmp_path / "etc/trusted.asc"),
+        "publisher_trusted_key": str(keys["trusted"].public),
         "publisher_channels": rows,
         "publisher_program": str(tmp_path / "libexec/mistralrs-publisher"),
         "publisher_config": str(tmp_path / "etc/publisher.json"),
@@ -476,6 +477,7 @@ def test_the_role_installs_an_agent_that_publishes(
     assert not (tmp_path / "srv").exists()
     playbook()
     assert "changed=0" in playbook()
+    assert (tmp_path / "etc/trusted.asc").read_bytes() == keys["trusted"].public.read_bytes()
     rsh = [
         str(tmp_path / "libexec/mistralrs-publisher"),
         "--config",
