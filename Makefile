@@ -83,7 +83,7 @@ lint: .venv/.ready ## ruff, mypy, yamllint, shellcheck, ansible-lint and a synta
 	ruff format --check
 	mypy
 	yamllint --strict .
-	shellcheck scripts/setup scripts/forky-tree scripts/system-tree scripts/molecule scripts/test .ci/run
+	shellcheck scripts/setup scripts/system-tree scripts/molecule scripts/test .ci/run
 	ansible-lint --offline
 	ansible-playbook --syntax-check $(wildcard playbooks/*.yml)
 

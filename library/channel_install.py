@@ -94,7 +94,7 @@ options:
         type: int
         required: true
   system:
-    description: The root of the system that the client copies; C(scripts/forky-tree) makes one with dnf5 and rpm 6.
+    description: The root of the system that the client copies; C(scripts/system-tree forky) makes one with rpm 6.
     type: path
     default: /
   client:

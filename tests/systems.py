@@ -19,8 +19,8 @@ CLIENTS = tuple(dict.fromkeys((HERE, "dnf5")))
 @functools.cache
 def forky() -> Path:
     """The root of a Debian forky tree with rpm 6 and dnf5; made when it is missing, by root only."""
-    script = PROJECT / "scripts/forky-tree"
-    return Path(subprocess.run([script], stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
+    words = [PROJECT / "scripts/system-tree", "forky"]
+    return Path(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
 
 
 def root_of(client: str) -> Path:

@@ -602,7 +602,9 @@ def _named(step: Step) -> Iterator[None]:
 def client_program(wanted: str, system: str) -> str:
     """The program of ``system`` that installs: the one that is ``wanted``, or the newest there is."""
     if not Path(system, "usr/bin").is_dir():
-        raise PipelineError("no system to copy is here", system, "Give its root; scripts/forky-tree makes such a tree")
+        raise PipelineError(
+            "no system to copy is here", system, "Give its root; scripts/system-tree forky makes such a tree"
+        )
     names = (wanted,) if wanted else ("dnf5", "dnf")
     for name in names:
         if shutil.which(name, path=":".join(f"{system.rstrip('/')}{folder}" for folder in PATH.split(":"))):
