@@ -5,8 +5,11 @@ DOCUMENTATION = r"""
 module: build_environment
 short_description: Check a builder before anything is compiled
 description:
-  - Moves the builder's checkout to the commit, reads what it needs, and compares that with the host.
-  - Fails with every finding and its remedy at once.
+  - Brings the commit to the builder, reads what it asks for, and compares that with the host.
+  - Compiles a kernel and links a program as the build will; what passed is remembered until the compilers or the
+    libraries change.
+  - Asks over the network only for what must be downloaded, and the compile cache.
+  - Fails with every finding and its remedy at once. What only makes a build slower is a warning.
 author: mistralrs-rpm
 options:
   root:
@@ -41,21 +44,66 @@ options:
     description: How much space a build needs, in GiB.
     type: float
     required: true
-  cuda_limits:
-    description: Upstream version to the newest CUDA that it, and what follows it, accepts.
+  compatibility:
+    description:
+      - What fits together, as inventory/group_vars/all/compatibility.yml has it. What no row speaks of is not refused.
     type: dict
     default: {}
-  cuda_lowest:
-    description: Compute capability to the oldest CUDA without a known defect for it.
+  toolkit_failure:
+    description: Why there is no O(toolkit), for a flavour that needs one.
+    type: str
+    default: ""
+  jobs:
+    description: How many compilers run at once; planned from the host's processors and memory when 0.
+    type: int
+    default: 0
+  low_memory:
+    description: One compiler at a time, whatever O(jobs) says.
+    type: bool
+    default: false
+  cache:
+    description: The compile cache, whose levels are asked; there is none where this is left out.
+    type: dict
+    suboptions:
+      program:
+        description: The path of sccache.
+        type: path
+        required: true
+      settings:
+        description: A file of sccache's settings; without it the cache is one on disk.
+        type: path
+  mirrors:
+    description:
+      - Where crates come from, and what is fetched beside them.
+      - Mirrors of git are taken from the task's environment, as the filter P(git_environment#filter) makes it.
     type: dict
     default: {}
+    suboptions:
+      registry:
+        description: A sparse index that replaces crates.io, or a folder on the builder; crates.io itself when empty.
+        type: str
+        default: ""
+      cutlass_commits:
+        description: The commits of CUTLASS that the build needs; those that the build scripts name when empty.
+        type: list
+        elements: str
+        default: []
+  registry:
+    description: The sparse index that crates come from where there is no mirror.
+    type: str
+    default: https://index.crates.io/
+  builder:
+    description: What the table calls this host.
+    type: str
+    default: ""
   report_only:
-    description: Return the findings without failing.
+    description: Return the findings without failing, and ask also for what need not be downloaded.
     type: bool
     default: false
 attributes:
   check_mode:
-    description: Makes every finding in check mode too; the checkout is moved, which nothing else sees.
+    description: Makes every finding in check mode too. The commit may be fetched, the checkout moved, and what passed
+      is noted below the root, which nothing else sees.
     support: full
   diff_mode:
     description: There is nothing to show.
@@ -75,7 +123,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 findings:
-  description: Each check with what was found, what is needed, whether that fits, and the remedy.
+  description: Each check with what was found, what is needed, whether that fits, the remedy, whether it is a warning.
   returned: always
   type: list
   elements: dict
@@ -85,18 +133,20 @@ table:
   type: list
   elements: str
 tree:
-  description: The Checkout record (folder, commit, crate_version, rust_version, moved).
-  returned: success
+  description: What the commit says of itself (commit, crate_version, rust_version, features, lock).
+  returned: success, where the commit could be had
   type: dict
 """
 
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import environment
-from ansible.module_utils.pipeline.checkout import move
+from ansible.module_utils.pipeline import environment, findings
+from ansible.module_utils.pipeline.compatibility import Compatibility
+from ansible.module_utils.pipeline.compile_cache import Cache
 from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.lock import held
+from ansible.module_utils.pipeline.mirrors import Mirrors, git_mirrors
 from ansible.module_utils.pipeline.records import Flavour, Source
 
 
@@ -108,56 +158,87 @@ def main():
             "flavour": {"type": "dict", "required": True},
             "package": {"type": "str", "required": True},
             "toolkit": {"type": "dict", "default": {}},
+            "toolkit_failure": {"type": "str", "default": ""},
             "cargo": {"type": "str", "default": ""},
             "rustflags": {"type": "str", "required": True},
             "free_gib": {"type": "float", "required": True},
-            "cuda_limits": {"type": "dict", "default": {}},
-            "cuda_lowest": {"type": "dict", "default": {}},
+            "compatibility": {"type": "dict", "default": {}},
+            "jobs": {"type": "int", "default": 0},
+            "low_memory": {"type": "bool", "default": False},
+            "cache": {
+                "type": "dict",
+                "options": {"program": {"type": "path", "required": True}, "settings": {"type": "path"}},
+            },
+            "mirrors": {
+                "type": "dict",
+                "default": {},
+                "options": {
+                    "registry": {"type": "str", "default": ""},
+                    "cutlass_commits": {"type": "list", "elements": "str", "default": []},
+                },
+            },
+            "registry": {"type": "str", "default": "https://index.crates.io/"},
+            "builder": {"type": "str", "default": ""},
             "report_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     p = module.params
-    root = Path(p["root"])
-    findings = []
+    root, cache, found = Path(p["root"]), p["cache"], []
     try:
-        # 1. Read what the commit itself asks for.
+        # 1. Say what would be built here, and how.
         source, flavour = Source.from_dict(p["source"]), Flavour.from_dict(p["flavour"])
-        with held(root / "lock"):
-            tree = move(root / "src", source, p["package"])
-        # 2. Look at the host.
-        findings = environment.examine(
-            root,
-            source,
-            flavour,
-            tree,
-            toolkit=p["toolkit"],
-            cargo=p["cargo"],
+        question = environment.Question(
+            root=root,
+            source=source,
+            flavour=flavour,
+            package=p["package"],
+            facts=Compatibility.from_dict(p["compatibility"]),
             rustflags=p["rustflags"],
             free_gib=p["free_gib"],
-            cuda_limits=p["cuda_limits"],
-            cuda_lowest=p["cuda_lowest"],
-            toolkit_planned=module.check_mode and not Path(p["toolkit"].get("nvcc") or "/").is_file(),
+            toolkit=p["toolkit"],
+            toolkit_failure=p["toolkit_failure"],
+            # Check mode would still bring the toolkit: there is nothing to run yet.
+            toolkit_planned=module.check_mode
+            and bool(flavour.cuda)
+            and not p["toolkit_failure"]
+            and not Path(p["toolkit"].get("nvcc") or "/").is_file(),
+            cargo=p["cargo"],
+            jobs=p["jobs"],
+            low_memory=p["low_memory"],
+            cache=Cache(
+                Path(cache["program"]), Path(cache["settings"]) if cache["settings"] else None, root / "cache/sccache"
+            )
+            if cache
+            else None,
+            mirrors=Mirrors(git_mirrors(os.environ), **p["mirrors"]),
+            registry=p["registry"],
+            ask=p["report_only"],
         )
+        # 2. Look at the host, and at what the commit asks for.
+        found, tree = environment.examine(question)
         # 3. Refuse, or report.
         if not p["report_only"]:
             remedy = "Nothing was compiled. Mend these, then run again"
-            environment.refuse(findings, "this host cannot build", str(root), remedy)
+            findings.refuse(found, "this host cannot build", str(root), remedy)
     except PipelineError as error:
-        module.fail_json(findings=[f.to_dict() for f in findings], **error.failure())
+        module.fail_json(findings=[f.to_dict() for f in found], **error.failure())
     base = source.version.split("-")[0]
-    if source.kind == "tag" and tree.crate_version != base:
+    if source.kind == "tag" and tree and tree.crate_version != base:
         module.warn(f"{source.ref}: upstream's Cargo.toml says {tree.crate_version}; the tag's version counts")
-    bad = sum(not finding.fits for finding in findings)
+    title = " ".join(word for word in (p["builder"], flavour.name, source.rpm_version) if word)
+    for finding in found:
+        if finding.warning and not p["report_only"]:
+            module.warn(f"{title}, {finding.check}: {finding.found}. {finding.remedy}")
     module.exit_json(
         changed=False,
-        findings=[f.to_dict() for f in findings],
-        table=[f"{flavour.name} {source.rpm_version}", *environment.table(findings)] if p["report_only"] else [],
-        tree=tree.to_dict(),
+        findings=[f.to_dict() for f in found],
+        table=[title, *findings.table(found)] if p["report_only"] else [],
+        tree=tree.to_dict() if tree else {},
         stage={
             "name": "check",
             "flavour": flavour.name,
-            "result": f"{len(findings) - bad} of {len(findings)} checks fit",
+            "result": findings.summary(found),
             "where": str(root),
         },
     )

@@ -94,7 +94,7 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import environment, keys, status
+from ansible.module_utils.pipeline import findings, keys, status
 from ansible.module_utils.pipeline.channel import Channel
 from ansible.module_utils.pipeline.errors import PipelineError
 from ansible.module_utils.pipeline.publisher import Publisher
@@ -136,7 +136,7 @@ def main():
         changed=False,
         report=found.to_dict(),
         findings=[finding.to_dict() for finding in found.findings],
-        table=[*status.lines(found), "", *environment.table(found.findings)],
+        table=[*status.lines(found), "", *findings.table(found.findings)],
         stage={
             "name": "status",
             "flavour": "",

@@ -144,7 +144,7 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import environment, keys
+from ansible.module_utils.pipeline import findings, keys
 from ansible.module_utils.pipeline.errors import PipelineError
 from ansible.module_utils.pipeline.keys import ALGORITHMS, Recipe, Rotation, ensure, introduce, retire, schedule
 
@@ -210,7 +210,7 @@ def examine(module):
     module.exit_json(
         changed=False,
         findings=[finding.to_dict() for finding in found],
-        table=environment.table(found) if found else [],
+        table=findings.table(found) if found else [],
         stage={
             "name": "key",
             "flavour": "",

@@ -53,7 +53,7 @@ stage:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import environment, site_certificate
+from ansible.module_utils.pipeline import findings, site_certificate
 from ansible.module_utils.pipeline.errors import PipelineError
 
 
@@ -69,7 +69,7 @@ def main():
         changed=False,
         certificate={} if isinstance(found, PipelineError) else found.to_dict(),
         findings=[finding.to_dict()],
-        table=[url, "", *environment.table([finding])],
+        table=[url, "", *findings.table([finding])],
         stage={
             "name": "status",
             "flavour": "",

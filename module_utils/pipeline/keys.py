@@ -38,8 +38,8 @@ from typing import Any
 
 import gnupg
 
-from .environment import Finding
 from .errors import PipelineError
+from .findings import Finding
 from .lock import held
 from .records import Record
 from .run import CommandFailed, ProgramMissing, run

@@ -27,8 +27,8 @@ from typing import Any
 
 from .channel import Channel
 from .client import signer_of as signer_in
-from .environment import Finding
 from .errors import PipelineError
+from .findings import Finding
 from .keys import SigningKey, opened, parse_keys, require_replaced, short
 from .metadata import read_packages, texts
 from .packaging import alone, last_words, read_package, rpmbuild_argv, rpmbuild_environment

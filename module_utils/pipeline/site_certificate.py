@@ -20,8 +20,8 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from .environment import Finding
 from .errors import PipelineError
+from .findings import Finding
 from .records import Record
 
 LEAST = 1 / 5

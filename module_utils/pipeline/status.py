@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .channel import Published
-from .environment import Finding
 from .errors import PipelineError
+from .findings import Finding
 from .records import Package, Record
 from .versions import rpm_order
 

@@ -1,15 +1,15 @@
-"""The builder's checks, as tables."""
+"""The builder's checks of the host itself, as tables."""
 
 from __future__ import annotations
 
-import pytest
-import yaml
-from pipeline import environment
-from pipeline.environment import Finding
-from pipeline.errors import PipelineError
-from pipeline.records import Flavour
+from pathlib import Path
 
-LIMITS = {"0.7.0": "13.1", "0.8.0": "13.2", "0.8.23": "13.3"}
+import pytest
+from pipeline import environment, findings
+from pipeline.environment import GIB
+from pipeline.errors import PipelineError
+from pipeline.findings import Finding
+from pipeline.parallel import planned
 
 
 @pytest.mark.parametrize(
@@ -28,38 +28,6 @@ def test_rustc_against_the_tags_rust_version(found, needed, fits):
 
 
 @pytest.mark.parametrize(
-    ("cuda", "version", "fits"),
-    [
-        ("13.1", "0.7.0", True),
-        ("13.2", "0.7.0", False),
-        ("13.2", "0.8.0", True),
-        ("13.3", "0.8.10", False),
-        ("13.3", "0.8.23", True),
-        ("13.3", "0.9.2", True),
-        ("13.4", "0.9.0-rc1", False),
-        ("14.0", "0.6.0", True),  # before the first fact nothing is known
-    ],
-)
-def test_cuda_against_what_the_tag_accepts(cuda, version, fits):
-    assert environment.check_cuda_limit(cuda, version, LIMITS).fits is fits
-
-
-def test_blackwell_is_not_built_with_a_compiler_that_miscompiles_for_it():
-    flavour = Flavour("blackwell", "RTX 50", compute_capability="12.0", cuda="13.0")
-    finding = environment.check_cuda_defects(flavour, {"12.0": "13.2"})
-    assert not finding.fits
-    assert "miscompiles for 12.0" in finding.remedy
-
-
-@pytest.mark.parametrize("name", ["ampere", "ada", "blackwell"])
-def test_the_projects_own_flavours_pass_the_known_defects(project, flavours, name):
-    data = yaml.safe_load((project / "inventory/group_vars/all/toolchain.yml").read_text())
-    flavour = Flavour.from_dict(flavours[name])
-    assert environment.check_cuda_defects(flavour, data["cuda_lowest"]).fits
-    assert environment.check_cuda_limit(flavour.cuda, "0.9.2", data["cuda_limits"]).fits
-
-
-@pytest.mark.parametrize(
     ("flags", "fits"),
     [("-C target-cpu=x86-64", True), ("-C target-cpu=native", False), ("-Ctarget-cpu=native", False)],
 )
@@ -67,30 +35,77 @@ def test_a_native_cpu_is_refused(flags, fits):
     assert environment.check_rustflags(flags).fits is fits
 
 
-@pytest.mark.parametrize(
-    ("found", "needed", "fits"), [("13.0", "13.0", True), ("13.2", "13.0", False), ("", "13.0", False)]
-)
-def test_nvcc_against_the_flavour(found, needed, fits):
-    assert environment.check_nvcc(found, needed, "/x/nvcc" if found else "").fits is fits
-
-
 def test_space_is_checked_where_the_folder_will_be(tmp_path):
     assert environment.free_bytes(tmp_path / "not" / "yet") > 0
-    finding = environment.check_space(5 * environment.GIB, 20, tmp_path)
+    finding = environment.check_space(5 * GIB, 20, tmp_path)
     assert not finding.fits
     assert finding.found == "5.0 GiB free"
 
 
+def memory(gib: int, *, jobs: int = 0, low_memory: bool = False, heavy: bool = True) -> Finding:
+    """What the doctor says of a host with 8 processors."""
+    plan = planned(8, gib * GIB, cuda=True, jobs=jobs, low_memory=low_memory)
+    lowest = planned(8, gib * GIB, cuda=True, low_memory=True)
+    return environment.check_memory(plan, gib * GIB, lowest, heavy=heavy)
+
+
+@pytest.mark.parametrize("gib", range(2, 65, 2))
+def test_a_host_that_is_accepted_has_what_the_plan_takes_at_most(gib):
+    """The doctor and the build plan alike: from 6 GiB on each host has a plan that it can keep."""
+    assert memory(gib).fits is (gib >= 6)
+
+
+def test_too_little_memory_is_told_with_what_to_set():
+    finding = memory(24, jobs=30)
+    assert not finding.fits
+    assert (finding.found, finding.needed) == ("24.0 GiB", "39 GiB for 30 jobs, 1 nvcc and the host")
+    assert "-e jobs=N to fewer than 30" in finding.remedy
+    assert "-e low_memory=true" in finding.remedy
+    assert memory(24, jobs=30, low_memory=True).fits
+    assert "This host is too small: even -e low_memory=true takes" in memory(4).remedy
+    assert memory(4, heavy=False).fits
+
+
+def test_memory_that_other_programs_hold_is_a_warning():
+    plan = planned(8, 64 * GIB, cuda=True)
+    finding = environment.check_memory_free(plan, plan.memory - 1, heavy=True)
+    assert (finding.fits, finding.warning) == (True, True)
+    assert not environment.check_memory_free(plan, plan.memory, heavy=True).warning
+    assert not environment.check_memory_free(plan, 0, heavy=False).warning
+
+
+WRONG = [
+    Finding("rustc", "1.80", ">= 1.88", fits=False, remedy="Install Rust 1.88"),
+    Finding("gcc", "/usr/bin/gcc", "installed", fits=True),
+    Finding("nvcc", "none", "13.0", fits=False, remedy="Install CUDA 13.0"),
+    Finding("compile cache: redis", "no answer", "answers", fits=True, remedy="See that it runs", warning=True),
+]
+
+
 def test_all_that_is_wrong_is_told_at_once():
-    findings = [
-        Finding("rustc", "1.80", ">= 1.88", fits=False, remedy="Install Rust 1.88"),
-        Finding("gcc", "/usr/bin/gcc", "installed", fits=True),
-        Finding("nvcc", "none", "13.0", fits=False, remedy="Install CUDA 13.0"),
-    ]
     with pytest.raises(PipelineError) as caught:
-        environment.refuse(findings, "this host cannot build", "builder1", "Nothing was compiled")
+        findings.refuse(WRONG, "this host cannot build", "builder1", "Nothing was compiled")
     text = str(caught.value)
     assert "rustc: found 1.80, needed >= 1.88. Install Rust 1.88" in text
     assert "nvcc: found none, needed 13.0. Install CUDA 13.0" in text
     assert "gcc:" not in text
+    assert "redis" not in text
     assert "Nothing was compiled" in text
+    findings.refuse([WRONG[1], WRONG[3]], "this host cannot build", "builder1", "Nothing was compiled")
+
+
+def test_a_warning_is_shown_as_one():
+    lines = findings.table(WRONG)
+    assert [line.rsplit("  ", 1)[1] for line in lines] == [
+        "remedy", "Install Rust 1.88", "ok", "Install CUDA 13.0", "warning: See that it runs",
+    ]  # fmt: skip
+    assert findings.summary(WRONG) == "2 of 4 checks fit, 1 warning"
+
+
+@pytest.mark.parametrize("text", ["", "#!/bin/sh\nexit 3\n", "#!/nonexistent/sh\n", "no program"])
+def test_an_nvcc_that_does_not_run_has_no_version(tmp_path: Path, text: str) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(text)
+    assert environment.nvcc_version(str(nvcc)) == ""
+    nvcc.chmod(0o755)
+    assert environment.nvcc_version(str(nvcc)) == ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.channel import Published
-from pipeline.environment import Finding
 from pipeline.errors import PipelineError
+from pipeline.findings import Finding
 from pipeline.records import Package
 from pipeline.status import ago, lines, report, size
 

@@ -1,0 +1,191 @@
+"""What a build downloads is asked for before it begins, and only what is not here: the real git and cargo."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pipeline import downloads
+from pipeline.checkout import bring
+from pipeline.downloads import Download, Wanted
+from pipeline.lock import held
+from pipeline.mirrors import CUTLASS, Mirrors, cutlass_folder
+from pipeline.records import Source
+from pipeline.rustc import find_rust
+from pipeline.tree import look
+from pipeline.trials import Trials
+from ports import free_port
+
+LOCK = """\
+version = 4
+
+[[package]]
+name = "member"
+version = "1.0.0"
+dependencies = ["helper"]
+
+[[package]]
+name = "helper"
+version = "1.0.0"
+source = "git+{url}#{commit}"
+"""
+
+
+def commit(folder: Path, **files: str) -> str:
+    """Make ``folder`` a repository with these files ("/" is written "__"); the commit."""
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    own = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-C", folder]
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main", folder], check=True)
+    subprocess.run([*own, "add", "."], check=True)
+    subprocess.run([*own, "commit", "--quiet", "--message=one"], check=True)
+    return subprocess.run([*own, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> Wanted:
+    """An upstream whose one crate from outside is in another git repository; nothing of either was fetched yet."""
+    helper = tmp_path / "helper"
+    there = commit(helper, **{"Cargo.toml": '[package]\nname = "helper"\nversion = "1.0.0"\n', "src__lib.rs": ""})
+    manifest = (
+        f'[package]\nname = "member"\nversion = "1.0.0"\n[dependencies]\nhelper = {{ git = "file://{helper}" }}\n'
+    )
+    upstream = tmp_path / "upstream"
+    files = {
+        "Cargo.toml": '[workspace]\nmembers = ["member"]\nresolver = "2"\n',
+        "member__src__main.rs": "fn main() {}\n",
+    }
+    lock = LOCK.format(url=f"file://{helper}", commit=there)
+    here = commit(upstream, **files, member__Cargo__toml="", **{"member__Cargo.toml": manifest, "Cargo.lock": lock})
+    source = Source(f"file://{upstream}", "main", "branch", here, 1, "1.0.0", "1.0.0")
+    root = tmp_path / "builder"
+    bring(root / "src", source)
+    rust, tree = find_rust(), look(root / "src", here, "member")
+    return Wanted(root, source, "member", tree, rust, f"{rust.bin}:/usr/bin:/bin", Mirrors(), "", cuda=False, ask=False)
+
+
+def told(wanted: Wanted) -> dict[str, tuple[str, bool]]:
+    """What was found, by what was asked."""
+    trials = Trials(wanted.root / "cache" / "trials.json")
+    return {finding.check: (finding.found, finding.fits) for finding in downloads.check(wanted, trials)}
+
+
+def test_what_is_missing_is_asked_for_and_what_is_here_is_not(wanted: Wanted, tmp_path: Path) -> None:
+    helper = tmp_path / "helper"
+    address = f"git file://{helper}"
+    assert told(wanted) == {address: ("answers", True)}
+    helper.rename(tmp_path / "gone")
+    (found, fits), *rest = told(wanted).values()
+    assert (fits, rest) == (False, [])
+    assert found.startswith("fatal:")
+    # A mirror is asked in its place.
+    mirrors = Mirrors({f"file://{tmp_path}/helper": f"file://{tmp_path}/gone"})
+    assert told(replace(wanted, mirrors=mirrors)) == {f"git file://{tmp_path}/gone": ("answers", True)}
+
+    (tmp_path / "gone").rename(helper)
+    assert wanted.rust
+    fetch = [wanted.rust.bin / "cargo", "fetch", "--locked", "--manifest-path", wanted.root / "src/Cargo.toml"]
+    home = wanted.root / "cargo"
+    subprocess.run(fetch, check=True, env={"PATH": wanted.path, "CARGO_HOME": str(home), "HOME": str(tmp_path)})
+    helper.rename(tmp_path / "gone")
+    assert told(wanted) == {"downloads": (downloads.HERE, True)}
+    # The doctor asks all the same, and it fits.
+    asked = told(replace(wanted, ask=True))
+    assert asked[f"git {wanted.source.url}"] == ("answers", True)
+    found, fits = asked[address]
+    assert fits
+    assert found.startswith(f"{downloads.HERE} (fatal:")
+    # What was here and is gone is missed.
+    shutil.rmtree(home / "git")
+    assert not told(wanted)[address][1]
+
+
+def test_the_checkout_of_another_build_is_left_alone(wanted: Wanted) -> None:
+    with held(wanted.root / "lock"):
+        assert told(wanted) == {"crates": ("not looked at: another build goes on here", True)}
+    assert not (wanted.root / "src" / "Cargo.toml").exists()
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_a_crate_registry_is_asked_for_the_file_that_every_index_has(tmp_path: Path) -> None:
+    with served(tmp_path) as registry:
+        assert downloads.registry_answer(registry) == "HTTP 404"
+        (tmp_path / "config.json").write_text("<html>an error page</html>")
+        assert downloads.registry_answer(registry) == "it answers, and is no crate registry"
+        (tmp_path / "config.json").write_text('{"dl": "https://crates.example.org/dl"}')
+        assert downloads.registry_answer(registry) == ""
+        assert downloads.registry_answer(f"sparse+{registry}") == ""
+    dead = f"http://127.0.0.1:{free_port()}/"
+    assert "refused" in downloads.registry_answer(dead)
+    assert downloads.registry_answer(str(tmp_path)) == ""
+    assert downloads.registry_answer(str(tmp_path / "none")) == "there is no such folder"
+    (finding,) = downloads.check_downloads([Download("crate registry", dead, here=False)])
+    assert not finding.fits
+    assert "or name a mirror (cargo_registry_mirror)" in finding.remedy
+
+
+def test_a_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web server is asked as a proxy: the whole address is in the request."""
+    (tmp_path / "config.json").write_text('{"dl": "x"}')
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with served(tmp_path) as registry:
+        assert "refused" in downloads.registry_answer(registry)
+
+
+def test_an_account_in_an_address_is_not_told() -> None:
+    address = f"http://builder:open-sesame@127.0.0.1:{free_port()}/repo.git"
+    (finding,) = downloads.check_downloads([Download("git", address, here=False)])
+    assert not finding.fits
+    assert "open-sesame" not in f"{finding}"
+
+
+def test_an_address_that_several_ask_for_is_asked_once_and_needed_if_one_needs_it(tmp_path: Path) -> None:
+    missing = f"file://{tmp_path}/none"
+    rows = [Download("git", missing, here=False), Download("git", missing, here=True)]
+    (finding,) = downloads.check_downloads(rows)
+    assert not finding.fits
+
+
+def test_cutlass_is_asked_for_where_a_build_script_names_a_commit_that_is_not_here(
+    wanted: Wanted, tmp_path: Path
+) -> None:
+    cutlass, upstream = tmp_path / "cutlass", tmp_path / "upstream"
+    named = commit(cutlass, include__cutlass__h="")
+    script = f'fn main() {{ builder.with_cutlass(Some("{named}")); }}\n'
+    source = replace(wanted.source, commit=commit(upstream, **{"member__build.rs": script}))
+    bring(wanted.root / "src", source)
+    mirrors = Mirrors({CUTLASS: f"file://{tmp_path}/gone"})
+    gpu = replace(wanted, source=source, tree=look(upstream, source.commit, "member"), mirrors=mirrors, cuda=True)
+    address = f"git file://{tmp_path}/gone"
+    assert not told(gpu)[address][1]
+    assert address not in told(replace(gpu, cuda=False))
+    folder = cutlass_folder(wanted.root / "cudaforge", named)
+    subprocess.run(["git", "clone", "--quiet", cutlass, folder], check=True)
+    (folder / "include").mkdir(exist_ok=True)
+    assert address not in told(gpu)
+    # The operator's own list counts in its place.
+    other = Mirrors(mirrors.git, cutlass_commits=("f" * 40,))
+    assert not told(replace(gpu, mirrors=other))[address][1]
