@@ -1,4 +1,4 @@
-"""Reading what cargo prints: progress, and the first real error.
+"""Reading what cargo prints: lines and progress. What an error means is told by failures.py.
 
 Cargo redraws its progress with carriage returns:
 ``    Building [=====>      ] 412/803: mistralrs-core, candle-core``.
@@ -7,14 +7,11 @@ Cargo redraws its progress with carriage returns:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _PROGRESS = re.compile(r"Building \[[=> ]*\] (?P<done>\d+)/(?P<total>\d+)(?:: (?P<crates>.*))?")
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_ERROR = re.compile(r"error(\[E\d+\])?:")
-# What build scripts and compilers print around their own errors.
-_TOOL_ERROR = re.compile(r"(?i)(\berror\b|fatal|panicked|undefined (reference|symbol)|cannot find|not found)")
 
 
 @dataclass(frozen=True)
@@ -67,25 +64,3 @@ def _read(line: str) -> Iterator[str | Progress]:
         yield Progress(int(match["done"]), int(match["total"]), crates[0].split("(")[0].strip(" ."))
     elif plain:
         yield plain
-
-
-def first_error(lines: Iterable[str], limit: int = 25) -> list[str]:
-    """The lines of the first real error in a build's log.
-
-    rustc's first ``error`` block up to its blank line; for a build script that failed, the lines in
-    its output that name an error, since the cause lies there (nvcc, gcc, a panic).
-    """
-    log = list(lines)
-    start = next((i for i, line in enumerate(log) if _ERROR.match(line)), None)
-    if start is None:
-        return log[-limit:]
-    block = log[start:]
-    if "failed to run custom build command" in block[0]:
-        shown = [line for line in block[1:] if _TOOL_ERROR.search(line)][: limit - 1]
-        return [block[0], *(shown or block[1:limit])]
-    end = next((i for i, line in enumerate(block[1:], 1) if _starts_anew(line)), len(block))
-    return block[: min(end, limit)]
-
-
-def _starts_anew(line: str) -> bool:
-    return bool(re.match(r"(error|warning)(\[\w+\])?:|\s*Compiling ", line))

@@ -9,12 +9,15 @@ short_description: A table of the pipeline's stages
 description:
   - Collects what each pipeline module returns as C(stage) and prints it, with the time it took, when the run ends.
   - A module's C(table), lines for a person such as the doctor's findings, is printed above it.
+  - Below it stand the places where things are, a build's C(report) and the C(log) of what failed among them, and what
+    the stages warned of, which has scrolled away by then.
   - Prints nothing for a run without such modules.
 author: mistralrs-rpm
 """
 
 import time
 
+from ansible import constants
 from ansible.plugins.callback import CallbackBase
 
 FIRST_COLUMNS = ("stage", "flavour", "time")
@@ -30,26 +33,29 @@ class CallbackModule(CallbackBase):
 
     def __init__(self):
         super().__init__()
-        self.began = self.mark = time.monotonic()
+        self.began = time.monotonic()
+        # When a task began on a host, or its latest item ended: hosts may be at different tasks.
+        self.marks = {}
         self.rows = []
         self.tables = []
         self.places = {}
+        self.warnings = {}
 
-    def v2_playbook_on_task_start(self, task, is_conditional):
-        self.mark = time.monotonic()
+    def v2_runner_on_start(self, host, task):
+        self.marks[host.get_name()] = time.monotonic()
 
     def v2_runner_on_ok(self, result):
-        self._collect(result.result)
+        self._collect(result)
 
     def v2_runner_item_on_ok(self, result):
-        self._collect(result.result)
+        self._collect(result)
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         if not ignore_errors:
             self._fail(result)
 
     def v2_runner_on_unreachable(self, result):
-        self._fail(result)
+        self._fail(result, "LOST")
 
     def v2_playbook_on_stats(self, stats):
         if not self.rows:
@@ -62,21 +68,34 @@ class CallbackModule(CallbackBase):
             self._display.display("  ".join([*cells, row[3]]).rstrip())
         for place, stage in self.places.items():
             self._display.display(f"  {stage}: {place}")
+        for warning in self.warnings:
+            self._display.display(f"  warning: {warning}", color=constants.COLOR_WARN)
         self._display.display(f"In all {time.monotonic() - self.began:.1f} s")
+        if stats.dark:
+            self._display.display(f"Lost on the way: {', '.join(sorted(stats.dark))}")
 
     def _collect(self, result):
-        stage = result.get("stage")
+        told = result.result
+        stage = told.get("stage")
         if isinstance(stage, dict):
-            self._row(stage["name"], stage.get("flavour", ""), stage["result"])
-            self.tables += [*result.get("table", []), ""] if result.get("table") else []
+            self._row(result.host.get_name(), stage["name"], stage.get("flavour", ""), stage["result"])
+            self.tables += [*told.get("table", []), ""] if told.get("table") else []
+            name = " ".join(filter(None, (stage["name"], stage.get("flavour"))))
             if stage.get("where"):
-                self.places[stage["where"]] = " ".join(filter(None, (stage["name"], stage.get("flavour"))))
+                self.places[stage["where"]] = name
+            if told.get("report"):
+                self.places[told["report"]] = f"{name} report"
+            self.warnings |= dict.fromkeys(told.get("warnings", []))
 
-    def _fail(self, result):
+    def _fail(self, result, name="FAILED"):
+        host = result.host.get_name()
         what = str(result.result.get("msg") or "failed").strip().splitlines()
-        self._row("FAILED", "", f"{result.task.get_name()}: {what[0].rstrip(':')}")
+        where = f"{host}: " if name == "LOST" else ""
+        self._row(host, name, "", f"{where}{result.task.get_name()}: {what[0].rstrip(':')}")
+        if result.result.get("log"):
+            self.places[result.result["log"]] = "log"
 
-    def _row(self, name, flavour, text):
+    def _row(self, host, name, flavour, text):
         now = time.monotonic()
-        self.rows.append((name, flavour, f"{now - self.mark:.1f} s", text))
-        self.mark = now
+        self.rows.append((name, flavour, f"{now - self.marks.get(host, now):.1f} s", text))
+        self.marks[host] = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.progress import LineReader, Progress, clock, first_error
+from pipeline.progress import LineReader, Progress, clock
 
 
 def test_progress_is_told_apart_from_lines_whatever_the_chunks():
@@ -39,38 +39,3 @@ def test_a_line_for_a_person(progress, seconds, line):
 
 def test_clock_counts_hours():
     assert (clock(5.9), clock(190), clock(3723)) == ("0:05", "3:10", "1:02:03")
-
-
-def test_the_first_rustc_error_is_shown_and_no_other():
-    log = """\
-   Compiling a v0.1.0
-warning: unused
-error[E0308]: mismatched types
- --> a/src/lib.rs:3:5
-  |
-3 |     "text"
-  |     ^^^^^^ expected `i32`, found `&str`
-error: could not compile `a` (lib) due to 1 previous error
-warning: build failed, waiting for other jobs to finish...""".splitlines()
-    shown = first_error(log)
-    assert shown[0] == "error[E0308]: mismatched types"
-    assert shown[-1].endswith("expected `i32`, found `&str`")
-
-
-def test_a_build_scripts_own_error_is_found_in_its_output():
-    log = """\
-error: failed to run custom build command for `mistralrs-quant v0.9.2`
-Caused by:
-  process didn't exit successfully: `/x/build-script-build` (exit status: 101)
-  --- stdout
-  cargo:rerun-if-changed=kernels/afq.cu
-  --- stderr
-  kernels/afq.cu(12): error: identifier "foo" is undefined
-  1 error detected in the compilation of "kernels/afq.cu".""".splitlines()
-    shown = first_error(log)
-    assert shown[0].startswith("error: failed to run custom build command")
-    assert 'identifier "foo" is undefined' in shown[1]
-
-
-def test_a_log_without_an_error_shows_its_end():
-    assert first_error(["a", "b", "c"], limit=2) == ["b", "c"]

@@ -1,0 +1,180 @@
+"""A build explains itself: its report beside its log, the words of one that failed, and the next one that goes on.
+
+Real cargo, upstream's stand-in without a GPU; the summary is shown by a real run of Ansible.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pipeline import cargo, report
+from pipeline.failures import CompileFailed
+from pipeline.records import Artifact
+from pipeline.report import BuildReport
+from test_build import plan_for, source_of
+
+PROJECT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass
+class Builder:
+    """A builder, and what it left: the logs are named as the action plugin names them, an hour apart."""
+
+    folder: Path
+    stand_in: ModuleType
+    hour: int = 10
+
+    def plan(self, name: str, **files: str | Callable[[str], str]) -> cargo.Plan:
+        """A plan for upstream with these files changed."""
+        repository = self.folder / f"{name}.git"
+        self.stand_in.create(repository)
+        self.stand_in.add_commit(repository, name, {path.replace("__", "/"): text for path, text in files.items()})
+        return plan_for(self.folder / "builder", source_of(repository, self.folder / f"of-{name}", kind="branch"))
+
+    def log(self) -> Path:
+        self.hour += 1
+        return self.folder / "builder/log" / f"cpu-0.9.2^1-20261121T{self.hour}0000Z.log"
+
+    def build(self, plan: cargo.Plan) -> tuple[Artifact, BuildReport]:
+        log = self.log()
+        artifact = cargo.build(plan, log)
+        return artifact, BuildReport.read(log.with_suffix(".json"))
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory, stand_in: ModuleType) -> Builder:
+    return Builder(tmp_path_factory.mktemp("report"), stand_in)
+
+
+@pytest.fixture(scope="module")
+def first(builder: Builder) -> tuple[Artifact, BuildReport]:
+    return builder.build(builder.plan("first", README="first\n"))
+
+
+def test_the_report_is_what_cargo_and_the_binary_say(first: tuple[Artifact, BuildReport]) -> None:
+    artifact, told = first
+    assert told.artifact.sha256 == artifact.sha256
+    assert len(told.compiled) == artifact.compiled
+    assert told.fresh == ()
+    assert {"mistralrs-cli 0.9.2", "mistralrs-core 0.9.2 (build script)"} <= set(told.compiled)
+    slowest = [unit.seconds for unit in told.slowest]
+    assert slowest == sorted(slowest, reverse=True)
+    assert "mistralrs-server-core 0.9.2" in [unit.crate for unit in told.slowest]
+    assert [part.name for part in told.within] == ["for the program's own crate and its link"]
+    assert {"fetch", "compile"} <= {phase.name for phase in told.phases}
+    assert sum(phase.amount for phase in told.phases) == pytest.approx(artifact.seconds, abs=1.5)
+    parts = {part.name: part.amount for part in told.sections}
+    assert sum(parts.values()) == Path(artifact.folder, "mistralrs").stat().st_size
+    assert {"code", "data", "symbols"} <= set(parts)
+    assert told.memory > 20 << 20
+    assert told.kernels == 0
+
+
+def test_the_page_lies_beside_the_log_and_the_json(first: tuple[Artifact, BuildReport]) -> None:
+    artifact, told = first
+    page = Path(artifact.report)
+    assert page.parent == Path(artifact.log).parent
+    text = page.read_text()
+    assert text == report.html(told, None)
+    assert "the first of this flavour" in text
+    for suffix in (".log", ".json"):
+        name = page.with_suffix(suffix).name
+        assert f'href="./{name.replace("^", "%5E")}"' in text
+        assert page.with_suffix(suffix).is_file()
+
+
+NEEDS_A_TOOL = """
+fn main() {{
+    println!("cargo:rerun-if-changed=build.rs");
+    std::process::Command::new("{tool}").status().expect("cannot run `{tool}`");
+}}
+"""
+
+
+def test_a_build_goes_on_from_where_it_failed_once_the_cause_is_gone(
+    builder: Builder, first: tuple[Artifact, BuildReport]
+) -> None:
+    """A program of the builder is missing (as nvcc might be), then it is there: nothing that was compiled is lost."""
+    tool = builder.folder / "nvcc"
+    changed = "pub fn changed() -> u32 {\n    7\n}\n"
+    plan = builder.plan("tool", **{
+        "mistralrs-cli__build.rs": NEEDS_A_TOOL.format(tool=tool),
+        "mistralrs-mcp__src__lib.rs": lambda text: f"{text}\n{changed}",
+    })  # fmt: skip
+    with pytest.raises(CompileFailed) as caught:
+        cargo.build(plan, failed := builder.log())
+    said = str(caught.value)
+    assert said.startswith("the build failed: mistralrs-cli 0.9.2: nvcc does not run\n")
+    assert f"cannot run `{tool}`" in said
+    assert "make doctor shows what is wrong with the toolkit" in said
+    assert str(failed) in said
+    assert not plan.folder.exists()
+    assert not failed.with_suffix(".json").exists()
+    assert report.last(failed.parent, "cpu") == first[1]
+
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    artifact, told = builder.build(plan)
+    assert artifact.fresh == len(told.fresh) > 0
+    assert "mistralrs-mcp 0.9.2" in told.fresh, "it was compiled in the build that failed"
+    assert "mistralrs-audio 0.9.2" in told.fresh, "it was compiled in the build before"
+    assert "mistralrs-cli 0.9.2" in told.compiled
+    assert "cannot run" in failed.read_text(), "the log of the failed build stays"
+    assert "last " in Path(artifact.report).read_text(), "it is compared with the build before"
+
+
+def test_a_broken_crate_is_named_and_old_logs_go_though_the_build_fails(builder: Builder) -> None:
+    plan = builder.plan("broken", **{"mistralrs-vision__src__lib.rs": "pub fn pixels() -> u32 { missing() }\n"})
+    with pytest.raises(CompileFailed) as caught:
+        cargo.build(dataclasses.replace(plan, logs_kept=2), log := builder.log())
+    said = str(caught.value)
+    assert said.startswith("the build failed: mistralrs-vision 0.9.2: rustc refuses the code\n")
+    assert "error[E0425]: cannot find function `missing` in this scope" in said
+    assert "pub fn pixels() -> u32 { missing() }" in said
+    times = sorted({path.name.split("-")[-1].split(".")[0] for path in log.parent.glob("cpu-0*")})
+    assert times == [f"20261121T{builder.hour - 1}0000Z", f"20261121T{builder.hour}0000Z"]
+
+
+BUILT = """#!/usr/bin/python
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule({})
+module.warn("ada: the compile cache had only 12 of 600 Rust")
+module.exit_json(
+    changed=True, report="/srv/builder/log/ada.html",
+    stage={"name": "build", "flavour": "ada", "result": "compiled", "where": "/srv/builder/artifacts/ada"},
+)
+"""
+FAILED = """#!/usr/bin/python
+from ansible.module_utils.basic import AnsibleModule
+said = "the build failed: mistralrs-cli 0.9.2: nvcc does not run\\n    error: failed to run\\n"
+AnsibleModule({}).fail_json(log="/srv/builder/log/cpu.log", msg=said)
+"""
+
+
+def test_the_summary_ends_with_report_log_and_warnings(tmp_path: Path) -> None:
+    """``built`` warns as a build does; ``failed`` fails with what a build that fails returns."""
+    (tmp_path / "built.py").write_text(BUILT)
+    (tmp_path / "failed.py").write_text(FAILED)
+    play = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"built": {}}, {"failed": {}}]}]
+    (tmp_path / "play.yml").write_text(json.dumps(play))
+    environment = os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_LIBRARY": str(tmp_path)}
+    words = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "play.yml"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    _, _, summary = done.stdout.partition("stage   flavour")
+    assert summary.splitlines()[1].startswith("build   ada ")
+    assert summary.splitlines()[2].endswith("failed: the build failed: mistralrs-cli 0.9.2: nvcc does not run")
+    assert summary.splitlines()[3:7] == [
+        "  build ada: /srv/builder/artifacts/ada",
+        "  build ada report: /srv/builder/log/ada.html",
+        "  log: /srv/builder/log/cpu.log",
+        "  warning: ada: the compile cache had only 12 of 600 Rust",
+    ]

@@ -1,0 +1,423 @@
+"""The report of a build: what programs said, put together; the page; a cache that gives less; the folder of logs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import urllib.parse
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from pipeline import report
+from pipeline.parallel import Parallel
+from pipeline.records import Artifact, CacheCount, Flavour, Source
+from pipeline.report import Amount, BuildReport, Kernel, Level, Observed
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "report"
+TIMINGS = (FIXTURES / "cargo-timing.html").read_text()
+MESSAGES = [json.loads(line) for line in (FIXTURES / "messages.jsonl").read_text().splitlines()]
+READELF = (FIXTURES / "readelf.txt").read_text()
+ROOT = "/srv/builder"
+SIZE = 98_003_488
+SOURCE = Source("https://git.example.org/u.git", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
+ARTIFACT = Artifact(
+    SOURCE, Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "cudnn"), 580), "i" * 64, "/srv/builder/artifacts/ada/i",
+    "mistralrs", "0.9.2", "s" * 64, SIZE, "1.95.0", "13.0.88", "-C target-cpu=x86-64", locked=True, seconds=3812.4,
+    compiled=9, fresh=1, log=f"{ROOT}/log/ada-0.9.2-20261121T104833Z.log",
+)  # fmt: skip
+
+
+def call(source: str, began: float, seconds: float, **change: object) -> str:
+    return json.dumps(
+        {"source": source, "began": began, "seconds": seconds, "status": 0, "ptx": False} | change
+    )  # as the wrapper of nvcc writes it
+
+
+CALLS = "\n".join([
+    call(f"{ROOT}/cargo/git/checkouts/candle-1/candle-flash-attn/kernels/flash_fwd_hdim64.cu", 100.0, 283.5),
+    call("kernels/afq/afq.cu", 300.0, 100.0, ptx=True),
+    call("kernels/broken.cu", 500.0, 900.0, status=2),
+    "half a li",
+    call("kernels/hqq/hqq.cu", 600.0, 1.25),
+])  # fmt: skip
+SEEN = Observed(
+    began=1_787_000_100.7, root=ROOT, parallel=Parallel(2, 1, 11 << 30), messages=MESSAGES, timings=TIMINGS,
+    calls=CALLS, sections=READELF, kinds={"Rust": {"hits": 580, "misses": 20}, "PTX": {"hits": 3, "misses": 1}},
+    not_cached={"crate-type": 120, "-": 3}, cache=Level("0.16.0", 9_000_000_000, 20_000_000_000),
+    phases={"fetch": 12.1, "compile": 3790}, memory=9 << 30, programs={"rustc": 4 << 30, "cicc": 5 << 30, "cc1": 0},
+)  # fmt: skip
+REPORT = report.of(ARTIFACT, SEEN)
+
+
+# ---------------------------------------------------------------- what programs said
+
+
+def test_compiled_and_fresh_are_told_by_name():
+    fresh = [*MESSAGES[:-2], MESSAGES[-2] | {"fresh": True}]
+    assert report.unit_names(fresh, fresh=True) == ("mistralrs-cli 0.9.2",)
+    compiled = report.unit_names(fresh, fresh=False)
+    assert "mistralrs-core 0.9.2" in compiled
+    assert "mistralrs-core 0.9.2 (build script)" in compiled
+    assert "mistralrs-cli 0.9.2" not in compiled
+    assert len(compiled) == 8
+
+
+@pytest.mark.parametrize(
+    ("package_id", "crate"),
+    [
+        ("registry+https://github.com/rust-lang/crates.io-index#serde@1.0.219", "serde 1.0.219"),
+        ("path+file:///srv/builder/src/mistralrs-quant#0.9.2", "mistralrs-quant 0.9.2"),
+        ("path+file:///srv/builder/src/dir#other-name@0.9.2", "other-name 0.9.2"),
+        ("git+https://git.example.org/candle.git?rev=35d7ae7#candle-core@0.10.2", "candle-core 0.10.2"),
+        ("git+https://git.example.org/float8?branch=main#0.5.0", "float8 0.5.0"),
+    ],
+)
+def test_a_crate_by_its_package_id(package_id: str, crate: str) -> None:
+    assert report.crate(package_id) == crate
+
+
+def test_the_slowest_units_come_from_cargos_own_page():
+    slowest = [(unit.crate, unit.part, unit.seconds) for unit in REPORT.slowest[:3]]
+    assert slowest == [
+        ("mistralrs-server-core 0.9.2", "library", 1.4),
+        ("mistralrs-cli 0.9.2", "program", 1.38),
+        ("mistralrs-core 0.9.2", "library", 0.7),
+    ]
+    parts = {(unit.crate, unit.part) for unit in REPORT.slowest}
+    assert ("mistralrs-core 0.9.2", "compile of its build script") in parts
+    assert ("mistralrs-core 0.9.2", "its build script") in parts
+    assert len(REPORT.slowest) <= report.SLOWEST
+    assert all(unit.seconds for unit in REPORT.slowest), "a fresh unit takes no time"
+
+
+@pytest.mark.parametrize(
+    "page", ["", "<html></html>", "const UNIT_DATA = [\n{\n];\n", 'const UNIT_DATA = [\n{"name": "a"}\n];\n', "[1,"]
+)
+def test_a_page_of_another_cargo_gives_no_units_and_no_error(page: str) -> None:
+    assert report.timings(page) == ()
+
+
+def test_kernels_are_those_that_were_compiled_the_slowest_first():
+    assert REPORT.slowest_kernels == (
+        Kernel("cargo/git/checkouts/candle-1/candle-flash-attn/kernels/flash_fwd_hdim64.cu", 283.5, ptx=False),
+        Kernel("kernels/afq/afq.cu", 100.0, ptx=True),
+        Kernel("kernels/hqq/hqq.cu", 1.25, ptx=False),
+    )
+    assert (REPORT.kernels, REPORT.kernel_seconds) == (3, 384.8)
+
+
+def test_time_inside_the_compile_counts_what_runs_at_once_once():
+    # 100 to 383.5 and 300 to 400 together, and 600 to 601.25.
+    assert REPORT.within == (
+        Amount("with nvcc at work", 301.2),
+        Amount("for the program's own crate and its link", 1.38),
+    )
+    assert REPORT.phases == (Amount("fetch", 12.1), Amount("compile", 3790.0))
+
+
+def test_a_binary_is_told_by_what_its_bytes_are():
+    parts = {part.name: int(part.amount) for part in REPORT.sections}
+    assert parts["code"] == 0x305B861 + 0x17 + 9 + 0x340
+    assert parts["symbols"] == 0x375450 + 0xDB34AB
+    assert parts["data"] == 0xEACC1C + 0x1A8 + 0x1FB1C8 + 0x8EB58, ".bss takes no room in the file"
+    assert sum(parts.values()) == SIZE
+    assert "GPU code" not in parts
+    fatbin = "  [33] .nv_fatbin        PROGBITS        0000000000800000 4fc3360 1000000 00   A  0   0  1\n"
+    assert Amount("GPU code", float(1 << 24)) in report.sizes(READELF + fatbin, SIZE)
+    assert report.sizes("readelf: Error: not an ELF file", 5) == ()
+
+
+def test_what_is_not_known_is_left_out():
+    bare = report.of(ARTIFACT, Observed(began=1.0, root=ROOT, parallel=Parallel(1, 0, 1)))
+    assert (bare.slowest, bare.within, bare.sections, bare.compiled, bare.kinds) == ((), (), (), (), ())
+    assert "This build had none, or did not ask it." in report.html(bare, None)
+
+
+def test_links_lead_to_the_files_that_their_names_are(tmp_path: Path) -> None:
+    log = tmp_path / "ada-0.9.2^20260822.143813git9e92262~1-20261121T104833Z.log"
+    links = Page(report.html(changed(REPORT, log=str(log)), None)).links
+    assert [urllib.parse.unquote(link) for link in links] == [f"./{log.name}", f"./{log.stem}.json"]
+    assert not [link for link in links if "^" in link]
+
+
+def test_json_and_back_is_the_same(tmp_path: Path) -> None:
+    REPORT.write(tmp_path / "r.json")
+    assert BuildReport.read(tmp_path / "r.json") == REPORT
+    bare = report.of(ARTIFACT, Observed(began=1, root=ROOT, parallel=Parallel(1, 0, 1), phases={"compile": 3}))
+    assert BuildReport.from_dict(json.loads(json.dumps(bare.to_dict()))) == bare
+
+
+# ---------------------------------------------------------------- the page
+
+
+class Page(HTMLParser):
+    """The elements of a page, and an error where one is not closed."""
+
+    EMPTY = frozenset({"meta", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src", "action")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data + "\n"
+
+
+def test_the_page_stands_alone():
+    text = report.html(REPORT, None)
+    page = Page(text)
+    assert page.links == ["./ada-0.9.2-20261121T104833Z.log", "./ada-0.9.2-20261121T104833Z.json"]
+    assert not page.tags & {"script", "link", "img", "iframe", "object", "form", "base"}
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+
+
+def test_the_page_says_what_an_operator_asks():
+    text = Page(report.html(REPORT, None)).text
+    for wanted in (
+        "ada 0.9.2", "1:03:32", "the first of this flavour", "97%", "583 of 604 compiles", "98.0 MB", "PTX (cicc)",
+        "580 of 600", "sccache 0.16.0; holds 9.00 GB of 20.00 GB; 123 that it cannot keep (other 3, crate-type 120)",
+        "mistralrs-server-core 0.9.2", "flash_fwd_hdim64.cu", "candle-flash-attn/kernels", "3 calls of nvcc, 6:24 in",
+        "9.0 GiB", "11.0 GiB", "cicc", "2 jobs of cargo and 1 of nvcc at once.", "of that with nvcc at work",
+        "-C target-cpu=x86-64", "1.95.0", "13.0.88", "https://git.example.org/u.git v0.9.2", "c" * 40, "9 compiled",
+        "mistralrs-core 0.9.2 (build script)",
+        "2026-08-17 20:55 UTC",
+    ):  # fmt: skip
+        assert wanted in text
+
+
+def test_the_page_compares_with_the_build_before():
+    before = dataclasses.replace(REPORT, artifact=dataclasses.replace(ARTIFACT, seconds=1906.2, size=98_000_000))
+    text = Page(report.html(REPORT, before)).text
+    assert "last 31:46, +100.0%" in text
+    assert "last 98.0 MB, +0.0%" in text
+    assert "last 97%" in text
+
+
+def test_more_memory_than_planned_is_said_with_its_remedy():
+    over = dataclasses.replace(REPORT, memory=12 << 30)
+    assert "low_memory=true" in report.html(over, None)
+    assert "low_memory=true" not in report.html(REPORT, None)
+
+
+def test_everything_is_escaped():
+    evil = '"><script>alert(1)</script>&'
+    seen = dataclasses.replace(
+        SEEN, kinds={evil: {"hits": 1, "misses": 2}}, not_cached={evil: 1}, phases={evil: 1.0}, programs={evil: 5},
+        host_compiler=evil, calls=call(f"{evil}/{evil}.cu", 1, 2), cache=Level(evil, 1, 2),
+        messages=[{"reason": "compiler-artifact", "package_id": f"path+file:///{evil}#1", "target": {"kind": ["lib"]}}],
+        timings=TIMINGS.replace("mistralrs-server-core", evil.replace('"', '\\"')),
+    )  # fmt: skip
+    artifact = dataclasses.replace(
+        ARTIFACT, rustflags=evil, log=f"/srv/{evil}.log", folder=evil,
+        flavour=Flavour(evil, evil, "8.9", evil, (evil,)), source=Source(evil, evil, "tag", evil, 1, evil, evil),
+    )  # fmt: skip
+    now = report.of(artifact, seen)
+    before = dataclasses.replace(now, root=evil * 2, kinds=(CacheCount(evil, 999, 0),))
+    now = dataclasses.replace(now, kinds=(CacheCount(evil, 1, 998),))
+    text = report.html(now, before)
+    assert report.drops(now, before)
+    assert "<script" not in text
+    page = Page(text)
+    assert page.text.count("<script>alert(1)</script>&") > 15
+    assert all(link.startswith("./") for link in page.links), "no link leads away"
+
+
+# ---------------------------------------------------------------- a cache that gives less
+
+
+def with_kinds(base: BuildReport = REPORT, **kinds: tuple[int, int]) -> BuildReport:
+    return dataclasses.replace(base, kinds=tuple(CacheCount(name, *counts) for name, counts in kinds.items()))
+
+
+GOOD = with_kinds(Rust=(580, 20), PTX=(80, 2))
+POOR = with_kinds(Rust=(12, 588), PTX=(80, 2))
+
+
+def changed(base: BuildReport, **change: object) -> BuildReport:
+    return dataclasses.replace(base, artifact=dataclasses.replace(base.artifact, **change))
+
+
+NEWER = dataclasses.replace(SOURCE, commit="d" * 40, version="0.9.3")
+SOME = dataclasses.replace(POOR, compiled=(*POOR.compiled, "serde 2.0.0", "syn 3.0.0 (build script)", "syn 3.0.0"))
+
+
+@pytest.mark.parametrize(
+    ("now", "cause", "remedy"),
+    [
+        (changed(POOR, rustc="1.96.0"), "rustc changed from 1.95.0 to 1.96.0", "What was compiled now is kept"),
+        (changed(POOR, rustflags="-C target-cpu=x86-64-v3"), "RUSTFLAGS changed from -C target-cpu=x86-64 to", "kept"),
+        (changed(POOR, flavour=Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda",))),
+         "the flavour's features changed from cuda cudnn to cuda", "kept"),
+        (dataclasses.replace(POOR, root="/other"), "root changed from /srv/builder to /other", "same builder_root"),
+        (dataclasses.replace(POOR, cache=Level("0.17.0", 9 << 30)), "sccache changed from 0.16.0 to 0.17.0", "kept"),
+        (dataclasses.replace(POOR, cache=dataclasses.replace(POOR.cache, shared_down=True)),
+         "the shared level of the cache is down", "compile_cache_endpoint"),
+        (dataclasses.replace(POOR, cache=Level("0.16.0", 19_500_000_000, 20_000_000_000)),
+         "the cache is full (19.5 of 20.0 GB)", "compile_cache_size"),
+        (dataclasses.replace(POOR, cache=Level("0.16.0", 600_000_000, 20_000_000_000)),
+         "the cache lost what it had (9.0 GB, now 0.6 GB)", "kept"),
+        (SOME, "2 of 9 crates are of other versions", "kept"),
+        (changed(POOR, source=NEWER), "upstream went from 0.9.2 to 0.9.3", "kept"),
+        (POOR, "no cause is known", "Compare the reports"),
+    ],
+)  # fmt: skip
+def test_a_fall_is_told_with_its_likely_cause(now: BuildReport, cause: str, remedy: str) -> None:
+    (warning,) = report.drops(now, GOOD)
+    assert warning.startswith("ada: the compile cache had only 12 of 600 Rust (2%, 97% before), less than in")
+    assert cause in warning
+    assert remedy in warning
+    assert "PTX" not in warning
+    assert warning in Page(report.html(now, GOOD)).text
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("PTX", {"cuda": "13.2.1"}, "CUDA changed from 13.0.88 to 13.2.1"),
+        ("PTX", {"rustc": "1.96.0"}, "no cause is known"),
+        ("Rust", {"cuda": "13.2.1"}, "no cause is known"),
+        (
+            "CUBIN",
+            {"flavour": Flavour("ada", "RTX 40", "9.0", "13.0", ("cuda", "cudnn"))},
+            "compute capability changed",
+        ),
+    ],
+)
+def test_a_cause_is_one_only_for_what_it_concerns(kind: str, change: dict[str, object], told: str) -> None:
+    (warning,) = report.drops(changed(with_kinds(**{kind: (0, 90)}), **change), with_kinds(**{kind: (90, 0)}))
+    assert told in warning
+
+
+def test_kinds_with_the_same_cause_are_told_together_and_others_apart():
+    before = with_kinds(Rust=(90, 0), PTX=(90, 0), CUBIN=(90, 0))
+    now = changed(with_kinds(Rust=(0, 90), PTX=(0, 90), CUBIN=(0, 90)), rustc="1.96.0", cuda="13.2.1")
+    warnings = report.drops(now, before)
+    assert len(warnings) == 2
+    assert "0 of 90 PTX (0%, 100% before), 0 of 90 CUBIN (0%, 100% before)" in warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        (changed(POOR, rustc="1.96.0"), None),
+        (GOOD, GOOD),
+        (with_kinds(Rust=(480, 120)), GOOD),
+        (with_kinds(Rust=(0, 19)), GOOD),
+        (POOR, with_kinds(Rust=(5, 14))),
+        (changed(POOR, source=NEWER), with_kinds(Rust=(5, 14))),
+        (changed(GOOD, rustc="1.96.0"), GOOD),
+        (with_kinds(), GOOD),
+    ],
+    ids=[
+        "the first build", "as before", "a little less", "few calls", "few calls before", "few before, other sources",
+        "another rustc that was there", "no cache now",
+    ],
+)  # fmt: skip
+def test_no_warning(now: BuildReport, before: BuildReport | None) -> None:
+    assert report.drops(now, before) == []
+
+
+def test_a_build_that_asked_for_little_before_had_everything_where_the_surroundings_changed():
+    (warning,) = report.drops(changed(POOR, rustc="1.96.0"), with_kinds(Rust=(5, 7)))
+    assert "12 of 600 Rust (2%)" in warning
+    assert "rustc changed" in warning
+
+
+# ---------------------------------------------------------------- the folder of logs
+
+
+def build_at(folder: Path, time: str, flavour: str = "ada", *, finished: bool = True) -> Path:
+    log = folder / f"{flavour}-0.9.2-{time}.log"
+    log.write_text("a log\n")
+    if finished:
+        artifact = dataclasses.replace(
+            ARTIFACT, log=str(log), flavour=dataclasses.replace(ARTIFACT.flavour, name=flavour)
+        )
+        page, warnings = report.leave(dataclasses.replace(REPORT, artifact=artifact))
+        assert page == str(log.with_suffix(".html"))
+        assert warnings == []
+    return log
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_finished_build_leaves_json_and_page_beside_its_log(tmp_path: Path) -> None:
+    log = build_at(tmp_path, "20261121T100000Z")
+    assert names(tmp_path) == [f"{log.stem}.html", f"{log.stem}.json", f"{log.stem}.log"]
+    assert BuildReport.read(log.with_suffix(".json")).artifact.log == str(log)
+
+
+def test_the_last_report_is_the_newest_finished_one_of_the_flavour(tmp_path: Path) -> None:
+    assert report.last(tmp_path, "ada") is None
+    old = build_at(tmp_path, "20261121T100000Z")
+    new = build_at(tmp_path, "20261121T110000Z")
+    build_at(tmp_path, "20261121T120000Z", "ada-lite")
+    build_at(tmp_path, "20261121T130000Z", "cpu")
+    build_at(tmp_path, "20261121T140000Z", finished=False)
+    assert report.last(tmp_path, "ada").artifact.log == str(new)
+    new.with_suffix(".json").write_text('{"of": "another version"}')
+    assert report.last(tmp_path, "ada").artifact.log == str(old)
+
+
+def test_the_newest_builds_of_each_flavour_stay(tmp_path: Path) -> None:
+    logs = [build_at(tmp_path, f"20261121T10000{n}Z", finished=n != 2) for n in range(5)]
+    other = build_at(tmp_path, "20251121T100000Z", "ada-lite")
+    Path(f"{logs[0]}.alive").touch()
+    (tmp_path / "rpmbuild-ada.log").touch()
+    gone = report.rotate(tmp_path, "ada", 2)
+    assert len(gone) == 3 + 1 + 3 + 1, "log, JSON and page of two, one's alive file, and the log of a failed build"
+    left = {path.name.partition(".log")[0] for path in tmp_path.glob("ada-0*.log")}
+    assert left == {logs[3].stem, logs[4].stem}
+    assert other.exists()
+    assert (tmp_path / "rpmbuild-ada.log").exists()
+    assert report.rotate(tmp_path, "ada", 2) == []
+
+
+def test_the_log_that_is_being_written_stays_though_others_are_newer(tmp_path: Path) -> None:
+    mine = build_at(tmp_path, "20261121T100000Z", finished=False)
+    newer = build_at(tmp_path, "20261121T110000Z")
+    report.rotate(tmp_path, "ada", 0, writing=mine)
+    assert names(tmp_path) == [mine.name]
+    assert not newer.exists()
+
+
+def test_leaving_a_report_warns_of_a_fall_since_the_last(tmp_path: Path) -> None:
+    for n, now in enumerate((GOOD, GOOD, changed(POOR, rustc="1.96.0"))):
+        log = tmp_path / f"ada-0.9.2-20261121T10000{n}Z.log"
+        log.write_text("")
+        page, warnings = report.leave(changed(now, log=str(log)))
+        assert Path(page).is_file()
+        assert [("rustc changed" in warning) for warning in warnings] == ([True] if n == 2 else [])
+    assert "rustc changed" in Path(page).read_text()
+
+
+def test_a_report_that_cannot_be_written_fails_no_build(tmp_path: Path) -> None:
+    (tmp_path / "ada-0.9.2-20261121T100000Z.html").mkdir()
+    log = tmp_path / "ada-0.9.2-20261121T100000Z.log"
+    page, (warning,) = report.leave(changed(GOOD, log=str(log)))
+    assert page == ""
+    assert "could not be written" in warning
+    assert "ada-0.9.2-20261121T100000Z.html" in warning
