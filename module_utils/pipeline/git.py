@@ -9,7 +9,13 @@ from pathlib import Path
 from .errors import PipelineError
 from .run import CommandFailed, run
 
-_QUIET = {
+# A caller that is itself run by git, as a hook is, names its own repository: no call may go there.
+_CALLERS = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX",
+)  # fmt: skip
+_QUIET: dict[str, str | None] = {
+    **dict.fromkeys(_CALLERS),
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "",
     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
@@ -19,12 +25,38 @@ _QUIET = {
 }
 
 
-def git(*words: str | Path, repository: Path | None = None, timeout: float = 600) -> str:
+OFFLINE = {"GIT_ALLOW_PROTOCOL": "none"}
+"""Lets no call reach a remote: also git before 2.45 then leaves alone what a partial clone lacks."""
+
+
+def git(
+    *words: str | Path,
+    repository: Path | None = None,
+    timeout: float = 600,
+    env: Mapping[str, str] | None = None,
+    stdin: str | bytes | None = None,
+) -> str:
     """Run git and return what it printed. ``repository`` is a git directory or a work tree; seconds."""
     where: Sequence[str | Path] = ["-C", repository] if repository else []
     # A builder's checkout may belong to another account than the one that reads it.
     safe = ["-c", f"safe.directory={repository}"] if repository else []
-    return run(["git", *safe, *where, *words], env=_QUIET, timeout=timeout).stdout
+    return run(["git", *safe, *where, *words], env={**_QUIET, **(env or {})}, stdin=stdin, timeout=timeout).stdout
+
+
+def has(repository: Path, thing: str) -> bool:
+    """Whether the repository itself holds an object, such as "<commit>^{tree}"."""
+    try:
+        git("cat-file", "-e", thing, repository=repository, env=OFFLINE)
+    except CommandFailed:
+        return False
+    return True
+
+
+def parents_and_time(repository: Path, commit: str) -> tuple[list[str], int]:
+    """What a commit says: its parents, which may be missing, and the committer's time in seconds since 1970 UTC."""
+    lines = git("cat-file", "commit", commit, repository=repository).partition("\n\n")[0].splitlines()
+    committer = next(line for line in lines if line.startswith("committer "))
+    return [line.split()[1] for line in lines if line.startswith("parent ")], int(committer.split()[-2])
 
 
 def remote_refs(url: str) -> dict[str, str]:
@@ -36,9 +68,10 @@ def remote_refs(url: str) -> dict[str, str]:
     try:
         text = git("ls-remote", "--symref", "--", url, timeout=120)
     except CommandFailed as error:
-        said = error.stderr.strip().splitlines()
+        # What comes after its first "fatal:" is advice.
+        said = [line for line in error.stderr.splitlines() if line.startswith("fatal: ")]
         raise PipelineError(
-            f"upstream cannot be reached: {said[-1] if said else 'git said nothing'}",
+            f"upstream cannot be reached: {said[0] if said else 'git said nothing'}",
             where=url,
             remedy="Check upstream_url (UPSTREAM= with make), the network and the credentials, then run again",
         ) from error

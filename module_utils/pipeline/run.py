@@ -40,7 +40,7 @@ def run(
     argv: Sequence[str | Path],
     *,
     cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     stdin: str | bytes | None = None,
     timeout: float | None = None,
     accept: Sequence[int] = (0,),
@@ -48,18 +48,19 @@ def run(
     """Run a program to its end and return what it printed, as text.
 
     The locale is C.UTF-8 so that output can be parsed; secrets never belong in ``argv``.
-    ``env`` adds to the caller's environment. ``timeout`` is in seconds.
+    ``env`` adds to the caller's environment, and takes out what it gives None for. ``timeout`` is in seconds.
 
     Raises CommandFailed for a status not in ``accept``, ProgramMissing, and PipelineError past
     the timeout.
     """
     words = [str(word) for word in argv]
     data = stdin.encode() if isinstance(stdin, str) else stdin
+    variables = {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}
     try:
         done = subprocess.run(  # noqa: S603  argv is a list, no shell reads it
             words,
             cwd=cwd,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+            env={name: value for name, value in variables.items() if value is not None},
             input=data,
             stdin=subprocess.DEVNULL if data is None else None,
             capture_output=True,

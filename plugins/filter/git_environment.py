@@ -1,0 +1,56 @@
+"""git's mirrors as a task's environment."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+name: git_environment
+author: mistralrs-rpm
+short_description: The environment that sends git to mirrors
+description:
+  - Turns C(git_mirrors), a mapping of the beginnings of addresses to what stands in their place, into the variables
+    by which git is configured (C(url.MIRROR.insteadOf)). Everything that the task starts heeds them.
+  - Nothing where there are no mirrors; an error for an address that cannot be meant, or that holds a password.
+options:
+  _input:
+    description: The mapping.
+    type: dict
+    required: true
+"""
+EXAMPLES = """
+- name: Resolve the commit of upstream
+  upstream_source:
+    url: https://github.com/EricLBuehler/mistral.rs.git
+    mirror: /var/cache/mistralrs-rpm/upstream
+  environment: "{{ {'https://github.com/': 'https://git.example.org/github/'} | git_environment }}"
+"""
+RETURN = """
+_value:
+  description: The variables.
+  type: dict
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+# Ansible finds module_utils for modules; a plugin has to do so itself.
+sys.path.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
+
+from pipeline.errors import PipelineError
+from pipeline.mirrors import Mirrors
+
+
+def git_environment(mirrors: Any) -> dict[str, str]:
+    if not isinstance(mirrors, dict):
+        raise AnsibleFilterError(f"git_mirrors is not a mapping of addresses to mirrors but {mirrors!r}")
+    try:
+        return Mirrors({str(prefix): str(mirror) for prefix, mirror in mirrors.items()}).environment
+    except PipelineError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    def filters(self):
+        return {"git_environment": git_environment}
