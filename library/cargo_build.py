@@ -6,7 +6,7 @@ module: cargo_build
 short_description: Build a flavour of upstream with cargo
 description:
   - Moves the builder's checkout to the commit, downloads the crates, compiles with a whitelisted environment
-    in the flavour's own target directory, and leaves the binary with its manifest.
+    in one target directory for all flavours, and leaves the binary with its manifest and a report.
   - Does nothing when an artifact of the same inputs is there (commit, flavour, rustc, CUDA, flags).
   - Through its action plugin it shows the build's progress while it runs, and stops when the run is stopped.
 author: mistralrs-rpm
@@ -59,13 +59,38 @@ options:
         type: path
         required: true
       settings:
-        description: A file of sccache's settings, lines of NAME=VALUE, as the role compile_cache writes it.
+        description:
+          - A file of sccache's settings, lines of NAME=VALUE, as the role compile_cache writes it.
+          - Without it the cache lies on disk, in C(cache/sccache) below O(root), with sccache's own limit of 10 GB.
         type: path
-        required: true
+  mirrors:
+    description:
+      - Where crates come from, and what is fetched beside them.
+      - Mirrors of git are taken from the task's environment, as the filter P(git_environment#filter) makes it.
+    type: dict
+    default: {}
+    suboptions:
+      registry:
+        description: A sparse index that replaces crates.io, or a folder on the builder; crates.io itself when empty.
+        type: str
+        default: ""
+      cutlass_commits:
+        description: The commits of CUTLASS to have before the compile; those that the build scripts name when empty.
+        type: list
+        elements: str
+        default: []
   jobs:
-    description: How many compilers run at once; cargo's own default when 0.
+    description: How many compilers run at once; planned from the host's processors and memory when 0.
     type: int
     default: 0
+  low_memory:
+    description: One compiler at a time, whatever O(jobs) says.
+    type: bool
+    default: false
+  logs_kept:
+    description: How many logs and reports of the flavour are kept.
+    type: int
+    default: 20
   log:
     description: The file that the build's output is added to. The action plugin names one.
     type: path
@@ -108,16 +133,32 @@ log:
   description: The build's log, on the builder.
   returned: always
   type: str
+upstreams:
+  description: Whether the sources are at fault, and not the builder.
+  returned: when the compile failed
+  type: bool
+report:
+  description: The build's report, a page on the builder; empty in check mode where it would be built.
+  returned: success
+  type: str
 """
 
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline import cargo
 from ansible.module_utils.pipeline.compile_cache import Cache
 from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.mirrors import Mirrors, git_mirrors
+from ansible.module_utils.pipeline.parallel import of_this_host
 from ansible.module_utils.pipeline.progress import clock
 from ansible.module_utils.pipeline.records import Flavour, Source
+
+
+def cache_of(p, root):
+    settings = Path(p["settings"]) if p["settings"] else None
+    return Cache(Path(p["program"]), settings, root / "cache" / "sccache")
 
 
 def main():
@@ -136,10 +177,20 @@ def main():
                 "type": "dict",
                 "options": {
                     "program": {"type": "path", "required": True},
-                    "settings": {"type": "path", "required": True},
+                    "settings": {"type": "path"},
+                },
+            },
+            "mirrors": {
+                "type": "dict",
+                "default": {},
+                "options": {
+                    "registry": {"type": "str", "default": ""},
+                    "cutlass_commits": {"type": "list", "elements": "str", "default": []},
                 },
             },
             "jobs": {"type": "int", "default": 0},
+            "low_memory": {"type": "bool", "default": False},
+            "logs_kept": {"type": "int", "default": 20},
             "log": {"type": "path"},
             "alive": {"type": "path"},
             "lease": {"type": "int", "default": 0},
@@ -162,15 +213,17 @@ def main():
             toolkit_version=p["toolkit"].get("compiler", ""),
             rustflags=p["rustflags"],
             locked=p["locked"],
-            jobs=p["jobs"],
-            cache=Cache(Path(p["cache"]["program"]), Path(p["cache"]["settings"])) if p["cache"] else None,
+            parallel=of_this_host(cuda=bool(p["toolkit"]), jobs=p["jobs"], low_memory=p["low_memory"]),
+            mirrors=Mirrors(git_mirrors(os.environ), **p["mirrors"]),
+            logs_kept=p["logs_kept"],
+            cache=cache_of(p["cache"], root) if p["cache"] else None,
         )
         # 2. Recognise what was built already, or build it.
         artifact = cargo.existing(plan)
         changed = artifact is None
         if changed and not module.check_mode:
             alive = Path(p["alive"]) if p["alive"] else None
-            artifact = cargo.build(plan, log, alive=alive, lease=p["lease"])
+            artifact = cargo.build(plan, log, alive=alive, lease=p["lease"], warn=module.warn)
     except PipelineError as error:
         module.fail_json(log=str(log), **error.failure())
     # 3. Report.
@@ -184,6 +237,7 @@ def main():
         result = "already built"
     module.exit_json(
         changed=changed,
+        report=artifact.report if artifact else "",
         artifact=artifact.to_dict() if artifact else {},
         log=str(log),
         stage={"name": "build", "flavour": plan.flavour.name, "result": result, "where": str(plan.folder)},

@@ -6,8 +6,8 @@ Rules:
    they are part of the caches' keys.
 2. Cargo's environment is written from a whitelist. Nothing of the caller's reaches the compile; only the
    download before it sees the caller's proxies and certificates.
-3. One target directory for each flavour: a shared one ships kernels of another GPU, since upstream
-   skips a .ptx that is newer than its .cu and never compares the architecture (the end-to-end tests reproduce it).
+3. One target directory for all flavours, so that what they share is compiled once; what depends on the GPU is kept
+   apart in it (variants).
 4. RUSTFLAGS is set, since it alone replaces the ``target-cpu=native`` in upstream's .cargo/config.toml;
    the manifest records the flags that cargo says it used.
 5. An artifact's folder is named by the digest of its inputs and appears whole or not at all.
@@ -26,35 +26,36 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from . import memory, nvcc, report, variants
 from .checkout import Checkout, move
 from .compile_cache import Cache, Usage, session
 from .errors import PipelineError
+from .failures import CompileFailed, explain
+from .fetch import fetch, packages
 from .lock import held
-from .progress import LineReader, Progress, first_error
+from .mirrors import Mirrors
+from .parallel import Parallel, of_this_host
+from .progress import LineReader, Progress
 from .records import Artifact, Flavour, Source, digest_of, sha256_file
+from .report import Level, Observed
 from .run import run
+from .rustc import Rust, find_rust  # noqa: F401  who makes a plan takes it from here
 
-TARGET = "x86_64-unknown-linux-gnu"
-_DOWNLOAD_ENVIRONMENT = (
-    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO",
-)  # fmt: skip
+BUILDER = "/builder"
+"""What stands in a binary in the place of the builder's root, in panic messages and the like."""
+
+EPOCH = 315532800
+"""The time that a build knows, 1980-01-01 (zip files hold no earlier one). It is the same for every commit: what reads
+it (rust-embed, built, __DATE__) is compiled once and kept for later commits, which would hold the time of the first."""
+
+_REMAP = "--remap-path-prefix="
 # What a package wants beside the binary, by its name in upstream's tree.
 _COMPANIONS = ("LICENSE", "chat_templates")
-
-
-@dataclass(frozen=True)
-class Rust:
-    """A toolchain on the builder: the folder of cargo and rustc, and what ``rustc -vV`` says."""
-
-    bin: Path
-    version: str
-    description: str
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,10 @@ class Plan:
     toolkit_version: str
     rustflags: str
     locked: str
-    jobs: int = 0
+    parallel: Parallel = field(default_factory=of_this_host)
     cache: Cache | None = None
+    mirrors: Mirrors = field(default_factory=Mirrors)
+    logs_kept: int = 20
 
     @property
     def checkout(self) -> Path:
@@ -83,7 +86,12 @@ class Plan:
 
     @property
     def target(self) -> Path:
-        return self.root / "target" / self.flavour.name
+        return self.root / "target"
+
+    @property
+    def variant(self) -> str:
+        """What decides the GPU's part of a build; "" without a GPU."""
+        return f"{self.flavour.arch}-cuda-{self.toolkit_version}" if self.flavour.cuda else ""
 
     @property
     def inputs(self) -> str:
@@ -104,50 +112,38 @@ class Plan:
         return self.root / "artifacts" / self.flavour.name / self.inputs[:16]
 
 
-def find_rust(cargo: str = "") -> Rust:
-    """The cargo to use: the one named, else the one on PATH or in ~/.cargo/bin.
-
-    Where that is rustup's proxy, the toolchain behind it, so that no rustup variable is needed later.
-    """
-    path = ":".join([os.environ.get("PATH", ""), str(Path.home() / ".cargo" / "bin")])
-    found = shutil.which(cargo or "cargo", path=path)
-    if found is None:
-        raise PipelineError(
-            f"{cargo or 'cargo'} is not installed on the builder",
-            where=f"PATH={path}",
-            remedy="Install Rust (playbooks/builders.yml does on a builder; else rustup, or the distribution's cargo "
-            "where it is new enough), or set rust_cargo",
-        )
-    rustup = Path(found).with_name("rustup")
-    if rustup.exists():
-        found = run([rustup, "which", "cargo"]).stdout.strip()
-    folder = Path(found).parent
-    description = run([folder / "rustc", "-vV"]).stdout
-    fields = dict(line.split(": ", 1) for line in description.splitlines() if ": " in line)
-    return Rust(folder, fields.get("release", ""), description)
-
-
 def environment(plan: Plan) -> dict[str, str]:
-    """The whole environment of the compile."""
+    """The whole environment of the compile, the cache's own variables excepted."""
     path = [str(plan.rust.bin), "/usr/local/bin", "/usr/bin", "/bin"]
+    # The paths of this builder are not in what it makes: the same bytes come from any folder.
+    mapped = f"{plan.root}={BUILDER}"
     variables = {
         "HOME": str(plan.root / "home"),
         "LANG": "C.UTF-8",
         "TERM": "dumb",
+        "SOURCE_DATE_EPOCH": str(EPOCH),
         "CARGO_HOME": str(plan.root / "cargo"),
         "CARGO_INCREMENTAL": "0",
         "CARGO_NET_GIT_FETCH_WITH_CLI": "true",
         "CARGO_TERM_COLOR": "never",
         "CARGO_TERM_PROGRESS_WHEN": "always",
         "CARGO_TERM_PROGRESS_WIDTH": "200",
-        "RUSTFLAGS": plan.rustflags,
+        "RUSTFLAGS": f"{plan.rustflags} {_REMAP}{mapped}",
+        # The crate cc then tells its commands, which the audit reads.
+        "CC_ENABLE_DEBUG_OUTPUT": "1",
+        "CFLAGS": f"-ffile-prefix-map={mapped}",
+        "CXXFLAGS": f"-ffile-prefix-map={mapped}",
+        **plan.mirrors.environment,
     }
-    if plan.jobs:
-        variables["CARGO_BUILD_JOBS"] = str(plan.jobs)
     if plan.flavour.cuda:
-        path.insert(1, f"{plan.toolkit}/bin")
-        variables["NVCC"] = f"{plan.toolkit}/bin/nvcc"
+        tree = plan.root / "toolchain" / f"nvcc-{plan.toolkit_version}"
+        path.insert(1, f"{tree}/bin")
+        variables["NVCC"] = f"{tree}/bin/nvcc"
+        variables["CUDAFORGE_HOME"] = str(plan.root / "cudaforge")
         variables["CUDA_COMPUTE_CAP"] = plan.flavour.compute_cap
+        # Each build script would take half the cores for its own nvcc calls; the wrapper's slots hold for all.
+        variables["CUDAFORGE_THREADS"] = variables["RAYON_NUM_THREADS"] = str(plan.parallel.nvcc)
+        variables["MISTRALRS_RPM_PREFIX_MAP"] = mapped
         # Each of these is what some crate reads; cudarc searches only below them once one is set.
         for name in ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"):
             variables[name] = plan.toolkit
@@ -160,7 +156,7 @@ def build_argv(plan: Plan, *, locked: bool) -> list[str]:
         str(plan.rust.bin / "cargo"), "build", "--release", "--offline",
         *(["--locked"] if locked else []),
         "--package", plan.package, "--bin", plan.binary,
-        "--target-dir", str(plan.target),
+        "--target-dir", str(plan.target), "--jobs", str(plan.parallel.jobs), "--timings",
         *(["--features", " ".join(plan.flavour.features)] if plan.flavour.features else []),
         "--message-format", "json-render-diagnostics",
     ]  # fmt: skip
@@ -169,15 +165,26 @@ def build_argv(plan: Plan, *, locked: bool) -> list[str]:
 def existing(plan: Plan) -> Artifact | None:
     """The artifact of these inputs, if it was built and is whole."""
     manifest = plan.folder / "manifest.json"
-    if not manifest.is_file():
+    try:
+        artifact = Artifact.read(manifest)
+    except (OSError, PipelineError):
+        # Not built, or by another version of this project.
         return None
-    artifact = Artifact.read(manifest)
     binary = plan.folder / artifact.binary
     return artifact if binary.is_file() and sha256_file(binary) == artifact.sha256 else None
 
 
-def build(plan: Plan, log: Path, *, alive: Path | None = None, lease: float = 0) -> Artifact:
-    """Move the checkout, fetch, compile and collect. Output goes to ``log`` as it comes, with the progress.
+def build(
+    plan: Plan,
+    log: Path,
+    *,
+    alive: Path | None = None,
+    lease: float = 0,
+    warn: Callable[[str], object] = lambda _: None,
+) -> Artifact:
+    """Move the checkout, fetch, compile and collect. ``warn`` is told what the operator should know of a good build.
+
+    Output goes to ``log`` as it comes, with the progress; beside it the report is left.
 
     A builder builds one thing at a time, since all share the checkout: a second build waits. With a
     ``lease`` (seconds) the build stops when nobody has touched ``alive`` for so long: a run whose controller
@@ -187,60 +194,81 @@ def build(plan: Plan, log: Path, *, alive: Path | None = None, lease: float = 0)
         folder.mkdir(parents=True, exist_ok=True)
     name = plan.flavour.name
     with log.open("a", buffering=1) as stream, _the_builder(plan.root, stream, name):
-        began = time.monotonic()
+        began = time.time()
+        clock = _Phases()
+        report.rotate(log.parent, name, plan.logs_kept, log)
         tree = move(plan.checkout, plan.source, plan.package)
         stream.write(f"# {plan.source.ref} {plan.source.commit} flavour {plan.flavour.name}, inputs {plan.inputs}\n")
-        locked = fetch(plan, stream)
+        variants.enter(plan.target, plan.variant)
+        if plan.variant:
+            nvcc.wrapped(Path(plan.toolkit), plan.root, plan.toolkit_version)
+            if forgotten := variants.forget_kernels(plan.target, plan.variant, plan.checkout):
+                stream.write(f"headers of kernels changed: {', '.join(forgotten)} start anew\n")
+        clock.ends("checkout")
+        locked = fetch(
+            plan.checkout, plan.rust.bin / "cargo", environment(plan), plan.locked, stream,
+            mirrors=plan.mirrors, package=plan.package, features=plan.flavour.features,
+        )  # fmt: skip
+        clock.ends("fetch")
         stream.write(f"[{name}] crates are here, compiling\n")
-        with session(plan.cache, environment(plan), stream) as cache:
-            variables = {**environment(plan), **cache.variables}
-            messages = _Cargo(plan, stream, alive, lease).run(build_argv(plan, locked=locked), variables, began)
+        with (
+            tempfile.TemporaryDirectory(prefix="build-") as folder_name,
+            session(plan.cache, environment(plan), stream) as cache,
+            memory.watched() as peak,
+        ):
+            queue = nvcc.queue(Path(folder_name), plan.parallel.nvcc) if plan.variant else {}
+            variables = {**environment(plan), **queue, **cache.variables}
+            messages = _Cargo(plan, stream, alive, lease).run(build_argv(plan, locked=locked), variables, clock.began)
+            calls = nvcc.calls(Path(folder_name))
+        clock.ends("compile")
         units = [m for m in messages if m.get("reason") == "compiler-artifact"]
         made = [m for m in units if m.get("executable") and m["target"]["name"] == plan.binary]
         if not made:
             raise PipelineError(f"cargo made no binary {plan.binary}", str(log), "Check upstream_binary")
-        return _collect(
+        variants.learn(plan.target, messages, _metadata(plan, locked=locked) if plan.variant else None)
+        variants.sweep(plan.target, messages, time.time())
+        usage = cache.usage or Usage()
+        artifact = _collect(
             plan, tree, Path(made[-1]["executable"]), log=log, locked=locked,
-            seconds=round(time.monotonic() - began, 1), fresh=sum(bool(m["fresh"]) for m in units), units=len(units),
-            usage=cache.usage or Usage(),
+            seconds=round(time.time() - began, 1), fresh=sum(bool(m["fresh"]) for m in units), units=len(units),
+            usage=usage, peak=peak,
         )  # fmt: skip
+        clock.ends("collect")
+        observed = Observed(
+            began=began, root=str(plan.root), parallel=plan.parallel, messages=messages, calls=calls,
+            timings=_timings(plan.target / "cargo-timings"),
+            sections=run(["readelf", "-SW", plan.folder / plan.binary]).stdout,
+            kinds={kind.kind: {"hits": kind.hits, "misses": kind.misses} for kind in usage.kinds},
+            not_cached=usage.not_cached, cache=Level(cache.version, usage.size, usage.limit, cache.shared_down),
+            phases=clock.seconds, memory=peak.together, programs=peak.programs,
+            host_compiler=run(["gcc", "--version"]).stdout.partition("\n")[0],
+        )  # fmt: skip
+        _, warnings = report.leave(report.of(artifact, observed))
+        for warning in [*cache.warnings, *warnings]:
+            warn(warning)
+        return artifact
+
+
+class _Phases:
+    """Seconds by phase, in their order."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def ends(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(now - self.last, 2)
+        self.last = now
+
+
+def _metadata(plan: Plan, *, locked: bool) -> dict[str, Any]:
+    cargo = plan.rust.bin / "cargo"
+    return packages(plan.checkout, cargo, environment(plan), plan.package, plan.flavour.features, locked=locked)
 
 
 def _the_builder(root: Path, stream: IO[str], name: str) -> AbstractContextManager[None]:
     return held(root / "lock", lambda: print(f"[{name}] waiting for another build here", file=stream))
-
-
-def fetch(plan: Plan, stream: IO[str]) -> bool:
-    """Download the crates; True when Cargo.lock was kept to.
-
-    A channel that is ``locked: always`` fails where the lock does not fit; with ``prefer`` cargo may
-    update it, which the manifest records.
-    """
-    allowed = {name: os.environ[name] for name in _DOWNLOAD_ENVIRONMENT if name in os.environ}
-    # A checkout that was built without the lock carries cargo's changes to it: git restored it before this.
-    argv = [plan.rust.bin / "cargo", "fetch", "--target", TARGET]
-    for locked in (True, False):
-        words = [str(word) for word in [*argv, *(["--locked"] if locked else [])]]
-        stream.write(f"$ {' '.join(words)}\n")
-        done = subprocess.run(  # noqa: S603
-            words, cwd=plan.checkout, env={**environment(plan), **allowed}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, errors="replace", check=False,
-        )  # fmt: skip
-        said = [line for line in LineReader().feed(done.stderr.encode() + b"\n") if isinstance(line, str)]
-        stream.writelines(f"{line}\n" for line in said)
-        if done.returncode == 0:
-            return locked
-        stale = any("--locked" in line for line in said)
-        if plan.locked == "always" or not stale:
-            raise PipelineError(
-                "the crates could not be fetched: " + " | ".join(first_error(said, 6)),
-                where=str(plan.checkout / "Cargo.lock"),
-                remedy="Upstream's Cargo.lock does not fit its manifests: report it there"
-                if stale
-                else "Check the network, the proxy and the registry, then run again; it goes on from here",
-            )
-        stream.write("Cargo.lock does not fit: going on without --locked, which the manifest records\n")
-    raise AssertionError
 
 
 class _Cargo:
@@ -265,7 +293,10 @@ class _Cargo:
                 status = process.wait()
             watch.join()
             stdout.seek(0)
-            messages = [json.loads(line) for line in stdout if line.startswith(b"{")]
+            said = [line.decode(errors="replace").rstrip() for line in stdout]
+            messages = [json.loads(line) for line in said if line.startswith("{")]
+            # sccache tells there which signal ended a compiler.
+            lines += [line for line in said if line and not line.startswith("{")]
         if self.stopped:
             raise PipelineError(
                 f"the build was stopped: {self.stopped}",
@@ -273,7 +304,7 @@ class _Cargo:
                 "Run again: it goes on from where it stood",
             )
         if status != 0:
-            raise CompileFailed(first_error(lines), self.stream.name)
+            raise CompileFailed(explain(lines), self.stream.name)
         return messages
 
     def stop(self, process: subprocess.Popen[bytes], why: str) -> None:
@@ -314,18 +345,6 @@ class _Cargo:
                 self.stop(process, f"its controller has been silent for {self.lease:g} s")
 
 
-class CompileFailed(PipelineError):
-    """The compile ended with an error; its own lines are in the message."""
-
-    def __init__(self, lines: list[str], log: str) -> None:
-        super().__init__(
-            "the build failed:\n" + "\n".join(f"    {line}" for line in lines) + "\n",
-            where=log,
-            remedy="The whole log is there. After a fix, run again: what was compiled stays",
-        )
-        self.lines = lines
-
-
 class _signals_stop:  # noqa: N801  used as a statement's keyword
     """While it lasts, the signals that would end this process end cargo first."""
 
@@ -359,7 +378,8 @@ def used_rustflags(target: Path, package: str, binary: str) -> str:
         raise PipelineError(
             f"cargo left no fingerprint for {binary}", str(target), "This cargo is not known to this project"
         )
-    return " ".join(json.loads(records[-1].read_text()).get("rustflags", []))
+    flags = json.loads(records[-1].read_text()).get("rustflags", [])
+    return " ".join(flag for flag in flags if not flag.startswith(_REMAP))
 
 
 def _collect(
@@ -373,6 +393,7 @@ def _collect(
     fresh: int,
     units: int,
     usage: Usage,
+    peak: memory.Peak,
 ) -> Artifact:
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=plan.folder.parent) as name:
@@ -401,14 +422,25 @@ def _collect(
             seconds=seconds,
             compiled=units - fresh,
             fresh=fresh,
-            cache_hits=usage.hits,
-            cache_misses=usage.misses,
+            cache=usage.kinds,
+            peak_memory=peak.together,
+            planned_memory=plan.parallel.memory,
             log=str(log),
+            report=str(log.with_suffix(".html")),
         )
         artifact.write(folder / "manifest.json")
         shutil.rmtree(plan.folder, ignore_errors=True)
         folder.rename(plan.folder)
     return artifact
+
+
+def _timings(folder: Path) -> str:
+    """cargo's page of this build; it leaves one for each, beside the newest under a name of its own."""
+    newest = folder / "cargo-timing.html"
+    text = newest.read_text(errors="replace") if newest.exists() else ""
+    for page in folder.glob("cargo-timing*.html"):
+        page.unlink()
+    return text
 
 
 def _age(path: Path) -> float:

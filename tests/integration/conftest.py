@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 from channel_maker import Key, Maker, make_package
+from pipeline.cuda import Toolkit, Wheels
 from pipeline.records import Snapshot, Transaction
 from publisher_host import PROGRAM, Host, copy_of
 
@@ -76,3 +77,10 @@ def agent() -> ModuleType:
     sys.modules[loader.name] = module
     loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def compiler(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Toolkit:
+    """NVIDIA's compiler, from its own wheels, as a builder gets it."""
+    pins = (project / "roles/cuda_toolkit/files/cuda-13.0.txt").read_text()
+    return Wheels("13.0", tmp_path_factory.mktemp("cuda"), pins, sys.executable).install()

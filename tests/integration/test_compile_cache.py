@@ -114,7 +114,8 @@ def test_a_broken_cache_is_told_and_the_build_goes_on(plan, settings, program, t
         cache.program.write_text(f'#!/bin/sh\n[ "$1" = --start-server ] && exit 0\nexec {program} "$@"\n')
         cache.program.chmod(0o755)
     artifact, log = anew(plan, cache)
-    assert artifact.cache_hits == 0
+    # One that hangs up is followed by one for the disk alone; otherwise there is none.
+    assert (artifact.cache_hits + artifact.cache_misses > 0) == (broken == "hangs up")
     assert Path(artifact.folder, "mistralrs").is_file()
     assert "compile cache: " in log
     assert ("no luck" in log) == (broken == "does not start")

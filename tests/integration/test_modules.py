@@ -9,6 +9,8 @@ from signer_site import COMMIT, STABLE, Site
 
 CPU = Flavour("cpu", "any x86-64", published=False).to_dict()
 PACKAGE = {"package": "mistralrs-cli"}
+# The stand-in takes little memory, whatever this machine has.
+SMALL = {"compatibility": {"heavy": False}}
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_build_environment_warns_where_the_tags_version_is_not_cargos(run_module
     """Upstream's v0.8.10 says 0.8.9 in its Cargo.toml."""
     stand_in.tag(upstream, "v0.9.9")
     found = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.9").to_dict()
-    arguments = {"root": str(tmp_path / "b"), "source": found, "flavour": CPU, "free_gib": 0.1, **PACKAGE}
+    arguments = {"root": str(tmp_path / "b"), "source": found, "flavour": CPU, "free_gib": 0.1, **PACKAGE, **SMALL}
     result = run_module("build_environment", arguments | {"rustflags": "-C target-cpu=x86-64"})
     assert result["tree"]["crate_version"] == "0.9.2"
     assert result["tree"]["rust_version"] == "1.88"
@@ -45,7 +47,7 @@ def test_build_environment_warns_where_the_tags_version_is_not_cargos(run_module
 
 
 def test_build_environment_tells_all_findings_when_it_fails(run_module, source, tmp_path):
-    arguments = {"root": str(tmp_path / "b"), "source": source, "flavour": CPU, "free_gib": 1e6, **PACKAGE}
+    arguments = {"root": str(tmp_path / "b"), "source": source, "flavour": CPU, "free_gib": 1e6, **PACKAGE, **SMALL}
     result = run_module("build_environment", arguments | {"rustflags": "-C target-cpu=native"})
     assert result["failed"]
     assert "disk space: found" in result["msg"]

