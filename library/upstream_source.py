@@ -3,7 +3,7 @@
 
 DOCUMENTATION = r"""
 module: upstream_source
-short_description: Find the commit of upstream to package
+short_description: Find the commit of upstream to package, and the flavours that are meant
 description:
   - Reads upstream's refs with one C(git ls-remote), chooses a tag or the newest commit of a branch,
     and tells its commit, its time and the version that the package will carry.
@@ -27,6 +27,15 @@ options:
     description: The branch to follow with O(kind=branch); upstream's own default branch when empty.
     type: str
     default: ""
+  flavour:
+    description: With O(flavours), the flavour that is meant, or V(all) for every published one.
+    type: str
+    default: all
+  flavours:
+    description: All flavours, as Flavour records.
+    type: list
+    elements: dict
+    default: []
   mirror:
     description: A folder for the cache of commits. It can be deleted and comes back.
     type: path
@@ -53,12 +62,19 @@ source:
   description: The Source record (url, ref, kind, commit, commit_time, version, rpm_version).
   returned: success
   type: dict
+wanted:
+  description: The Flavour records that O(flavour) means.
+  returned: success, with O(flavours)
+  type: list
+  elements: dict
 """
 
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.plan import ALL, select_flavours
+from ansible.module_utils.pipeline.records import Flavour
 from ansible.module_utils.pipeline.upstream import resolve
 
 
@@ -69,18 +85,24 @@ def main():
             "kind": {"type": "str", "choices": ["tag", "branch"], "default": "tag"},
             "version": {"type": "str", "default": ""},
             "branch": {"type": "str", "default": ""},
+            "flavour": {"type": "str", "default": ALL},
+            "flavours": {"type": "list", "elements": "dict", "default": []},
             "mirror": {"type": "path", "required": True},
         },
         supports_check_mode=True,
     )
     p = module.params
+    wanted = ()
     try:
+        if p["flavours"]:
+            wanted = select_flavours([Flavour.from_dict(row) for row in p["flavours"]], p["flavour"])
         source = resolve(p["url"], Path(p["mirror"]), kind=p["kind"], version=p["version"], branch=p["branch"])
     except PipelineError as error:
         module.fail_json(**error.failure())
     module.exit_json(
         changed=False,
         source=source.to_dict(),
+        **({"wanted": [flavour.to_dict() for flavour in wanted]} if wanted else {}),
         stage={
             "name": "resolve",
             "flavour": "",

@@ -1,18 +1,21 @@
 """Resolve: which commit of upstream a run is about.
 
-The mirror on the controller holds commits only (a treeless partial clone), is brought up to date
-only when the remote's refs moved, and can be deleted: it comes back.
+A tag, the newest commit of a branch, or any commit by its id. The mirror on the controller holds commits only (a
+treeless partial clone), is brought up to date only when the remote's refs moved, and can be deleted: it comes back.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .errors import PipelineError
-from .git import git, initialise, peeled, remote_refs
+from .git import OFFLINE, git, initialise, peeled, remote_refs
 from .lock import held
 from .records import Source
+from .run import CommandFailed
 from .versions import Release, commit_version, nearest, releases
 
 
@@ -45,6 +48,63 @@ def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str
     time, base = commit_time(mirror, commit), base_release(mirror, commit, url)
     name = ref.removeprefix("refs/heads/")
     return Source(url, name, "branch", commit, time, base.version, commit_version(base, commit, time))
+
+
+BRANCHES = "refs/heads/*"
+
+
+def resolve_commit(url: str, mirror: Path, wanted: str) -> tuple[Source, list[str]]:
+    """The commit that an id or the beginning of one names, and the branches that hold it.
+
+    Costs one ``git ls-remote``, and a fetch of commits without files when something moved. A commit on no branch is
+    asked for by its whole id; whether a server gives it is the server's own matter, and GitHub gives those of forks
+    too. Raises PipelineError where there is no such commit, or more than one.
+    """
+    if not re.fullmatch(r"[0-9a-f]{7,40}", wanted):
+        raise PipelineError(
+            f"{wanted!r} is no commit's id",
+            where=url,
+            remedy="Give 7 to 40 hexadecimal digits; a branch or a tag is source= and ref= of a local clone",
+        )
+    update_mirror(url, mirror, remote_refs(url), BRANCHES)
+    commit = find_commit(url, mirror, wanted)
+    time, base = commit_time(mirror, commit), base_release(mirror, commit, url)
+    source = Source(url, wanted, "commit", commit, time, base.version, commit_version(base, commit, time))
+    form = "--format=%(refname:lstrip=2)"
+    return source, git("for-each-ref", form, "--contains", commit, "refs/heads", repository=mirror).split()
+
+
+def find_commit(url: str, mirror: Path, wanted: str) -> str:
+    """The whole id of a commit that the mirror has, or upstream gives."""
+    found = _commits(mirror, wanted)
+    if not found and len(wanted) == 40:
+        try:
+            git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "origin", f"+{wanted}:refs/commits/{wanted}",
+                repository=mirror, timeout=1800)  # fmt: skip
+        except CommandFailed:
+            pass
+        else:
+            found = [wanted]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise PipelineError(
+            f"{len(found)} commits begin with {wanted}: {', '.join(found)}", url, "Give more digits of the one you mean"
+        )
+    raise PipelineError(
+        f"upstream has no commit {wanted}",
+        where=url,
+        remedy="Check the id"
+        + ("" if len(wanted) == 40 else ". One that is on no branch can only be had by all 40 digits of its id")
+        + "; a commit that was not pushed is source= and ref= of a local clone",
+    )
+
+
+def _commits(mirror: Path, wanted: str) -> list[str]:
+    ids = git("rev-parse", f"--disambiguate={wanted}", repository=mirror, env=OFFLINE).split()
+    kinds = git("cat-file", "--batch-check=%(objectname) %(objecttype)", repository=mirror, env=OFFLINE,
+                stdin="".join(f"{i}\n" for i in ids))  # fmt: skip
+    return [line.split()[0] for line in kinds.splitlines() if line.endswith(" commit")]
 
 
 def choose_release(known: list[Release], version: str, url: str) -> Release:
@@ -83,26 +143,29 @@ def commit_time(mirror: Path, commit: str) -> int:
     return int(git("rev-list", "--max-count=1", "--timestamp", commit, repository=mirror).split()[0])
 
 
-def base_release(mirror: Path, commit: str, url: str) -> Release:
-    """The highest release among the commit's ancestors."""
-    tags = releases(git("tag", "--merged", commit, repository=mirror).split())
+def base_release(mirror: Path, commit: str, url: str, objects: Path | None = None) -> Release:
+    """The highest release among the commit's ancestors; ``objects`` is a folder of git's with other commits."""
+    others = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)} if objects else {}
+    tags = releases(git("tag", "--merged", commit, repository=mirror, env=others | OFFLINE).split())
     if not tags:
         raise PipelineError(
             "no release tag is an ancestor of this commit, so its version cannot be told",
             where=f"{url} {commit}",
-            remedy="Follow a branch that contains a release",
+            remedy="Take a branch or a commit that has a release behind it",
         )
     return tags[-1]
 
 
 def update_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> None:
-    """Bring the commits behind ``ref`` and all tags into the mirror, unless they are there.
+    """Bring the commits behind ``ref``, which may be ``BRANCHES``, and all tags into the mirror, unless they are there.
 
     Holds the mirror's lock: two runs on one controller do not fetch into it at once.
     """
     with held(mirror.with_suffix(".lock")):
         initialise(mirror, bare=True)
-        wanted = {name: value for name, value in refs.items() if name == ref or name.startswith("refs/tags/")}
+        wanted = {
+            name: value for name, value in refs.items() if fnmatchcase(name, ref) or name.startswith("refs/tags/")
+        }
         listed = git("for-each-ref", "--format=%(objectname) %(refname)", repository=mirror)
         present = {name: value for value, name in (line.split(" ", 1) for line in listed.splitlines())}
         if all(present.get(name) == value for name, value in wanted.items() if not name.endswith("^{}")):

@@ -5,7 +5,8 @@ Rules (from upstream's tags v0.7.0 to v0.9.2; the tests check the order with rpm
 1. ``v0.8.4-rc4`` is the version 0.8.4~rc4: rpm sorts ``~`` before the end of a version.
 2. A commit after a tag is ``<tag's version>^<UTC commit time>git<7 hex>``: ``^`` sorts after the end, and
    the time down to the second keeps two commits of one day in order, which the bare hash does not.
-3. What is not ``v<number>.<number>...[-rc<n>]`` is no release, and is never built by itself.
+3. Work on top of a commit that is in no commit itself adds ``.dirty``, which sorts after it.
+4. What is not ``v<number>.<number>...[-rc<n>]`` is no release, and is never built by itself.
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ def nearest(wanted: str, known: Iterable[Release], count: int = 3) -> list[str]:
     return difflib.get_close_matches(wanted.removeprefix("v"), versions, n=count, cutoff=0.0)
 
 
-def commit_version(base: Release, commit: str, commit_time: int) -> str:
+def commit_version(base: Release, commit: str, commit_time: int, *, dirty: bool = False) -> str:
     """What a package of a commit after ``base`` carries: "0.9.2^20260822.143813git9e92262"."""
     moment = datetime.fromtimestamp(commit_time, UTC)
-    return f"{base.rpm_version}^{moment:%Y%m%d.%H%M%S}git{commit[:7]}"
+    return f"{base.rpm_version}^{moment:%Y%m%d.%H%M%S}git{commit[:7]}{'.dirty' if dirty else ''}"
 
 
 def dotted(version: str) -> tuple[int, ...]:

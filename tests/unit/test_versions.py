@@ -49,7 +49,9 @@ def test_rpm_itself_sorts_the_versions_as_upstream_means_them():
         "0.8.10",
         "0.9.2",
         commit_version(final, "f" * 40, 1_787_400_000),
-        # An hour later on the same day, with a hash that sorts lower.
+        # Work on top of that commit: a second later, with a hash that sorts lower.
+        commit_version(final, "1" * 40, 1_787_400_001, dirty=True),
+        # An hour later on the same day.
         commit_version(final, "0" * 40, 1_787_403_600),
         "0.9.3~rc1",
         "0.9.3",
@@ -61,6 +63,11 @@ def test_rpm_itself_sorts_the_versions_as_upstream_means_them():
 
 def test_a_commits_version_has_its_utc_time():
     assert commit_version(parse_tag("v0.9.2"), "9e922623f2", 1_787_409_493) == "0.9.2^20260822.143813git9e92262"
+
+
+def test_uncommitted_work_is_named_so():
+    version = commit_version(parse_tag("v0.9.2"), "9e922623f2", 1_787_409_493, dirty=True)
+    assert version == "0.9.2^20260822.143813git9e92262.dirty"
 
 
 def test_an_unknown_version_is_answered_with_the_likeliest():
@@ -77,7 +84,8 @@ def test_dotted_compares_numbers_not_text():
 def test_our_order_is_rpms_own_on_every_pair():
     versions = [
         "0.8.4~rc4", "0.8.4~rc10", "0.8.4~rc4^20260101.000000gitabc", "0.8.4", "0.8.10", "0.8.9", "0.9.2", "0.9",
-        "0.9.2^20260822.143813git9e92262", "0.9.2^20260822.153813git0e92262", "0.9.3~rc1", "1.0", "1.0a", "1.0.a",
+        "0.9.2^20260822.143813git9e92262", "0.9.2^20260822.143813git9e92262.dirty",
+        "0.9.2^20260822.153813git0e92262", "0.9.3~rc1", "1.0", "1.0a", "1.0.a",
         "1.0^a", "1.0~", "1.0^", "01.0", "1.001", "a", "1a", "a1", "1.fc43", "10.fc43", "2.fc9",
     ]  # fmt: skip
     pairs = list(itertools.product(versions, repeat=2))

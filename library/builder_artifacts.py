@@ -1,0 +1,74 @@
+#!/usr/bin/python
+"""Prune: what builds left on a builder."""
+
+DOCUMENTATION = r"""
+module: builder_artifacts
+short_description: Keep the newest artifacts of a builder
+description:
+  - Removes all but the newest artifacts of each flavour. None that is on its way to a package is removed.
+  - An artifact that is gone is compiled again when it is asked for, from what is in the caches.
+author: mistralrs-rpm
+options:
+  root:
+    description: The builder's root; the artifacts are in its folder C(artifacts).
+    type: path
+    required: true
+  keep:
+    description: How many of each flavour stay, 1 at least.
+    type: int
+    required: true
+attributes:
+  check_mode:
+    description: Tells what would be removed.
+    support: full
+  diff_mode:
+    description: Shows the folders that are removed.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Keep the newest artifacts
+  builder_artifacts:
+    root: /var/lib/mistralrs-rpm
+    keep: 5
+"""
+
+RETURN = r"""
+removed:
+  description: The folders that were removed.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline.artifacts import prune
+from ansible.module_utils.pipeline.errors import PipelineError
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "keep": {"type": "int", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    p = module.params
+    try:
+        # 1. Remove what is superseded.
+        removed = [str(path) for path in prune(Path(p["root"]), p["keep"], check=module.check_mode)]
+    except PipelineError as error:
+        module.fail_json(**error.failure())
+    # 2. Tell.
+    module.exit_json(
+        changed=bool(removed),
+        removed=removed,
+        diff={"before": "".join(f"{path}\n" for path in removed), "after": ""},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""A developer's day, in this order: a package of a clone, of what is not committed yet, of any commit, published."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from clones import state
+from pipeline.git import git
+
+LIMITS = "mistralrs-core/src/limits.rs"
+
+
+@pytest.fixture(scope="module")
+def clone(pipeline) -> Path:
+    """A clone with a commit of its own."""
+    pipeline.settings |= {"flavour": "cpu"}
+    folder = pipeline.root / "a clone"
+    git("clone", "--quiet", f"file://{pipeline.upstream}", folder)
+    change(folder, 40)
+    git("-c", "user.name=Dev", "-c", "user.email=d@example.org", "commit", "-qam", "mine", repository=folder)
+    return folder
+
+
+def change(clone: Path, sequences: int) -> None:
+    """A file of the crate that most others build on: another number of sequences."""
+    path = clone / LIMITS
+    path.write_text(re.sub(r"(MAX_SEQS: usize = )\d+", rf"\g<1>{sequences}", path.read_text()))
+
+
+def package(run) -> Path:
+    """The package that the run's summary names."""
+    found = re.search(r"^  package cpu: (.*\.rpm)$", run.output, re.MULTILINE)
+    assert found, run.output
+    return Path(found[1])
+
+
+def queried(rpm: Path, form: str) -> str:
+    return subprocess.run(["rpm", "-qp", "--qf", form, rpm], capture_output=True, text=True, check=True).stdout
+
+
+def test_check_mode_tells_what_it_would_build(pipeline, clone):
+    before = state(clone)
+    run = pipeline.run("dev", "--check", source=str(clone))
+    assert run.status == 0, run.output
+    assert "would be compiled" in run.row("build", "cpu")
+    assert state(clone) == before
+    assert not (pipeline.root / "builder/artifacts").exists()
+
+
+def test_a_clone_becomes_a_package_that_is_not_published(pipeline, clone):
+    before = state(clone)
+    run = pipeline.run("dev", source=str(clone))
+    assert run.status == 0, run.output
+    commit = git("rev-parse", "HEAD", repository=clone).strip()
+    assert re.fullmatch(rf"0\.9\.2\^\d{{8}}\.\d{{6}}git{commit[:7]}", queried(package(run), "%{VERSION}"))
+    assert f"mistralrs(commit) = {commit}" in queried(package(run), "[%{PROVIDENEVRS}\n]")
+    assert state(clone) == before
+    assert not pipeline.channel.exists()
+
+
+def test_uncommitted_work_costs_what_it_changes_and_a_second_run_nothing(pipeline, clone):
+    """The signer and the builder as two hosts: the commit and the package are brought."""
+    change(clone, 41)
+    before = state(clone)
+    apart = {"source": str(clone), "uncommitted": True, "signer_inbox": f"{pipeline.root}/inbox"}
+    run = pipeline.run("dev", **apart)
+    assert run.status == 0, run.output
+    assert queried(package(run), "%{VERSION}").endswith(".dirty")
+    compiled, fresh = map(int, re.findall(r"(\d+) (?:units|were)", run.row("build", "cpu"))[:2])
+    assert 0 < compiled < fresh
+    assert [path.name for path in (pipeline.root / "inbox").glob("*/*.rpm")] == [package(run).name]
+    again = pipeline.run("dev", **apart)
+    assert (again.status, again.changed) == (0, 0)
+    assert package(again) == package(run)
+    assert state(clone) == before
+
+
+def test_any_commit_of_upstream_goes_to_unstable_once(pipeline, clone):
+    git("branch", "topic", "v0.9.2~1", repository=pipeline.upstream)
+    commit = git("rev-parse", "topic", repository=pipeline.upstream).strip()
+    run = pipeline.run("dev", commit=commit[:9], publish="unstable")
+    assert run.status == 0, run.output
+    (name,) = pipeline.published("unstable")
+    assert f"git{commit[:7]}-" in name
+    assert "installed, run and removed" in run.row("prove", "cpu")
+    assert pipeline.published() == []
+    before = pipeline.state()
+    again = pipeline.run("dev", commit=commit, publish="unstable")
+    assert (again.status, again.changed) == (0, 0)
+    assert not again.row("build", "cpu")
+    assert pipeline.state() == before
+
+
+def test_what_is_refused_changes_nothing(pipeline, clone):
+    """One of what tests/integration/test_dev_source.py tries: the module stands before all that builds or publishes."""
+    before = pipeline.state(), state(clone, pipeline.root / "builder")
+    run = pipeline.run("dev", source=str(clone), publish="stable")
+    assert run.status != 0
+    assert re.search("cannot be published to stable.*Nothing was built", run.message), run.output
+    assert "Traceback" not in run.output
+    assert (pipeline.state(), state(clone, pipeline.root / "builder")) == before

@@ -1,0 +1,378 @@
+"""A developer's clone: what is taken of it, what is brought to a builder, and that nothing of it changes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from clones import state
+from pipeline import checkout
+from pipeline.dev_source import Asked, resolve_local
+from pipeline.errors import PipelineError
+from pipeline.git import git
+from pipeline.records import Flavour
+from pipeline.upstream import resolve, resolve_commit
+
+LIMITS = "mistralrs-core/src/limits.rs"
+PERSON = ("-c", "user.name=Dev", "-c", "user.email=dev@example.org", "-c", "commit.gpgSign=false")
+
+
+def objects(pack: Path) -> int:
+    """How many a pack holds; gitformat-pack(5)."""
+    return int.from_bytes(pack.read_bytes()[8:12])
+
+
+class Desk:
+    """A developer's desk: upstream, a clone of it with one commit of its own, and a builder."""
+
+    def __init__(self, folder: Path, stand_in) -> None:
+        self.folder, self.upstream, self.clone = folder, folder / "upstream.git", folder / "clone"
+        stand_in.create(self.upstream)
+        self.url = f"file://{self.upstream}"
+        self.builder = folder / "builder/src"
+        git("clone", "--quiet", self.url, self.clone)
+        self.commit("work of my own", **{LIMITS: "// mine\n"})
+
+    def commit(self, message: str, **added: str) -> str:
+        for name, text in added.items():
+            with (self.clone / name).open("a") as stream:
+                stream.write(text)
+        git(*PERSON, "commit", "--quiet", "--all", "--message", message, repository=self.clone)
+        return git("rev-parse", "HEAD", repository=self.clone).strip()
+
+    def resolve(self, source: Path | None = None, **asked):
+        return resolve_local(
+            Asked(source=str(source or self.clone), **asked), self.url, self.folder / "mirror.git",
+            checkout.known(self.builder), self.folder / "packs",
+        )  # fmt: skip
+
+    def build(self, found) -> Path:
+        """What a builder does: it takes the pack in, and moves its checkout."""
+        if found.pack:
+            checkout.receive(self.builder, found.source.commit, found.pack)
+        checkout.move(self.builder, found.source, "mistralrs-cli")
+        return self.builder
+
+
+@pytest.fixture
+def desk(tmp_path, stand_in):
+    return Desk(tmp_path, stand_in)
+
+
+@pytest.fixture
+def warm(desk):
+    """The desk, where the builder has upstream's newest commit."""
+    checkout.move(desk.builder, resolve(desk.url, desk.folder / "mirror.git", kind="branch"), "mistralrs-cli")
+    return desk
+
+
+def test_a_commit_is_brought_without_its_history_and_named_after_upstreams_releases(warm):
+    before = state(warm.clone)
+    found = warm.resolve()
+    head = git("rev-parse", "HEAD", repository=warm.clone).strip()
+    assert (found.source.commit, found.source.kind, found.source.ref) == (head, "commit", "HEAD")
+    assert found.source.rpm_version.startswith("0.9.2^")
+    assert found.source.rpm_version.endswith(f"git{head[:7]}")
+    assert found.source.url == warm.clone.as_uri()
+    # The commit, the file that changed, and the three folders above it: no other file, no other commit.
+    assert objects(found.pack) == 5
+    assert warm.build(found).joinpath(LIMITS).read_text().endswith("// mine\n")
+    assert git("rev-parse", "--is-shallow-repository", repository=warm.builder).strip() == "false"  # its parent is here
+    assert state(warm.clone) == before
+    assert warm.resolve().pack is None
+
+
+def test_an_empty_builder_gets_one_commit_and_then_follows_upstream(desk, stand_in):
+    for number in range(3):
+        desk.commit(f"more {number}", **{LIMITS: f"// {number}\n"})
+    found = desk.resolve()
+    shutil.move(desk.clone, desk.folder / "gone")  # what was brought needs the clone no more
+    tree = desk.build(found)
+    assert git("rev-list", "--count", "HEAD", repository=tree).strip() == "1"
+    assert git("fsck", "--connectivity-only", repository=tree) is not None
+    stand_in.release(desk.upstream, "0.9.3")
+    checkout.move(tree, resolve(desk.url, desk.folder / "mirror.git", kind="tag"), "mistralrs-cli")
+    assert int(git("rev-list", "--count", "HEAD", repository=tree)) > 9
+    git("gc", "--quiet", "--prune=now", repository=tree)
+    assert git("status", "--porcelain", repository=tree) == ""
+
+
+def test_uncommitted_work_is_a_commit_of_its_own_and_changes_nothing_of_the_clone(warm, monkeypatch):
+    git("config", "core.hooksPath", "/nonexistent", repository=warm.clone)
+    git("config", "core.fsmonitor", f"touch {warm.folder}/ran; false", repository=warm.clone)
+    git("config", "filter.x.clean", f"touch {warm.folder}/ran; cat", repository=warm.clone)
+    (warm.clone / ".gitattributes").write_text("*.rs filter=x\n")
+    (warm.clone / ".git/info/exclude").write_text("*.private\n")
+    (warm.clone / ".gitignore").write_text("*.log\n")
+    for name in ("new.rs", "notes.private", "run.log"):
+        (warm.clone / name).write_text("fresh\n")
+    (warm.clone / LIMITS).write_text("pub const CHANGED: bool = true;\n")
+    (warm.clone / "README.md").unlink()
+    before = state(warm.clone)
+    # The account's own configuration is honoured, but for a monitor, which would leave its files in the clone.
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.fsmonitor")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", f"touch {warm.folder}/ran; false")
+    first, second = warm.resolve(uncommitted=True), warm.resolve(uncommitted=True)
+    assert state(warm.clone) == before
+    assert not (warm.folder / "ran").exists()
+    monkeypatch.undo()
+    assert first.source == second.source
+    assert first.source.rpm_version.endswith(f"git{first.source.commit[:7]}.dirty")
+    tree = warm.build(first)
+    assert (tree / LIMITS).read_text() == "pub const CHANGED: bool = true;\n"
+    assert (tree / "new.rs").is_file()
+    assert not [name for name in ("notes.private", "run.log", "README.md") if (tree / name).exists()]
+    (warm.clone / "new.rs").write_text("other\n")
+    assert warm.resolve(uncommitted=True).source.commit != first.source.commit
+
+
+def test_a_second_change_costs_that_change_also_where_the_builder_had_nothing(desk):
+    for number in range(2):
+        (desk.clone / LIMITS).write_text(f"// {number}\n")
+        found = desk.resolve(uncommitted=True)
+        desk.build(found)
+    # The commit, the file and the three folders above it.
+    assert objects(found.pack) == 5
+
+
+def test_a_clean_tree_is_its_commit(warm):
+    (warm.clone / LIMITS).touch()
+    assert warm.resolve(uncommitted=True).source == warm.resolve().source
+
+
+def test_a_file_that_changed_in_the_instant_of_the_index_and_kept_its_size_is_seen(warm, monkeypatch):
+    """By its times git cannot tell it from the file that the index has: it reads what is as new as the index itself."""
+    path, index = warm.clone / LIMITS, warm.clone / ".git/index"
+    instant = (path.stat().st_mtime_ns,) * 2
+    path.write_text(path.read_text().replace("mine", "MINE"))
+    for file in (path, index):
+        os.utime(file, ns=instant)
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.trustctime")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "false")
+    assert warm.resolve(uncommitted=True).source.rpm_version.endswith(".dirty")
+
+
+def test_a_merge_that_is_under_way_is_refused(warm):
+    git("checkout", "--quiet", "-b", "other", "HEAD~1", repository=warm.clone)
+    warm.commit("another", **{LIMITS: "// theirs\n"})
+    subprocess.run(["git", *PERSON, "-C", warm.clone, "merge", "-q", "master"], capture_output=True, check=False)
+    before = state(warm.clone)
+    with pytest.raises(PipelineError, match=r"a merge is under way: .*limits\.rs has conflicts"):
+        warm.resolve(uncommitted=True)
+    assert state(warm.clone) == before
+
+
+def test_a_sparse_index_is_refused_for_uncommitted_work_alone(warm):
+    git("sparse-checkout", "set", "--sparse-index", "mistralrs-core", repository=warm.clone)
+    with pytest.raises(PipelineError, match=r"from a sparse index .*sparse-checkout reapply --no-sparse-index"):
+        warm.resolve(uncommitted=True)
+    assert warm.resolve().source.ref == "HEAD"
+
+
+@pytest.mark.parametrize("kind", ["worktree", "bare", "shallow", "partial", "split index", "sparse"])
+def test_every_kind_of_clone_will_do(warm, kind):
+    other = warm.folder / "other"
+    head = git("rev-parse", "HEAD", repository=warm.clone).strip()
+    git("config", "uploadpack.allowFilter", "true", repository=warm.clone)
+    how = {"bare": ["--bare"], "shallow": ["--depth=2"], "partial": ["--filter=blob:none"]}
+    if kind == "worktree":
+        git("worktree", "add", "--quiet", "--detach", other, repository=warm.clone)
+    else:
+        subprocess.run(["git", "clone", "-q", *how.get(kind, []), f"file://{warm.clone}", other], check=True)
+    if kind == "split index":
+        git("update-index", "--split-index", repository=other)
+    if kind == "sparse":
+        git("sparse-checkout", "set", "mistralrs-core", repository=other)
+    before = state(warm.clone, other)
+    found = warm.resolve(other)
+    assert found.source.commit == head
+    if kind != "bare":
+        assert warm.resolve(other, uncommitted=True).source == found.source
+        (other / LIMITS).write_text("// uncommitted\n")
+        dirty = warm.resolve(other, uncommitted=True)
+        (other / LIMITS).write_text((warm.clone / LIMITS).read_text())
+        assert warm.build(dirty).joinpath(LIMITS).read_text() == "// uncommitted\n"
+        assert warm.builder.joinpath("README.md").is_file()
+        os.utime(other / LIMITS, ns=(0, 0))
+        before = state(warm.clone, other)
+        warm.resolve(other)
+    assert state(warm.clone, other) == before
+    assert warm.build(warm.resolve(other)).joinpath(LIMITS).read_text().endswith("// mine\n")
+
+
+def test_a_clone_that_lacks_files_or_history_says_what_to_do(warm):
+    git("config", "uploadpack.allowFilter", "true", repository=warm.clone)
+    partial, shallow = warm.folder / "partial", warm.folder / "shallow"
+    git("clone", "--quiet", "--filter=blob:none", "--no-checkout", f"file://{warm.clone}", partial)
+    before = state(partial)
+    with pytest.raises(
+        PipelineError, match=r"the clone lacks files of commit .*It is a partial clone: check that commit"
+    ):
+        warm.resolve(partial)
+    assert state(partial) == before
+    warm.commit("second", **{LIMITS: "// 2\n"})
+    git("clone", "--quiet", "--depth=1", f"file://{warm.clone}", shallow)
+    with pytest.raises(PipelineError, match=r"ends before a release.*git fetch --unshallow"):
+        warm.resolve(shallow)
+
+
+def test_a_clone_of_another_account_will_do(warm):
+    for path in (warm.clone, *warm.clone.rglob("*")):
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    assert warm.resolve(uncommitted=True).source == warm.resolve().source
+
+
+def test_upstream_need_not_answer_once_its_releases_are_known(warm):
+    found = warm.resolve()
+    warm.upstream.rename(warm.folder / "away")
+    again = warm.resolve()
+    assert again.source == found.source
+    assert "upstream cannot be reached" in again.warnings[0]
+    shutil.rmtree(warm.folder / "mirror.git")
+    with pytest.raises(PipelineError, match="upstream cannot be reached"):
+        warm.resolve()
+
+
+def test_submodules_and_large_files_are_told(warm):
+    (warm.clone / ".gitattributes").write_text("*.bin filter=lfs\n")
+    git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},third/party", repository=warm.clone)
+    git("add", ".gitattributes", repository=warm.clone)
+    git(*PERSON, "commit", "--quiet", "--message", "both", repository=warm.clone)
+    modules, large = warm.resolve().warnings
+    assert "submodules are not brought to the builder: third/party" in modules
+    assert "Git LFS are brought as pointers: .gitattributes" in large
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"ref": "mastre"}, r"mastre names no commit \(.*/clone\)\. The nearest are: master"),
+        ({"ref": "--all"}, "--all names no commit"),
+        ({"ref": "HEAD:README.md"}, "HEAD:README.md names no commit"),
+        ({"ref": "master~1", "uncommitted": True}, "uncommitted work is on top of HEAD.*Leave out ref or uncommitted"),
+    ],
+)
+def test_a_ref_that_will_not_do(warm, asked, message):
+    before = state(warm.clone, warm.builder)
+    with pytest.raises(PipelineError, match=message):
+        warm.resolve(**asked)
+    assert state(warm.clone, warm.builder) == before
+
+
+@pytest.mark.parametrize("below", [".", "none", "clone/mistralrs-core"])
+def test_a_source_that_is_no_repository(warm, below):
+    """A folder below a checkout is none either: which one is meant is not guessed."""
+    with pytest.raises(PipelineError, match=r"source is no git repository.*Name the top folder of a checkout"):
+        warm.resolve(warm.folder / below)
+    assert not (warm.folder / "packs").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"source": "/x", "commit": "abcdef1"}, "both source and commit were given.*Nothing was built"),
+        ({}, "neither source nor commit was given"),
+        ({"commit": "abcdef1", "uncommitted": True}, "uncommitted was given with commit"),
+        ({"commit": "abcdef1", "ref": "x"}, "ref was given with commit"),
+        ({"source": "/x", "publish": "stable"}, "cannot be published to stable.*publish=unstable"),
+        ({"source": "/x", "publish": "all"}, "cannot be published to all"),
+        ({"source": "/x", "channel": "stable"}, "channel=stable was asked for.*belongs to unstable"),
+        ({"source": "/x", "flavour": "all"}, "a development build is of one flavour.*one of: ada, cpu"),
+        ({"source": "/x", "flavour": "hopper"}, "there is no flavour hopper.*one of: ada, cpu"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_done(run_module, tmp_path, asked, message):
+    table = [Flavour(name, "x").to_dict() for name in ("ada", "cpu")]
+    folders = {"mirror": f"{tmp_path}/mirror.git", "packs": f"{tmp_path}/packs", "url": "file:///nonexistent"}
+    result = run_module("dev_source", {"flavour": "cpu", "flavours": table} | folders | asked)
+    assert result["failed"]
+    assert re.search(message, result["msg"]), result["msg"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_nights_flavours_are_all_that_are_published_or_the_one_that_is_named(run_module, desk, flavours):
+    asked = {"url": desk.url, "kind": "branch", "mirror": f"{desk.folder}/mirror.git", "flavours": [*flavours.values()]}
+    found = {
+        name: [row["name"] for row in run_module("upstream_source", asked | {"flavour": name})["wanted"]]
+        for name in ("all", "cpu")
+    }
+    assert found == {"all": ["ampere", "ada", "blackwell"], "cpu": ["cpu"]}
+    shutil.rmtree(desk.folder / "mirror.git")
+    assert "there is no flavour hopper" in run_module("upstream_source", asked | {"flavour": "hopper"})["msg"]
+    assert not (desk.folder / "mirror.git").exists()
+
+
+def test_a_commit_of_upstream_by_its_whole_id_or_the_beginning(desk):
+    commit = git("rev-parse", "v0.9.1~1", repository=desk.upstream).strip()
+    mirror = desk.folder / "mirror.git"
+    for spelled in (commit, commit[:7]):
+        source, branches = resolve_commit(desk.url, mirror, spelled)
+        assert (source.commit, source.kind, branches) == (commit, "commit", ["master"])
+        assert source.rpm_version.startswith("0.9.0^")
+    checkout.move(desk.builder, source, "mistralrs-cli")
+    assert checkout.current_commit(desk.builder) == commit
+
+
+@pytest.mark.parametrize("by_id", ["true", "false"])
+def test_a_commit_of_a_branch_is_had_also_from_a_server_that_gives_none_by_its_id(desk, by_id):
+    """Git's protocol 2 gives any commit; the older one only those of allow…InWant."""
+    git("branch", "topic", "master", repository=desk.upstream)
+    for name in ("allowAnySHA1InWant", "allowReachableSHA1InWant", "allowTipSHA1InWant"):
+        git("config", f"uploadpack.{name}", by_id, repository=desk.upstream)
+    commit = git("rev-parse", "master~1", repository=desk.upstream).strip()
+    os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.version", "GIT_CONFIG_VALUE_0": "0"}
+    try:
+        source, branches = resolve_commit(desk.url, desk.folder / "mirror.git", commit)
+        checkout.move(desk.builder, source, "mistralrs-cli")
+    finally:
+        for name in ("COUNT", "KEY_0", "VALUE_0"):
+            del os.environ[f"GIT_CONFIG_{name}"]
+    assert branches == ["master", "topic"]
+    assert checkout.current_commit(desk.builder) == commit
+
+
+def test_a_commit_on_no_branch_is_had_by_all_of_its_id_alone(desk, stand_in):
+    before = git("rev-parse", "master", repository=desk.upstream).strip()
+    commit = stand_in.add_commit(desk.upstream, "thrown away", {LIMITS: "// x\n"})
+    git("update-ref", "refs/heads/master", before, repository=desk.upstream)
+    mirror = desk.folder / "mirror.git"
+    with pytest.raises(PipelineError, match=f"upstream has no commit {commit[:9]}.*by all 40 digits"):
+        resolve_commit(desk.url, mirror, commit[:9])
+    source, branches = resolve_commit(desk.url, mirror, commit)
+    assert (source.commit, branches) == (commit, [])
+    with pytest.raises(PipelineError, match=f"upstream has no commit {'1' * 40}.*Check the id"):
+        resolve_commit(desk.url, mirror, "1" * 40)
+    with pytest.raises(PipelineError, match="'v0.9.2' is no commit's id"):
+        resolve_commit(desk.url, mirror, "v0.9.2")
+
+
+def test_a_pack_that_is_damaged_or_does_not_fit_changes_nothing(warm):
+    found = warm.resolve()
+    before = checkout.current_commit(warm.builder), checkout.known(warm.builder)
+    whole = found.pack.read_bytes()
+    found.pack.write_bytes(whole[:-30])
+    with pytest.raises(PipelineError, match="cannot be read"):
+        checkout.receive(warm.builder, found.source.commit, found.pack)
+    found.pack.write_bytes(whole)
+    shutil.rmtree(warm.folder / "builder")
+    with pytest.raises(PipelineError, match="does not complete commit"):
+        checkout.receive(warm.builder, found.source.commit, found.pack)
+    assert checkout.current_commit(warm.builder) == ""
+    assert before[0]
+
+
+def test_a_caller_that_is_a_hook_of_git_is_not_meant(warm, monkeypatch):
+    """git sets these for what it runs: without care the builder's checkout would be made of the developer's."""
+    found = warm.resolve()
+    before = state(warm.clone)
+    monkeypatch.setenv("GIT_DIR", str(warm.clone / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(warm.clone))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(warm.clone / ".git/index"))
+    assert warm.build(found).joinpath(LIMITS).read_text().endswith("// mine\n")
+    assert state(warm.clone) == before
