@@ -5,8 +5,10 @@ DOCUMENTATION = r"""
 module: binary_audit
 short_description: Refuse a binary that must not be packaged
 description:
-  - Reads the GPU architectures, the needed libraries and the library paths out of the binary, starts it for its
-    version, and fails with everything that does not fit its flavour.
+  - Reads the GPU architectures, the needed libraries, the library paths and the hardening out of the binary, starts it
+    for its version, commit and features, and fails with everything that does not fit its flavour.
+  - Where qemu-user is installed it also starts it on an emulated processor that has the baseline's instructions alone.
+  - A size far from the last build's, and a path of the builder in the binary, are warnings.
   - Where no driver is installed, a stub of libcuda stands in so that the binary starts.
 author: mistralrs-rpm
 options:
@@ -36,7 +38,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 findings:
-  description: Each check with what was found, what is needed, whether that fits, and the remedy.
+  description: Each check with what was found, what is needed, whether that fits, the remedy, and if it is a warning.
   returned: always
   type: list
   elements: dict
@@ -46,8 +48,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline import audit
-from ansible.module_utils.pipeline.environment import refuse
 from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.findings import refuse
 from ansible.module_utils.pipeline.records import Artifact
 
 
@@ -63,25 +65,23 @@ def main():
     findings = []
     try:
         artifact = Artifact.from_dict(module.params["artifact"])
-        path = Path(artifact.folder) / artifact.binary
-        # 1. Read, 2. start, 3. judge.
+        # 1. Read, start and judge.
         cuobjdump = f"{toolkit.get('folder', '')}/bin/cuobjdump" if artifact.flavour.cuda else ""
-        binary = audit.read_binary(path, cuobjdump)
-        said = audit.version_told(path, toolkit.get("library_path", []))
-        findings = audit.judge(artifact, binary, said)
-        refuse(findings, "the binary may not be packaged", str(path), "Nothing was packaged or published")
+        audited = audit.examine(artifact, cuobjdump=cuobjdump, library_path=toolkit.get("library_path", []))
+        findings = audited.findings
+        # 2. Refuse.
+        where = str(Path(artifact.folder) / artifact.binary)
+        refuse(findings, "the binary may not be packaged", where, "Nothing was packaged or published")
     except PipelineError as error:
         module.fail_json(findings=[f.to_dict() for f in findings], **error.failure())
-    code = ", ".join(sorted(binary.ptx | binary.sass)) or "no GPU code"
+    # 3. Warn, report.
+    for finding in findings:
+        if finding.warning:
+            module.warn(f"{artifact.flavour.name}, {finding.check}: {finding.found}. {finding.remedy}")
     module.exit_json(
         changed=False,
         findings=[f.to_dict() for f in findings],
-        stage={
-            "name": "audit",
-            "flavour": artifact.flavour.name,
-            "result": f"{said}, {code}, {artifact.size / 1e6:.1f} MB",
-            "where": "",
-        },
+        stage={"name": "audit", "flavour": artifact.flavour.name, "result": audited.summary, "where": ""},
     )
 
 

@@ -1,13 +1,13 @@
-"""The audit's judgement, as a table over what a binary may hold."""
+"""The audit's judgement, as a table over what a binary may hold and say."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import pytest
-from pipeline.audit import Binary, allowed_libraries, judge
-from pipeline.environment import refuse
+from pipeline.audit import Binary, Told, allowed_libraries, baseline, features, judge
 from pipeline.errors import PipelineError
+from pipeline.findings import Finding, refuse, table
 from pipeline.records import Artifact, Flavour, Source
 
 SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
@@ -17,20 +17,28 @@ CPU = Flavour("cpu", "any", published=False)
 GOOD = Binary(
     frozenset({"sm_89"}),
     frozenset({"sm_89"}),
-    frozenset({"libc.so.6", "libcuda.so.1", "libcudart.so.13"}),
+    frozenset({"libc.so.6", "libcuda.so.1", "libcudart.so.13", "libcudnn.so.9", "libnccl.so.2"}),
     frozenset(),
+    flash_attention=True,
 )
+# As upstream's doctor tells it.
+BUILD = {"cuda": True, "metal": False, "cudnn": True, "flash_attn": True, "mkl": False, "git_revision": "c" * 40}
+TOLD = Told("mistralrs 0.9.2", BUILD, "")
 
 
-def artifact(flavour: Flavour = ADA, rustflags: str = "-C target-cpu=x86-64") -> Artifact:
+def artifact(flavour: Flavour = ADA, rustflags: str = "-C target-cpu=x86-64", size: int = 1) -> Artifact:
     return Artifact(
-        SOURCE, flavour, "i" * 64, "/a", "mistralrs", "0.9.2", "s" * 64, 1, "1.95.0", "13.0", rustflags,
+        SOURCE, flavour, "i" * 64, "/a", "mistralrs", "0.9.2", "s" * 64, size, "1.95.0", "13.0", rustflags,
         locked=True, seconds=1.0, compiled=1, fresh=0, log="/l",
     )  # fmt: skip
 
 
-def wrong(art: Artifact, binary: Binary, said: str = "mistralrs 0.9.2") -> set[str]:
-    return {finding.check for finding in judge(art, binary, said) if not finding.fits}
+def wrong(art: Artifact, binary: Binary, told: Told = TOLD) -> set[str]:
+    return {finding.check for finding in judge(art, binary, told) if not finding.fits}
+
+
+def warned(art: Artifact, binary: Binary = GOOD, told: Told = TOLD, before: Artifact | None = None) -> list[Finding]:
+    return [finding for finding in judge(art, binary, told, before=before) if finding.warning]
 
 
 def test_a_good_binary_passes():
@@ -45,7 +53,9 @@ def test_a_good_binary_passes():
         ({"sass": frozenset({"sm_120a"})}, {"SASS"}),
         ({"ptx": frozenset(), "sass": frozenset()}, {"GPU code"}),
         ({"paths": frozenset({"/opt/cuda/lib64"})}, {"RPATH"}),
-        ({"needed": frozenset({"libc.so.6", "libssl.so.3"})}, {"needed libraries"}),
+        ({"needed": GOOD.needed | {"libssl.so.3"}}, {"needed libraries"}),
+        ({"weak": frozenset({"executable stack"})}, {"hardening"}),
+        ({"isa": frozenset({"x86-64-baseline", "x86-64-v3"})}, {"ELF note of the ISA"}),
     ],
 )
 def test_each_fault_is_found_and_nothing_else(change, check):
@@ -56,18 +66,91 @@ def test_a_native_cpu_in_effect_is_found():
     assert wrong(artifact(rustflags="-C target-cpu=native"), GOOD) == {"rustc's flags"}
 
 
+def test_a_build_script_that_told_of_a_native_cpu_is_found():
+    (finding,) = [f for f in judge(artifact(), GOOD, TOLD, native=["onig_sys-1"]) if not f.fits]
+    assert (finding.check, finding.found) == ("C compilers' flags", "onig_sys-1")
+
+
 @pytest.mark.parametrize("said", ["mistralrs 0.9.1", "does not start: libcuda.so.1", ""])
 def test_another_version_or_none_is_found(said):
-    assert wrong(artifact(), GOOD, said) == {"version"}
+    assert wrong(artifact(), GOOD, dataclasses.replace(TOLD, version=said)) == {"version"}
+
+
+@pytest.mark.parametrize(("told", "found"), [("c" * 40, set()), ("c" * 12, set()), ("unknown", set()),
+                                             ("", set()), ("d" * 40, {"commit"})])  # fmt: skip
+def test_another_commit_is_found_and_one_that_is_not_told_is_not_held_against_it(told, found):
+    assert wrong(artifact(), GOOD, dataclasses.replace(TOLD, build=BUILD | {"git_revision": told})) == found
+
+
+@pytest.mark.parametrize(
+    ("rustflags", "level"),
+    [
+        ("-C target-cpu=x86-64", "x86-64"),
+        ("-C target-cpu=native -C target-cpu=x86-64-v3", "x86-64-v3"),
+        ("-C target-cpu=generic", "x86-64"),
+        ("", "x86-64"),
+        ("-C target-cpu=znver4", ""),
+    ],
+)
+def test_the_baseline_is_what_rustc_was_told(rustflags, level):
+    assert baseline(rustflags) == level
+
+
+def test_a_note_within_the_baseline_passes():
+    binary = dataclasses.replace(GOOD, isa=frozenset({"x86-64-baseline", "x86-64-v2"}))
+    assert wrong(artifact(rustflags="-C target-cpu=x86-64-v2"), binary) == set()
+    assert wrong(artifact(rustflags="-C target-cpu=znver4"), binary) == set()
+
+
+def test_a_crash_on_the_baseline_is_found_and_no_emulator_is_a_warning():
+    crashed = dataclasses.replace(TOLD, fault="--help ends with an illegal instruction")
+    assert wrong(artifact(), GOOD, crashed) == {"baseline CPU"}
+    (finding,) = warned(artifact(), told=dataclasses.replace(TOLD, fault=None))
+    assert (finding.check, finding.found) == ("baseline CPU", "not tried: qemu-user is not installed")
+    assert warned(artifact(rustflags="-C target-cpu=znver4"), told=dataclasses.replace(TOLD, fault=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("binary", "build", "told"),
+    [
+        ({}, {}, ""),
+        ({"flash_attention": False}, {}, "flash-attn missing"),
+        ({"needed": GOOD.needed - {"libnccl.so.2"}}, BUILD, "nccl missing"),
+        ({"needed": GOOD.needed - {"libcudnn.so.9"}}, BUILD, ""),
+        ({}, BUILD | {"cudnn": False, "mkl": True}, "cudnn missing, mkl not asked for"),
+        ({"needed": frozenset(), "flash_attention": False}, {"features": ["cuda", "cudnn", "flash-attn", "nccl"]}, ""),
+        ({}, {"features": ["cuda", "cudnn", "nccl", "ring"]}, "flash-attn missing, ring not asked for"),
+    ],
+)
+def test_the_features_are_what_the_program_says_else_what_it_holds(binary, build, told):
+    findings = judge(artifact(), dataclasses.replace(GOOD, **binary), dataclasses.replace(TOLD, build=build))
+    assert [f.found for f in findings if f.check == "features" and not f.fits] == ([told] if told else [])
+
+
+def test_a_flavour_without_a_gpu_has_no_feature_of_one():
+    assert not any(features(Binary(frozenset(), frozenset(), frozenset({"libc.so.6"}), frozenset()), {}).values())
+
+
+@pytest.mark.parametrize(("size", "far"), [(76, False), (125, False), (74, True), (126, True)])
+def test_a_size_far_from_the_last_builds_is_a_warning(size, far):
+    told = warned(artifact(size=size), before=artifact(size=100))
+    assert [f.check for f in told] == (["size"] if far else [])
+    assert all(f.fits for f in told)
+
+
+def test_a_path_of_the_builder_is_a_warning_that_the_table_shows():
+    told = warned(artifact(), dataclasses.replace(GOOD, leaks=3))
+    assert [f.found for f in told] == ["3 in the binary"]
+    assert "make reproduce" in table(told)[1]
 
 
 def test_architectures_from_90_on_carry_upstreams_suffix():
-    binary = dataclasses.replace(GOOD, ptx=frozenset({"sm_120a"}), sass=frozenset())
-    assert wrong(artifact(BLACKWELL), binary) == set()
+    binary = Binary(frozenset({"sm_120a"}), frozenset(), frozenset({"libcuda.so.1"}), frozenset())
+    assert wrong(artifact(BLACKWELL), binary, dataclasses.replace(TOLD, build={})) == set()
 
 
 def test_a_flavour_without_a_gpu_holds_no_gpu_code_and_no_cuda():
-    assert wrong(artifact(CPU), GOOD) == {"PTX", "SASS", "needed libraries"}
+    assert wrong(artifact(CPU), GOOD) == {"PTX", "SASS", "needed libraries", "features"}
 
 
 def test_libraries_follow_the_features():
@@ -78,5 +161,5 @@ def test_libraries_follow_the_features():
 def test_the_refusal_names_what_was_found_and_what_to_do():
     binary = dataclasses.replace(GOOD, ptx=frozenset({"sm_120a"}))
     with pytest.raises(PipelineError) as caught:
-        refuse(judge(artifact(), binary, "mistralrs 0.9.2"), "no", "/a/mistralrs", "stop")
-    assert "PTX: found sm_120a, needed sm_89. Kernels of another GPU: delete target/ada" in str(caught.value)
+        refuse(judge(artifact(), binary, TOLD), "no", "/a/mistralrs", "stop")
+    assert "PTX: found sm_120a, needed sm_89. Kernels of another GPU: delete target/ on" in str(caught.value)
