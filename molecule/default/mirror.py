@@ -219,7 +219,10 @@ def _make_stand_in(part: Path, root: Path, lowest: Path) -> None:
     there = set(_run(["chroot", lowest, "dpkg-query", "--show", "--showformat", "${Package}\n"]).split())
     debs = sorted({deb for row in table.values() for deb in row} - there)
     if debs:
+        # What a package does when it is set up may look there.
+        _run(["mount", "-t", "proc", "proc", root / "proc"])
         _apt(root, "install", "--yes", "--no-install-recommends", *debs)
+        _run(["umount", root / "proc"])
     _run(["umount", archives])
     payload = part / "payload"
     payload.mkdir()

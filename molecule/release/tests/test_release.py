@@ -1,4 +1,4 @@
-"""What one command made of three bare hosts: a channel over TLS, and a server on the GPU host that came from it.
+"""What one command made of four bare hosts: a channel over TLS, and a server on the GPU host that came from it.
 
 The GPU, Cloudflare and Let's Encrypt are stand-ins; DNS, ACME, nginx, ssh, cargo, nvcc, rpm, dnf5 and systemd are real.
 """
@@ -12,12 +12,13 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 
 SITE = "https://rpm.lair.test"
 CHANNEL = f"{SITE}/fedora/43/x86_64"
+ROOT = "/var/lib/mistralrs-rpm"
 
 
 @pytest.fixture(scope="session")
 def hosts(request):
     runner = AnsibleRunner(request.config.option.ansible_inventory)
-    return {name: runner.get_host(name) for name in ("oolon", "forge", "gpu")}
+    return {name: runner.get_host(name) for name in ("oolon", "forge", "anvil", "gpu")}
 
 
 def test_the_gpu_host_installed_the_package_over_tls(hosts):
@@ -39,11 +40,38 @@ def test_its_server_answers(hosts):
     assert gpu.check_output("curl --fail --silent http://127.0.0.1:1234/health") == "OK"
 
 
-def test_the_builder_built_it_as_an_account_without_rights(hosts):
-    forge = hosts["forge"]
-    artifacts = forge.check_output("ls -d /var/lib/mistralrs-rpm/artifacts/ada/*")
-    assert forge.file(artifacts.split()[0]).user == "mistralrs-build"
-    assert forge.run("sudo -n -u mistralrs-build sudo -n true").rc != 0
+@pytest.mark.parametrize("builder", ["forge", "anvil"])
+def test_each_builder_built_as_an_account_without_rights(hosts, builder):
+    host = hosts[builder]
+    artifacts = host.check_output("ls -d /var/lib/mistralrs-rpm/artifacts/*/*")
+    assert {host.file(folder).user for folder in artifacts.split()} == {"mistralrs-build"}
+    assert host.run("sudo -n -u mistralrs-build sudo -n true").rc != 0
+
+
+def test_both_builders_built_at_the_same_time(hosts):
+    spans = {}
+    for builder, flavour in (("forge", "ampere"), ("anvil", "ada")):
+        (manifest,) = hosts[builder].check_output(f"ls {ROOT}/artifacts/{flavour}/*/manifest.json").split()
+        end = int(hosts[builder].check_output(f"stat -c %Y {manifest}"))
+        spans[flavour] = (end - json.loads(hosts[builder].file(manifest).content_string)["seconds"], end)
+    (first, last), (other_first, other_last) = spans.values()
+    assert first < other_last, spans
+    assert other_first < last, spans
+
+
+def test_the_builders_share_what_they_compiled(hosts):
+    """The account of the builders' settings can use the cache, which kept something, and can do nothing else there."""
+    settings = hosts["anvil"].file(f"{ROOT}/cache/sccache.env")
+    assert (settings.user, settings.mode) == ("mistralrs-build", 0o600)
+    assert "SCCACHE_REDIS_ENDPOINT=redis://10.203.43.41:6379" in settings.content_string
+    oolon = hosts["oolon"]
+    ask = "REDISCLI_AUTH=stand-in-password valkey-cli -h 10.203.43.41 --user builders"
+    assert oolon.check_output(f"{ask} ping") == "PONG"
+    assert int(oolon.check_output(f"{ask} exists .sccache_check")) == 1
+    assert "NOPERM" in oolon.check_output(f"{ask} keys '*'")
+    assert oolon.run("ss -Hltn 'sport = :6379'").stdout.count("LISTEN") == 1
+    assert "stand-in-password" not in oolon.check_output("cat /etc/valkey/mistralrs-cache.conf")
+    assert not hosts["forge"].check_output("grep 'compile cache: it did not start' %s/log/*.log || true", ROOT)
 
 
 def test_the_repo_host_has_no_private_key(hosts):
@@ -58,5 +86,6 @@ def test_the_repo_host_has_no_private_key(hosts):
 
 def test_the_journal_says_what_was_published_and_by_whom(hosts):
     lines = hosts["oolon"].check_output("cat /srv/rpm/.publisher/stable/journal").splitlines()
-    assert any("mistralrs-ada-0.9.2" in line for line in lines)
+    # Both flavours in one snapshot.
+    assert any("mistralrs-ada-0.9.2" in line and "mistralrs-ampere-0.9.2" in line for line in lines)
     assert "signer" in hosts["oolon"].check_output("cat /srv/rpm/.publisher/log")
