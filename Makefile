@@ -16,6 +16,9 @@ PORT ?= 8643
 RELEASE = $(INVENTORY:%=-i '%') -e flavour='$(FLAVOUR)' $(VERSION:%=-e version='%') $(UPSTREAM:%=-e upstream_url='%') \
 	$(CHANNEL:%=-e channel='%') -e local_port='$(PORT)' $(ARGS)
 
+BUILD = $(INVENTORY:%=-i '%') -e flavour='$(FLAVOUR)' $(UPSTREAM:%=-e upstream_url='%') $(CHANNEL:%=-e channel='%') \
+	-e local_port='$(PORT)' $(ARGS)
+
 OPERATE = $(INVENTORY:%=-i '%') $(CHANNEL:%=-e channel='%') -e local_port='$(PORT)' $(ARGS)
 
 help: ## Show this
@@ -43,6 +46,16 @@ release: .venv/.ready ## Build, package, sign, publish and try one release
 
 prerelease: .venv/.ready ## The same for the newest commit, into the channel unstable
 	ansible-playbook playbooks/prerelease.yml $(RELEASE)
+
+dev: .venv/.ready ## Package SOURCE=<clone> [REF=<ref> | UNCOMMITTED=true], or COMMIT=<id> of upstream; PUBLISH=unstable publishes it
+	ansible-playbook playbooks/dev.yml $(BUILD) $(if $(SOURCE),-e '{"source": "$(SOURCE)"}') $(REF:%=-e ref='%') \
+		$(UNCOMMITTED:%=-e uncommitted='%') $(COMMIT:%=-e commit='%') $(PUBLISH:%=-e publish='%')
+
+warm: .venv/.ready ## For every night: bring the builders' caches up to upstream's newest commit; FLAVOUR=all
+	ansible-playbook playbooks/warm.yml $(BUILD)
+
+reproduce: .venv/.ready ## Build a release twice, the second time from nothing elsewhere, and compare the bytes; publishes nothing
+	ansible-playbook playbooks/reproduce.yml $(RELEASE)
 
 doctor: .venv/.ready ## Say everything that would keep a release from working
 	ansible-playbook playbooks/doctor.yml $(RELEASE)
@@ -93,8 +106,11 @@ molecule: .venv/.ready ## The roles on real systemd hosts, all scenarios or SCEN
 faults: .venv/.ready ## The trials of tests/faults in their long form, 45 minutes
 	FAULTS=long pytest -s tests/faults $(ARGS)
 
-bench: .venv/.ready ## Measure a release
-	pytest tests/bench/test_release.py $(ARGS)
+bench: .venv/.ready ## Measure a release, and what compressing a real payload costs
+	pytest tests/bench/test_release.py tests/bench/test_payload.py $(ARGS)
+
+bench-build: .venv/.ready ## Measure builds: clean, warm, another flavour, a changed file
+	pytest tests/bench/test_build.py $(ARGS)
 
 bench-channel: .venv/.ready ## Measure publishing into a channel of 10,000 packages
 	pytest tests/bench/test_channel.py $(ARGS)
@@ -112,5 +128,5 @@ distclean: clean ## Remove .venv and the tools' caches too
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup moved release prerelease doctor status rollback yank prune rotate-key serve provision test unit lint
-.PHONY: molecule faults
+.PHONY: molecule faults reproduce dev warm
 .PHONY: bench bench-channel lock clean distclean

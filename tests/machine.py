@@ -116,6 +116,7 @@ def new_machine(root: Path, project: Path, stand_in: ModuleType) -> Pipeline:
         "local_port": port,
         "upstream_url": f"file://{upstream}",
         "build_free_gib": 1,
+        "upstream_kind": "stand-in",
         "cuda_toolkit_root": str(project / ".local/builder"),
         "cuda_toolkit_components": "compiler",
         "flavour": "ada",

@@ -26,7 +26,9 @@ def listed(pipeline) -> set[str]:
 def test_flavours_that_can_be_built_are_published_in_one_snapshot_without_the_one_that_fails(pipeline):
     """The compiler is too old for blackwell, says this run's table."""
     before = pipeline.state()
-    faulty = {"flavour": "all", "version": "0.9.1", "cuda_lowest": {"12.0": "99.0"}}
+    rows = [{"compute_capability": "12.0", "nvcc": "99.0", "release": "CUDA 99", "source": "this test"}]
+    table = {"gpu_compilers": rows, "heavy": False}
+    faulty = {"flavour": "all", "version": "0.9.1", "compatibility": table}
     run = pipeline.run("release", **faulty, together=True)
     assert run.status != 0
     assert "blackwell failed, and nothing is published without it" in run.message

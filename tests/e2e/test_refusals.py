@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
 
 import pytest
 from pipeline.git import git
+from ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,9 @@ def test_an_nvcc_of_the_wrong_version(pipeline, tmp_path):
 
 
 def test_a_cuda_too_new_for_the_tag(pipeline):
-    run = pipeline.run("release", version="0.9.0", cuda_limits={"0.9.0-rc1": "12.9"})
-    refused(run, r"CUDA for this version: found 13\.0, needed <= 12\.9", "Nothing was compiled")
+    rows = [{"upstream": "0.9.0-rc1", "cuda": "12.9", "source": "this test"}]
+    run = pipeline.run("release", version="0.9.0", compatibility={"upstream_cuda": rows, "heavy": False})
+    refused(run, r"CUDA for this version: found 13\.0\.\d+, needed <= 12\.9", "Nothing was compiled")
 
 
 def test_a_compile_error_shows_its_lines_and_the_log(pipeline):
@@ -97,17 +100,19 @@ def test_a_full_disk_is_noticed_before_compiling(pipeline):
 
 
 def test_kernels_of_another_gpu_do_not_become_a_package(pipeline, flavours):
-    """ada's target directory as a build for another GPU left it: PTX newer than its source is not made again."""
-    target, kept = pipeline.root / "builder/target/ada", pipeline.root / "builder/target/ada.kept"
+    """A target directory that says it holds ada's kernels and does not: what is newer than its source stays."""
+    target = pipeline.root / "builder/target"
     other = flavours["ada"] | {"compute_capability": "8.6"}
-    target.rename(kept)
+    build = {"version": "0.9.0", "rpm_spec_folder": "/nonexistent"}
     try:
-        build = {"version": "0.9.0", "rpm_spec_folder": "/nonexistent"}
         assert "sm_86" in pipeline.run("release", flavours=[other], **build).row("audit", "ada")
-        refused(pipeline.run("release", version="0.9.0"), "PTX: found sm_86, needed sm_89", "delete target/ada")
+        state = target / "variants/state.json"
+        state.write_text(state.read_text().replace("sm_86", "sm_89"))
+        for aside in target.glob("variants/sm_89*"):
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+        refused(pipeline.run("release", version="0.9.0"), "PTX: found sm_86, needed sm_89", "delete target")
     finally:
         shutil.rmtree(target, ignore_errors=True)
-        kept.rename(target)
 
 
 def test_a_missing_signing_key(pipeline, tmp_path):
@@ -124,3 +129,38 @@ def test_the_local_servers_port_is_taken(pipeline):
         run = pipeline.run("release", version="0.9.0-rc1", local_port=port)
     refused(run, rf"{port}", "local_port", "PORT=")
     assert not run.row("build", "ada")
+
+
+def test_the_doctor_tells_all_that_is_wrong_at_once_and_leaves_it_as_json(pipeline, flavours, tmp_path):
+    """As mistral.rs itself would be built with what the stand-in needs; a cache that is dead is a warning among it."""
+    settings, report = tmp_path / "sccache.env", tmp_path / "new" / "doctor.json"
+    settings.write_text(f"SCCACHE_DIR={tmp_path}/kept\nSCCACHE_REDIS_ENDPOINT=redis://127.0.0.1:{free_port()}\n")
+    row = flavours["ada"]
+    wrong = {
+        "upstream_kind": "mistral.rs",
+        "jobs": 9999,
+        "build_free_gib": 10**6,
+        "rustflags": "-C target-cpu=native",
+        "flavours": [row | {"features": [*row["features"], "flash-attn-v3"]}],
+        "compile_cache": {"program": "/bin/true", "settings": str(settings)},
+        "report": str(report),
+    }
+    refused(
+        pipeline.run("doctor", **wrong),
+        "a release would fail", "target CPU: found -C target-cpu=native", "Upstream 0.9.2 has no feature flash-attn-v3",
+        "library nccl: found .*cannot find -lnccl", "memory: found .* for 9999 jobs", "disk space: found",
+        "warning: The build goes on with the disk alone",
+    )  # fmt: skip
+    said = json.loads(report.read_text())
+    assert (said["fits"], said["version"]) == (False, "0.9.2")
+    (entry,) = said["builders"]
+    assert (entry["builder"], entry["flavour"], entry["fits"]) == ("localhost", "ada", False)
+    found = {finding["check"]: finding for finding in entry["findings"]}
+    assert found["nvcc with gcc"]["fits"]
+    assert found["library cudart"]["fits"]
+    assert (found["compile cache: redis"]["fits"], found["compile cache: redis"]["warning"]) == (True, True)
+
+
+def test_the_doctor_without_a_toolkit_tells_the_rest_too(pipeline):
+    run = pipeline.run("doctor", cuda_source="system", build_free_gib=10**6)
+    refused(run, r"CUDA toolkit: found none, needed 13\.0\. the system has no CUDA 13\.0", "disk space: found")
