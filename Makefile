@@ -129,4 +129,4 @@ distclean: clean ## Remove .venv and the tools' caches too
 
 .PHONY: help setup moved release prerelease doctor status rollback yank prune rotate-key serve provision test unit lint
 .PHONY: molecule faults reproduce dev warm
-.PHONY: bench bench-channel lock clean distclean
+.PHONY: bench bench-build bench-channel lock clean distclean

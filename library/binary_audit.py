@@ -73,6 +73,9 @@ def main():
         where = str(Path(artifact.folder) / artifact.binary)
         refuse(findings, "the binary may not be packaged", where, "Nothing was packaged or published")
     except PipelineError as error:
+        # The next run builds it again, and does not take it for what it is not.
+        if findings and not module.check_mode:
+            Path(artifact.folder, "manifest.json").unlink(missing_ok=True)
         module.fail_json(findings=[f.to_dict() for f in findings], **error.failure())
     # 3. Warn, report.
     for finding in findings:

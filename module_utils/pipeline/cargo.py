@@ -91,12 +91,17 @@ class Plan:
     @property
     def variant(self) -> str:
         """What decides the GPU's part of a build; "" without a GPU."""
-        return f"{self.flavour.arch}-cuda-{self.toolkit_version}" if self.flavour.cuda else ""
+        return f"{self.flavour.arch}-cuda-{self.toolkit_version}-{nvcc.DIGEST}" if self.flavour.cuda else ""
 
     @property
     def inputs(self) -> str:
-        """The digest that names the artifact. Where and how fast it is built is not in it."""
+        """The digest that names the artifact.
+
+        Where and how fast it is built is not in it; nor is the host's C compiler, whose change alone makes no new one.
+        """
         return digest_of({
+            "engine": [BUILDER, EPOCH, nvcc.DIGEST if self.flavour.cuda else ""],
+            "registry": self.mirrors.registry,
             "commit": self.source.commit,
             "version": self.source.version,
             "flavour": [self.flavour.name, self.flavour.compute_capability, sorted(self.flavour.features)],
@@ -171,7 +176,8 @@ def existing(plan: Plan) -> Artifact | None:
         # Not built, or by another version of this project.
         return None
     binary = plan.folder / artifact.binary
-    return artifact if binary.is_file() and sha256_file(binary) == artifact.sha256 else None
+    whole = artifact.inputs == plan.inputs and binary.is_file() and sha256_file(binary) == artifact.sha256
+    return artifact if whole else None
 
 
 def build(
@@ -199,11 +205,13 @@ def build(
         report.rotate(log.parent, name, plan.logs_kept, log)
         tree = move(plan.checkout, plan.source, plan.package)
         stream.write(f"# {plan.source.ref} {plan.source.commit} flavour {plan.flavour.name}, inputs {plan.inputs}\n")
-        variants.enter(plan.target, plan.variant)
-        if plan.variant:
-            nvcc.wrapped(Path(plan.toolkit), plan.root, plan.toolkit_version)
-            if forgotten := variants.forget_kernels(plan.target, plan.variant, plan.checkout):
-                stream.write(f"headers of kernels changed: {', '.join(forgotten)} start anew\n")
+        # A cargo whose module was killed may still be at work there.
+        with _the_target(plan.target, stream, name):
+            variants.enter(plan.target, plan.variant)
+            if plan.variant:
+                nvcc.wrapped(Path(plan.toolkit), plan.root, plan.toolkit_version)
+                if forgotten := variants.forget_kernels(plan.target, plan.variant, plan.checkout):
+                    stream.write(f"headers of kernels changed: {', '.join(forgotten)} start anew\n")
         clock.ends("checkout")
         locked = fetch(
             plan.checkout, plan.rust.bin / "cargo", environment(plan), plan.locked, stream,
@@ -213,6 +221,7 @@ def build(
         stream.write(f"[{name}] crates are here, compiling\n")
         with (
             tempfile.TemporaryDirectory(prefix="build-") as folder_name,
+            memory.nothing_left(),
             session(plan.cache, environment(plan), stream) as cache,
             memory.watched() as peak,
         ):
@@ -225,7 +234,7 @@ def build(
         made = [m for m in units if m.get("executable") and m["target"]["name"] == plan.binary]
         if not made:
             raise PipelineError(f"cargo made no binary {plan.binary}", str(log), "Check upstream_binary")
-        variants.learn(plan.target, messages, _metadata(plan, locked=locked) if plan.variant else None)
+        variants.learn(plan.target, messages, _metadata(plan, locked=locked))
         variants.sweep(plan.target, messages, time.time())
         usage = cache.usage or Usage()
         artifact = _collect(
@@ -269,6 +278,12 @@ def _metadata(plan: Plan, *, locked: bool) -> dict[str, Any]:
 
 def _the_builder(root: Path, stream: IO[str], name: str) -> AbstractContextManager[None]:
     return held(root / "lock", lambda: print(f"[{name}] waiting for another build here", file=stream))
+
+
+def _the_target(target: Path, stream: IO[str], name: str) -> AbstractContextManager[None]:
+    """cargo's own lock of the target directory."""
+    said = f"[{name}] waiting for a cargo that still runs here"
+    return held(target / "release" / ".cargo-lock", lambda: print(said, file=stream))
 
 
 class _Cargo:
@@ -365,20 +380,15 @@ class _signals_stop:  # noqa: N801  used as a statement's keyword
             signal.signal(number, handler)
 
 
-def used_rustflags(target: Path, package: str, binary: str) -> str:
-    """The flags that cargo itself recorded for the binary, from its newest fingerprint.
-
-    This is what was in effect, whichever configuration it came from.
-    """
-    records = sorted(
-        (target / "release" / ".fingerprint").glob(f"{package}-*/bin-{binary}.json"),
-        key=lambda path: path.stat().st_mtime,
-    )
-    if not records:
+def used_rustflags(target: Path, package: str, binary: Path) -> str:
+    """The flags that cargo itself recorded for the binary: what was in effect, wherever it was configured."""
+    folder = target / "release" / ".fingerprint" / f"{package}-{variants.unit_of(binary, target)}"
+    record = folder / f"bin-{binary.name}.json"
+    if not record.is_file():
         raise PipelineError(
             f"cargo left no fingerprint for {binary}", str(target), "This cargo is not known to this project"
         )
-    flags = json.loads(records[-1].read_text()).get("rustflags", [])
+    flags = json.loads(record.read_text()).get("rustflags", [])
     return " ".join(flag for flag in flags if not flag.startswith(_REMAP))
 
 
@@ -417,7 +427,7 @@ def _collect(
             size=(folder / plan.binary).stat().st_size,
             rustc=plan.rust.version,
             cuda=plan.toolkit_version if plan.flavour.cuda else "",
-            rustflags=used_rustflags(plan.target, plan.package, plan.binary),
+            rustflags=used_rustflags(plan.target, plan.package, binary),
             locked=locked,
             seconds=seconds,
             compiled=units - fresh,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,16 +30,11 @@ class Peak:
 
     def see(self, processes: dict[int, tuple[int, str, int]], root: int) -> None:
         """Count ``root``'s descendants; ``processes`` maps a process to its parent, its program and its memory."""
-        children: dict[int, list[int]] = {}
-        for pid, (parent, _, _) in processes.items():
-            children.setdefault(parent, []).append(pid)
-        total, waiting = 0, list(children.get(root, []))
-        while waiting:
-            pid = waiting.pop()
+        total = 0
+        for pid in descendants(processes, root):
             _, program, size = processes[pid]
             total += size
             self.programs[program] = max(self.programs.get(program, 0), size)
-            waiting += children.get(pid, [])
         self.together = max(self.together, total)
 
 
@@ -59,6 +56,42 @@ def watched() -> Iterator[Peak]:
     finally:
         done.set()
         thread.join()
+
+
+def descendants(found: dict[int, tuple[int, str, int]], root: int) -> set[int]:
+    """The processes below ``root``, of those that ``processes`` found."""
+    children: dict[int, list[int]] = {}
+    for pid, (parent, _, _) in found.items():
+        children.setdefault(parent, []).append(pid)
+    below, waiting = set[int](), list(children.get(root, []))
+    while waiting:
+        pid = waiting.pop()
+        below.add(pid)
+        waiting += children.get(pid, [])
+    return below
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """What is started meanwhile ends with an error that passes here, compilers of the cache's server included.
+
+    Only what ``watched`` makes this process's own is reached: use it around that.
+    """
+    before = descendants(processes(), os.getpid())
+    try:
+        yield
+    except BaseException:
+        while left := {pid for pid, (_, _, size) in _below().items() if size} - before:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+        raise
+
+
+def _below() -> dict[int, tuple[int, str, int]]:
+    found = processes()
+    return {pid: found[pid] for pid in descendants(found, os.getpid())}
 
 
 def processes() -> dict[int, tuple[int, str, int]]:

@@ -1,7 +1,7 @@
 """The nvcc that build scripts call: each compile through the compile cache, no more at once than memory allows.
 
-It is run as a program of its own (standard library only) from ``<toolkit>-cached/bin/nvcc``, whose other entries are
-links to the real toolkit: build scripts look for headers and libraries beside the nvcc that they were given.
+It is run as a program of its own (standard library only) from ``<root>/toolchain/nvcc-<version>/bin/nvcc``. Beside it
+are links to the real toolkit: build scripts look for headers and libraries beside the nvcc that they were given.
 
 1. ``--ptx --output-directory D a.cu b.cu`` becomes a call for each file with its own ``-o``: sccache keeps no call with
    several inputs, nor one whose output it is not told.

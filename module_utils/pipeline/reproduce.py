@@ -4,7 +4,7 @@
 
 Rules:
 
-1. The second root is ``<root>-reproduce``: another path of another length. It has a checkout of its own, which borrows
+1. The second root is ``<root>/reproduce``: another path of another length. It has a checkout of its own, which borrows
    the first one's objects, a CARGO_HOME with the first one's downloads and no more, an empty target directory, and no
    compile cache. The toolchain is the same.
 2. The binary and the unsigned package are compared byte by byte. What the packages are signed with is no part of it.
@@ -34,7 +34,7 @@ from .git import initialise
 from .records import Artifact, Package, Record, digest_of, sha256_file
 from .run import run
 
-SUFFIX = "-reproduce"
+FOLDER = "reproduce"
 MARK = ".reproduce"
 SHOWN = 12
 """So many strings and sections of a difference are told."""
@@ -77,7 +77,7 @@ class Comparison(Record):
 
 
 def second_root(root: Path) -> Path:
-    return root.with_name(root.name + SUFFIX)
+    return root / FOLDER
 
 
 # ---------------------------------------------------------------- the second root

@@ -78,8 +78,9 @@ def spread(
     *,
     given: Mapping[str, Collection[str]] | None = None,
     lost: Collection[str] = (),
+    last: bool = False,
 ) -> Spread:
-    """What is still to be built of ``wanted``, and by whom.
+    """What is still to be built of ``wanted``, and by whom. After the ``last`` round what nobody built is missing.
 
     ``table`` names all flavours that a release of all of them has. ``given`` are the shares of the round before,
     ``lost`` the builders that were known to be lost then.
@@ -103,6 +104,13 @@ def spread(
     shares = _placed({flavour: some for flavour, some in able.items() if some}, _homes(builders, table))
     missing = [told for builder in builders for told in builder.failed]
     missing += [_homeless(flavour, builders, gone) for flavour, some in able.items() if not some]
+    if last:
+        missing += [
+            Told(flavour, f"{flavour}: {name} could build it, and no round is left for that: run again")
+            for name, share in shares.items()
+            for flavour in share
+        ]
+        shares = {}
     return Spread(shares, tuple(missing), gone)
 
 

@@ -11,7 +11,9 @@ rest must not be shared: build scripts put kernels into folders whose names do n
 3. Upstream's kernel builder (cudaforge 0.1.4, hash.rs and builder.rs) compiles a kernel again when the ``.cu`` itself
    changed, not for a header. When another file beside the kernels changed, those build scripts start from nothing;
    the compile cache, which reads what the preprocessor reads, then has all that is still the same.
-4. A flavour without a GPU has units of its own names (its features differ): it moves nothing.
+4. What a build script left that did not end well is deleted: kernels of one commit, and half-written ones, would be
+   taken for those of the next.
+5. A flavour without a GPU has units of its own names (its features differ): it moves nothing.
 
 Each step can be cut off anywhere: what was moved half is moved on by the next build.
 """
@@ -63,8 +65,21 @@ def enter(target: Path, variant: str) -> None:
         shutil.rmtree(target / "release", ignore_errors=True)
         state = State()
         state.write(folder / "state.json")
-    if not variant:
-        return
+    if variant:
+        _change(target, state, variant)
+    for out in (target / "release" / "build").glob("*/out"):
+        if not _finished(target / "release" / ".fingerprint" / out.parent.name):
+            shutil.rmtree(out)
+
+
+def _finished(fingerprint: Path) -> bool:
+    """Whether a build script ran to its end: cargo empties the mark before it runs one, and fills it after."""
+    marks = [path for path in fingerprint.glob("run-build-script-*") if path.suffix != ".json"]
+    return any(mark.stat().st_size for mark in marks)
+
+
+def _change(target: Path, state: State, variant: str) -> None:
+    folder = target / "variants"
     if state.variant and state.variant != variant:
         common = set(state.common)
         aside = [path for path in _units(target / "release") if _hash(path) not in common]
@@ -128,17 +143,18 @@ def headers(tree: str) -> tuple[frozenset[str], str]:
     return packages, digest_of(included)
 
 
-def learn(target: Path, messages: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any] | None) -> frozenset[str]:
+def learn(target: Path, messages: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> frozenset[str]:
     """Note which units of a build that ended well are common; returns the ids of the packages that are not.
 
-    ``messages`` are cargo's (--message-format json), ``metadata`` is that of ``cargo metadata``; None for a flavour
-    without a GPU, all of whose units are common.
+    ``messages`` are cargo's (--message-format json), ``metadata`` is that of ``cargo metadata``.
     """
     messages = list(messages)
-    particular = particular_packages(messages, metadata) if metadata else Particular(frozenset(), frozenset())
+    particular = particular_packages(messages, metadata)
     state = _read(target) or State()
     present = {_hash(path) for path in _units(target / "release")}
-    known = {unit for message in messages for unit in _shared(message, particular, target)} | set(state.common)
+    shared = {unit for message in messages for unit in _shared(message, particular, target)}
+    # A unit that was common and asks for the GPU now is so no longer.
+    known = shared | (set(state.common) - {unit for message in messages for unit in _named(message, target)})
     if known & present != set(state.common):
         State(state.variant, tuple(sorted(known & present))).write(target / "variants" / "state.json")
     return particular.packages
@@ -194,11 +210,13 @@ def _named(message: Mapping[str, Any], target: Path) -> Iterable[str]:
         for name in message["filenames"]:
             # A build script lies in a folder of its unit's name; a binary is a hard link, whose name tells no unit.
             path = Path(name).parent if script else Path(name)
-            yield _hash(path) or _hash(_unit_of(path, target / "release" / "deps"))
+            yield _hash(path) or unit_of(path, target)
 
 
-def _unit_of(binary: Path, folder: Path) -> Path:
-    return next((path for path in folder.glob(f"{binary.name}-*") if path.samefile(binary)), Path())
+def unit_of(binary: Path, target: Path) -> str:
+    """The hash of the unit that a binary in ``<target>/release`` is a link to."""
+    units = (target / "release" / "deps").glob(f"{binary.name}-*")
+    return next((_hash(path) for path in units if path.samefile(binary)), "")
 
 
 def _read(target: Path) -> State | None:

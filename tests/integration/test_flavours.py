@@ -5,17 +5,21 @@ Real cargo and nvcc, and upstream's stand-in, whose build scripts keep kernels a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pipeline import audit, cargo, variants
+from pipeline import audit, cargo, memory, variants
 from pipeline.cuda import Toolkit
+from pipeline.errors import PipelineError
+from pipeline.git import git
 from pipeline.records import Artifact, Flavour
 from pipeline.upstream import resolve
 
@@ -144,9 +148,10 @@ def test_a_change_of_variant_that_is_cut_off_is_finished_by_the_next_build(
     builder: Builder, monkeypatch, steps
 ) -> None:
     target = builder.folder / "builder/target"
-    variants.enter(target, "sm_86-cuda-13.0.88")
+    sm_86, sm_89 = (builder.plan(flavour).variant for flavour in (AMPERE, ADA))
+    variants.enter(target, sm_86)
     ampere = tree(target)
-    variants.enter(target, "sm_89-cuda-13.0.88")
+    variants.enter(target, sm_89)
     ada = tree(target)
     assert ampere != ada
     left, replace = [steps], Path.replace
@@ -159,20 +164,62 @@ def test_a_change_of_variant_that_is_cut_off_is_finished_by_the_next_build(
 
     monkeypatch.setattr(Path, "replace", cut)
     with pytest.raises(KeyboardInterrupt):
-        variants.enter(target, "sm_86-cuda-13.0.88")
+        variants.enter(target, sm_86)
     monkeypatch.undo()
     # Whichever is wanted next is whole.
-    variants.enter(target, "sm_89-cuda-13.0.88" if steps % 2 else "sm_86-cuda-13.0.88")
+    variants.enter(target, sm_89 if steps % 2 else sm_86)
     assert tree(target) == (ada if steps % 2 else ampere)
-    variants.enter(target, "sm_86-cuda-13.0.88")
+    variants.enter(target, sm_86)
     assert tree(target) == ampere
-    variants.enter(target, "sm_89-cuda-13.0.88")
+    variants.enter(target, sm_89)
     assert tree(target) == ada
+
+
+def test_what_a_stopped_build_made_of_another_commit_is_not_taken(builder: Builder) -> None:
+    """Upstream notes what it compiled once all is compiled: the object of a kernel may be newer than what is noted."""
+    before = git("rev-parse", "refs/heads/master", repository=builder.repository).strip()
+    builder.build(ADA)
+    marked = '__device__ const char marked[] = "of the commit that failed";\n'
+    broken = {KERNEL: lambda text: text + marked, "mistralrs-quant/kernels/afq/afq.cu": lambda text: text + "no C++\n"}
+    builder.change("broken", broken)
+    with pytest.raises(PipelineError, match="afq"):
+        builder.build(ADA)
+    git("update-ref", "refs/heads/master", before, repository=builder.repository)
+    builder.change("the other kernel", {"mistralrs-quant/kernels/afq/afq.cu": lambda text: text + "// changed\n"})
+    artifact, _, kernels = builder.build(ADA)
+    assert sorted(kernels) == ["afq.cu", "hqq.cu"]
+    assert b"of the commit that failed" not in (Path(artifact.folder) / "mistralrs").read_bytes()
+
+
+def test_a_stopped_build_leaves_no_compiler(builder: Builder, tmp_path: Path) -> None:
+    """sccache's server runs compilers that are not of cargo's process group."""
+    (tmp_path / "compiler").write_text("#!/bin/sh\nexec sleep 86.7\n")
+    (tmp_path / "compiler").chmod(0o755)
+
+    def stopped() -> None:
+        with memory.nothing_left(), memory.watched():
+            subprocess.run(["setsid", "--fork", str(tmp_path / "compiler")], check=True)
+            deadline = time.monotonic() + 10
+            while not running("sleep\x0086.7") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert running("sleep\x0086.7")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not running("sleep\x0086.7")
+
+
+def running(command: str) -> bool:
+    found = False
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            found |= entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(command.encode())
+    return found
 
 
 def test_what_is_not_used_for_long_is_deleted_and_what_is_used_stays(builder: Builder) -> None:
     target, days = builder.folder / "builder/target", 86400
-    variants.enter(target, "sm_89-cuda-13.0.88")
     _, compiled, _ = builder.build(ADA)
     in_use = tree(target)
     stale = target / "release/deps/libgone-0123456789abcdef.rlib"
@@ -203,5 +250,5 @@ def test_what_nobody_knows_the_gpu_of_is_not_used(builder: Builder, tmp_path: Pa
 
 def test_another_nvcc_is_another_variant(builder: Builder) -> None:
     plan = builder.plan(ADA)
-    assert plan.variant == "sm_89-cuda-13.0.88"
+    assert plan.variant.startswith("sm_89-cuda-13.0.88-")
     assert dataclasses.replace(plan, toolkit_version="13.0.90").variant != plan.variant

@@ -80,7 +80,7 @@ def test_a_build_without_a_gpu_is_the_same_from_nothing_in_another_folder(upstre
     comparisons, report = twice(root, upstream, project, CPU)
     assert [(c.what, c.same) for c in comparisons] == [("binary", True), ("package", True)]
     reproduce.refuse(comparisons, str(report))
-    second = tmp_path / "builder-reproduce"
+    second = tmp_path / "builder" / "reproduce"
     crate = "cargo/registry/cache/index/left-pad-1.0.0.crate"
     assert (second / crate).samefile(root / crate), "it is not downloaded again"
     assert not (second / "cargo/registry/src/index/left-pad-1.0.0").exists(), "it is unpacked again"
@@ -125,7 +125,7 @@ def test_a_path_that_is_compiled_in_is_found_and_its_crate_named(
     assert not binary.same
     assert binary.crates == ("mistralrs-mcp",)
     assert f"- {root}/src/mistralrs-mcp" in binary.strings
-    assert f"+ {root}-reproduce/src/mistralrs-mcp" in binary.strings
+    assert f"+ {root}/reproduce/src/mistralrs-mcp" in binary.strings
     assert ".rodata" in binary.sections
 
     artifacts = [
@@ -143,7 +143,7 @@ def test_a_path_that_is_compiled_in_is_found_and_its_crate_named(
     assert "it comes from mistralrs-mcp" in result["msg"]
     (report,) = (root / "log").glob("reproduce-cpu-*.txt")
     assert str(report) in result["msg"]
-    assert f"+ {root}-reproduce/src/mistralrs-mcp" in report.read_text()
+    assert f"+ {root}/reproduce/src/mistralrs-mcp" in report.read_text()
 
     # Units of other builds lie beside those of this one: they are no part of it.
     (root / "target/release/deps/libmistralrs_quant-0123456789abcdef.rlib").write_bytes(b"of another flavour")

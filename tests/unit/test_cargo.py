@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from pipeline.cargo import Plan, Rust, build_argv, environment
+from pipeline.mirrors import Mirrors
+from pipeline.nvcc import DIGEST
 from pipeline.parallel import Parallel
 from pipeline.records import Flavour, Source
 
@@ -51,8 +53,8 @@ def test_the_builders_folders_are_mapped_out_of_what_it_makes():
     assert env["SOURCE_DATE_EPOCH"] == "315532800"
 
 
-def test_the_variant_is_the_architecture_and_nvccs_own_version():
-    assert PLAN.variant == "sm_89-cuda-13.0.88"
+def test_the_variant_is_the_architecture_nvccs_own_version_and_the_wrappers():
+    assert PLAN.variant == f"sm_89-cuda-13.0.88-{DIGEST}"
     assert dataclasses.replace(PLAN, flavour=Flavour("cpu", "any"), toolkit_version="").variant == ""
 
 
@@ -73,6 +75,7 @@ def test_the_argv():
         {"rust": Rust(Path("/r/bin"), "1.96.0", "rustc 1.96.0 (y)")},
         {"toolkit_version": "13.2.86"},
         {"rustflags": "-C target-cpu=x86-64-v3"},
+        {"mirrors": Mirrors(registry="https://mirror.example/")},
     ],
 )
 def test_what_changes_the_bytes_changes_the_artifacts_name(change):

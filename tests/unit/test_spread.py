@@ -75,6 +75,16 @@ def test_what_a_check_found_hands_the_flavour_on_until_nobody_is_left():
     assert missing.told == f"{full.told} [forge]; {full.told} [anvil]"
 
 
+def test_after_the_last_round_what_nobody_built_is_missing():
+    full = Told("ada", "ada (task Check the builder): the disk is full")
+    builders = [Builder("forge", handed_on=(full,)), Builder("anvil", handed_on=(full,)), Builder("tongs")]
+    assert spread(["ada"], builders, TABLE, given={"anvil": ["ada"]}).shares == {"tongs": ("ada",)}
+    found = spread(["ada"], builders, TABLE, given={"anvil": ["ada"]}, last=True)
+    assert found.shares == {}
+    (missing,) = found.missing
+    assert missing.told == "ada: tongs could build it, and no round is left for that: run again"
+
+
 def test_with_nobody_left_it_says_who_could_not():
     builders = [Builder("forge", there=False), Builder("anvil", flavours=("ada",))]
     (missing,) = spread(["ampere"], builders, TABLE).missing
