@@ -1,20 +1,23 @@
 #!/usr/bin/python
-"""Prune: what builds left on a builder."""
+"""Prune: what runs left on a builder or on the signer."""
 
 DOCUMENTATION = r"""
 module: builder_artifacts
-short_description: Keep the newest artifacts of a builder
+short_description: Keep the newest artifacts and packages of a builder, and the signer's copies
 description:
-  - Removes all but the newest artifacts of each flavour. None that is on its way to a package is removed.
-  - An artifact that is gone is compiled again when it is asked for, from what is in the caches.
+  - Removes all but the newest artifacts and unsigned packages of each flavour. None that is in use is removed.
+  - On the signer, does the same with the packages that were brought to it and with those that it signed.
+  - What is gone is made again when it is asked for, from what is in the caches.
 author: mistralrs-rpm
 options:
   root:
-    description: The builder's root; the artifacts are in its folder C(artifacts).
+    description:
+      - The root of the builder, of which C(artifacts) and C(packages) are pruned, or of the signer, with C(incoming)
+        and C(signed).
     type: path
     required: true
   keep:
-    description: How many of each flavour stay, 1 at least.
+    description: How many artifacts, packages and copies of each flavour stay, 1 at least.
     type: int
     required: true
 attributes:
@@ -27,7 +30,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Keep the newest artifacts
+- name: Keep the newest artifacts and packages
   builder_artifacts:
     root: /var/lib/mistralrs-rpm
     keep: 5

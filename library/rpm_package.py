@@ -93,9 +93,11 @@ def main():
         )
         package = packaging.finished()
         changed = package is None
-        # 2. Build it.
+        # 2. Build it. One that is there is about to be used: pruning goes by its time.
         if package is None:
             package = packaging.expected() if module.check_mode else packaging.build()
+        elif not module.check_mode:
+            Path(package.path).touch()
     except PipelineError as error:
         module.fail_json(**error.failure())
     # 3. Tell.

@@ -5,7 +5,8 @@ Rules:
 1. The developer's repository is read and never written: every object that is made lies in a git directory that
    lasts as long as the run and has the developer's objects as alternates.
 2. Nothing of the developer's configuration is run, no hook, filter or file monitor: it may be anybody's repository.
-   What says which files are ignored, and how they are compared, is honoured.
+   What says which files are ignored, and how they are compared, is honoured. Submodules are not looked into, for git
+   would do that by their own configuration: they stay at the commits that the index names.
 3. Uncommitted work is a commit on top of HEAD, one second later so that its package sorts above that of HEAD. Its
    names and dates are pinned: the same files give the same commit. A clean tree is HEAD itself.
 4. The pack holds the commit, and of its files what no commit of the builder has; with uncommitted work also those of
@@ -227,6 +228,12 @@ def _uncommitted(clone: Clone, head: str, scratch: Path) -> str:
     """The commit of the work tree as it is, ignored files left out; ``head`` where it is just that."""
     if clone.work_tree is None:
         raise PipelineError("this repository has no work tree", str(clone.path), "Leave uncommitted out")
+    if clone.work_tree != clone.path:
+        raise PipelineError(
+            f"the work tree of this repository is another folder, {clone.work_tree}: its core.worktree says so",
+            where=str(clone.path),
+            remedy="Run git config --unset core.worktree there, or leave uncommitted out",
+        )
     if head != clone.commit("HEAD", scratch):
         raise PipelineError("uncommitted work is on top of HEAD", str(clone.path), "Leave out ref or uncommitted")
     # With its times, by which git knows a file that changed right after the index was written.
@@ -250,8 +257,9 @@ def _uncommitted(clone: Clone, head: str, scratch: Path) -> str:
         return git(*options, *where, *words, env=env, stdin=stdin)
 
     try:
-        _refuse_index(clone.index(), clone.path)
-        there("add", "--all")
+        listed = clone.index()
+        _refuse_index(listed, clone.path)
+        there("add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=_without_submodules(listed))
         tree = there("write-tree", "--missing-ok").strip()
         if tree == git("rev-parse", f"{head}^{{tree}}", repository=scratch).strip():
             return head
@@ -265,7 +273,7 @@ def _uncommitted(clone: Clone, head: str, scratch: Path) -> str:
 
 
 def _refuse_index(listed: str, where: Path) -> None:
-    """PipelineError for an index of which no tree can be made."""
+    """PipelineError for an index of which no tree can be made, or not without looking into a submodule."""
     for line in listed.split("\0"):
         about, _, path = line.partition("\t")
         if about and not about.endswith(" 0"):
@@ -276,6 +284,18 @@ def _refuse_index(listed: str, where: Path) -> None:
                 where=str(where),
                 remedy="Run git sparse-checkout reapply --no-sparse-index there, or commit it",
             )
+        if about.startswith("160000 ") and "\ufffd" in path:
+            raise PipelineError(f"the name of the submodule {path} is no UTF-8", str(where), "Leave uncommitted out")
+
+
+def _without_submodules(listed: str) -> str:
+    """Pathspecs, each with an end of NUL, of all but the submodules of an index.
+
+    In each that it knows, git add would run git status with the programs that the submodule's configuration names.
+    """
+    rows = (line.partition("\t") for line in listed.split("\0"))
+    modules = [path for about, _, path in rows if about.startswith("160000 ")]
+    return "".join(f"{spec}\0" for spec in (".", *(f":(top,exclude,literal){path}" for path in modules)))
 
 
 def _update(url: str, mirror: Path) -> list[str]:

@@ -9,6 +9,8 @@ Rules:
 3. ``CAUSES`` is one table, read from the top: the first row that fits the block, or what the compilers said shortly
    before it, tells the cause and the remedy. A name in braces is what the pattern's group of that name found.
 4. What fits no row is told by what sort of error it is; the lines themselves are always shown.
+5. The sources are at fault only where a row says that they are, and no line tells of what the system refused or ended:
+   what is not known may be the builder's fault.
 
 Facts behind rows: sccache says "Compiler killed by signal N" for whatever exit status N nvcc's front end ends with, so
 only signal 9 is a killed process; a linker whose output file has no room ends with SIGBUS.
@@ -36,7 +38,7 @@ AGAIN = "After a fix, run again: what was compiled stays"
 class Failure:
     """``crate`` is "name 1.2.3", "name", or empty; ``lines`` the error's own; cause and remedy lack the full stop.
 
-    ``upstreams`` says that the sources are at fault, as far as is known, and not the builder.
+    ``upstreams`` says that the sources are known to be at fault, and not the builder.
     """
 
     crate: str
@@ -65,11 +67,12 @@ class CompileFailed(PipelineError):
 
 @dataclass(frozen=True)
 class Cause:
-    """A row of the table."""
+    """A row of the table; ``upstreams`` where it is known to be the sources' fault."""
 
     pattern: str
     cause: str
     remedy: str
+    upstreams: bool = False
 
 
 _MEMORY = "Run again with -e low_memory=true, or with a lower -e jobs=; dmesg on the builder names the process"
@@ -79,7 +82,6 @@ _NETWORK = (
 )
 _STALE = "Delete target/ below the builder's root and run again: everything is compiled anew"
 _INSTALL = "Install it on the builder"
-STALE_LOCK = "Cargo.lock does not fit upstream's manifests"
 _RUST = "Take a newer Rust: rust_version, or rustup update where rust_source is system"
 
 CAUSES = (
@@ -88,9 +90,9 @@ CAUSES = (
           "the disk is full", f"{_SPACE}. build_free_gib is what the check asks for"),
     Cause(r"signal 7 \[Bus error\]|SIGBUS|\(signal: 7",
           "a process lost the file that it was writing; most often the disk is full", _SPACE),
-    Cause(r"signal: 9\b|killed by signal 9\b|died due to signal 9\b|^\s*Killed$|Killed signal terminated program"
-          r"|memory allocation of \d+ bytes failed|error: out of memory|LLVM ERROR: out of memory"
-          r"|Cannot allocate memory|os error 12\b",
+    Cause(r"signal: 9\b|(?:killed by|died due to|terminated with) signal 9\b|^\s*Killed$"
+          r"|Killed signal terminated program|memory allocation of \d+ bytes failed|error: out of memory"
+          r"|LLVM ERROR: out of memory|Cannot allocate memory|os error 12\b",
           "a compiler was killed or got no memory: the builder has too little for so much at once", _MEMORY),
     # The CUDA toolkit
     Cause(r"Unsupported gpu architecture '(?P<arch>[^']+)'",
@@ -100,7 +102,7 @@ CAUSES = (
           "Set a newer cuda in the flavour's row, or build where gcc is {gcc} or older"),
     Cause(r"Unsupported cuda toolkit version: `(?P<cuda>[^`]+)`",
           "upstream's build script does not know CUDA {cuda}",
-          "Set an older cuda in the flavour's row, and add the limit to cuda_limits: the check then finds it first"),
+          "Set an older cuda in the flavour's row, and add the limit to upstream_cuda: the check then finds it first"),
     Cause(r"exception specification is incompatible .*\"(?P<function>rsqrt|rsqrtf|sinpif?|cospif?)\b",
           "this glibc and CUDA's headers both declare {function}, and differ",
           "Take the toolkit from cuda_source=wheels, where the headers are mended, or CUDA 13.2 or later"),
@@ -128,8 +130,8 @@ CAUSES = (
     Cause(r"is not supported by the following package|older than the `\d+` edition|error\[E0658\]"
           r"|feature `[^`]+` is required", "upstream needs a newer Rust", _RUST),
     Cause(r"cannot update the lock file|lock file .* needs to be updated but --locked",
-          STALE_LOCK,
-          "Report it upstream; the channel unstable goes on without it, and says so"),
+          "Cargo.lock does not fit upstream's manifests",
+          "Report it upstream; the channel unstable goes on without it, and says so", upstreams=True),
     Cause(r"failed to verify the checksum of",
           "it came with other bytes than Cargo.lock names",
           "Find out why before you trust that registry or mirror again; then delete cargo/registry on the builder"),
@@ -167,15 +169,24 @@ CAUSES = (
           "Run again. If it crashes at the same place, take another version of it, else test the builder's memory"),
 )  # fmt: skip
 
+_NVCC = f"Compare the flavour's cuda with what upstream's own builds use. {AGAIN}"
+_RUSTC = f"Compare Rust's version with what upstream's own builds use, or build another version. {AGAIN}"
 _SORTS = (
     Cause(r"linking with `[^`]+` failed", "the linker failed", f"Its own words are above. {AGAIN}"),
-    Cause(r"^\s*\S+\.(?:cu|cuh|h|hpp|hxx)\(\d+\): (?:catastrophic )?error", "nvcc refuses a source",
-          f"Compare the flavour's cuda with what upstream's own builds use. {AGAIN}"),
-    Cause(r"^error\[E\d+\]", "rustc refuses the code",
-          f"Compare Rust's version with what upstream's own builds use, or build another version. {AGAIN}"),
+    # A toolkit's header or the system's may fit none of this builder's compilers.
+    Cause(r"^\s*(?:\S*/include/\S+\.\w+\(\d+\): |\S+\(\d+\): catastrophic )error", "nvcc refuses a header", _NVCC),
+    Cause(r"^\s*\S+\.(?:cu|cuh|h|hpp|hxx)\(\d+\): error", "nvcc refuses a source", _NVCC, upstreams=True),
+    Cause(r"^error\[E(?:0460|0461|0462|0463|0464|0786)\]|^error: extern location for",
+          "rustc cannot use a crate that was compiled before", _STALE),
+    Cause(r"^error\[E\d+\]|^error: .*\n\s*--> \S+:\d+:\d+$", "rustc refuses the code", _RUSTC, upstreams=True),
     Cause(r"failed to run custom build command", "its build script failed", f"Its own words are above. {AGAIN}"),
     Cause(r"", "the build failed", f"The whole log says more. {AGAIN}"),
 )  # fmt: skip
+# What the system refused, or a process that it ended: Rust's, C's and Python's words for it.
+_SYSTEMS = re.compile(
+    r"os error \d+|Os \{ code: \d+|\[Errno \d+\]|signal:? \d+|Input/output error|Permission denied|Too many open files"
+    r"|Read-only file system|cannot open shared object file"
+)
 
 _ERROR = re.compile(r"error(\[E\d+\])?:")
 _STARTS_ANEW = re.compile(
@@ -233,7 +244,7 @@ def _told(crate: str, lines: Sequence[str]) -> Failure:
     # The alternatives of a pattern have a group each: what one found stands for all.
     names = dict.fromkeys(found.groupdict(), next(iter(names.values()), "")) | names
     shown = tuple(_short(line) for line in lines[:SHOWN])
-    upstreams = row in _SORTS or row.cause == STALE_LOCK
+    upstreams = row.upstreams and not _SYSTEMS.search(text)
     return Failure(crate, shown, row.cause.format(**names), row.remedy.format(**names), upstreams)
 
 

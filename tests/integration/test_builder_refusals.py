@@ -1,4 +1,5 @@
-"""What is wrong or missing in a builder's variables is named before anything on the host is touched.
+"""What is wrong or missing in the variables of a builder, or of its shared cache, is named before anything on the host is
+touched.
 
 Each case is the role's own preflight on this machine, in one run of Ansible: it looks, and changes nothing.
 """
@@ -46,6 +47,17 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a runner without a token": (RUNNER | {"gitea_runner_token": ""}, "gitea_runner_token is empty"),
     "a runner's capacity": (RUNNER | {"gitea_runner_capacity": "many"}, "gitea_runner_capacity"),
 }
+# Where the cache may go without TLS. A name may lead anywhere, whatever it begins with.
+PRIVATE = (
+    "10.0.0.5", "127.0.0.1", "172.16.0.1", "172.31.255.254", "192.168.1.1", "169.254.1.1", "100.64.0.1", "100.127.0.1",
+    "::1", "fd12:3456:789a::1", "FC00::1", "fe80::1%eth0", "febf::1", "localhost",
+)  # fmt: skip
+PUBLIC = (
+    "fcache.example.org", "fd.example.org", "fe80.example.org", "feb.example.org", "fc00", "10.evil.example", "127.0.0.1.nip.io",
+    "192.168.example.org", "192.168.1.1.example.org", "172.16.0.1.example.org", "100.64.example.org", "10.0.0", "11.0.0.1",
+    "172.15.0.1", "172.32.0.1", "192.169.0.1", "100.63.0.1", "100.128.0.1", "2001:db8::1", "fec0::1", "::11",
+    "localhost.example.org", "fd00:evil.example",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +65,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What Ansible said to each case; a case that is well is not in it."""
     folder = tmp_path_factory.mktemp("refusals")
     play = []
-    for name, (variables, _) in CASES.items():
-        role = {"ansible.builtin.include_role": {"name": "builder", "tasks_from": "preflight"}, "vars": variables}
+    cases = [(name, "builder", variables) for name, (variables, _) in CASES.items()]
+    for address in (*PRIVATE, *PUBLIC):
+        users = [{"name": "builders", "password": "sesame"}]
+        cases.append((address, "cache_server", {"cache_server_address": address, "cache_server_users": users}))
+    for name, called, variables in cases:
+        role = {"ansible.builtin.include_role": {"name": called, "tasks_from": "preflight"}, "vars": variables}
         defaults = {"builder_root": f"{folder}/builder", "gitea_runner_home": f"{folder}/runner"}
         note = {"told": "{{ told | default({}) | combine({case: ansible_failed_result}) }}"}
         play.append({
@@ -83,3 +99,9 @@ def test_what_is_wrong_is_named(told: dict[str, Any], case: str) -> None:
         assert case not in told, told.get(case)
     else:
         assert message in json.dumps(told[case]).replace('\\"', '"')
+
+
+def test_a_cache_without_tls_has_a_private_address(told: dict[str, Any]) -> None:
+    assert not [address for address in PRIVATE if address in told]
+    for address in PUBLIC:
+        assert f'cache_server_address ("{address}"), a private address, unless there are both' in told[address]["msg"]

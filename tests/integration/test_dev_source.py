@@ -131,6 +131,74 @@ def test_uncommitted_work_is_a_commit_of_its_own_and_changes_nothing_of_the_clon
     assert warm.resolve(uncommitted=True).source.commit != first.source.commit
 
 
+@pytest.mark.parametrize("ignore_case", ["false", "true"])
+def test_no_program_that_a_submodule_names_is_run(warm, ignore_case):
+    """git status, which git add runs in each submodule, would run them."""
+    git("config", "core.ignoreCase", ignore_case, repository=warm.clone)
+    trap = f"touch {warm.folder}/ran; cat"
+    modules = [warm.clone / name for name in ("mod", "third/party/Mod", "mistralrs-core/a *[b]\n: mod")]
+    for module in [*modules, warm.clone / "fresh"]:
+        git("clone", "--quiet", warm.url, module)
+        for name in ("core.fsmonitor", "filter.x.clean", "core.hooksPath"):
+            git("config", name, trap, repository=module)
+        (module / ".git/info/attributes").write_text("* filter=x\n")
+    paths = [str(module.relative_to(warm.clone)) for module in modules]
+    git("add", *(f":(literal){path}" for path in paths), repository=warm.clone)
+    git(*PERSON, "commit", "--quiet", "--message", "submodules", repository=warm.clone)
+    for module in modules:
+        (module / LIMITS).write_text((module / LIMITS).read_text())  # as it was, at another time: git has to compare it
+    git(*PERSON, "commit", "--quiet", "--allow-empty", "--message", "newer", repository=modules[0])
+    (warm.clone / LIMITS).write_text("// uncommitted\n")
+    (warm.folder / "ran").unlink(missing_ok=True)
+    before = state(warm.clone)
+    found = warm.resolve(uncommitted=True)
+    assert not (warm.folder / "ran").exists()
+    assert state(warm.clone) == before
+    tree = warm.build(found)
+    assert (tree / LIMITS).read_text() == "// uncommitted\n"
+    head, made = (
+        {line for line in git("ls-tree", "-r", "-z", commit, repository=where).split("\0") if line[:6] == "160000"}
+        for where, commit in ((warm.clone, "HEAD"), (tree, found.source.commit))
+    )
+    assert head == {line for line in made if not line.endswith("\tfresh")}
+    assert len(head) == 3
+
+
+def test_a_submodule_that_cannot_be_named_to_git_is_refused(warm):
+    module = os.fsencode(warm.clone) + b"/mod-\xff"
+    subprocess.run(["git", "clone", "--quiet", warm.url, module], check=True)
+    git("config", "core.fsmonitor", f"touch {warm.folder}/ran; false", repository=Path(os.fsdecode(module)))
+    subprocess.run(["git", "-C", warm.clone, "add", b"mod-\xff"], check=True, capture_output=True)
+    (warm.folder / "ran").unlink(missing_ok=True)
+    with pytest.raises(PipelineError, match=r"the submodule mod-. is no UTF-8 .*Leave uncommitted out"):
+        warm.resolve(uncommitted=True)
+    assert not (warm.folder / "ran").exists()
+    assert warm.resolve().source.ref == "HEAD"
+
+
+def test_a_work_tree_that_is_another_folder_is_refused_for_uncommitted_work_alone(warm):
+    """Its files would be taken, such as the keys of the developer's home."""
+    (warm.folder / "secret").write_text("of the developer")
+    git("config", "core.worktree", "../..", repository=warm.clone)
+    before = state(warm.clone)
+    with pytest.raises(PipelineError, match=(
+        rf"the work tree .* is another folder, {warm.folder}: .*\({warm.clone}\).*git config --unset core.worktree"
+    )):  # fmt: skip
+        warm.resolve(uncommitted=True)
+    assert state(warm.clone) == before
+    assert not (warm.folder / "packs").exists()
+    assert warm.resolve().source.ref == "HEAD"
+
+
+def test_the_checkout_of_a_submodule_will_do(warm):
+    """Its core.worktree names the folder that it is."""
+    upper = warm.folder / "upper"
+    git("init", "--quiet", upper)
+    git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", warm.url, "engine", repository=upper)
+    (upper / "engine" / LIMITS).write_text("// uncommitted\n")
+    assert warm.resolve(upper / "engine", uncommitted=True).source.rpm_version.endswith(".dirty")
+
+
 def test_a_second_change_costs_that_change_also_where_the_builder_had_nothing(desk):
     for number in range(2):
         (desk.clone / LIMITS).write_text(f"// {number}\n")

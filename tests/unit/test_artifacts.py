@@ -1,4 +1,4 @@
-"""Which artifacts of a builder go."""
+"""Which artifacts and packages of a builder go, and which copies of the signer."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ def artifact(root: Path, flavour: str, name: str, age: float) -> Path:
     for path in (folder / "manifest.json", folder):
         os.utime(path, (when, when))
     return folder
+
+
+def package(root: Path, folder: str, flavour: str, version: str, age: float) -> Path:
+    path = root / folder / f"{flavour}{version}" / f"mistralrs-{flavour}-{version}-1.fc43.x86_64.rpm"
+    path.parent.mkdir(parents=True)
+    path.write_text("rpm")
+    path.with_name("manifest.json").write_text("{}")
+    when = time.time() - age
+    for one in (path, path.parent):
+        os.utime(one, (when, when))
+    return path
 
 
 @pytest.fixture
@@ -76,3 +87,51 @@ def test_keeping_none_is_refused(root, keep):
 
 def test_a_builder_that_has_built_nothing(tmp_path):
     assert prune(tmp_path, 1) == []
+
+
+@pytest.mark.parametrize("folder", ["packages", "incoming", "signed"])
+def test_the_newest_packages_of_each_name_stay(tmp_path, folder):
+    for number in range(1, 6):
+        package(tmp_path, folder, "ada", f"0.9.2^2026082{number}.1git9e92262", 9000 - number * 1000)
+    package(tmp_path, folder, "ada-hopper", "0.1", 99000)
+    fresh = package(tmp_path, folder, "ada", "0.8.0", GRACE - 60)
+    told = prune(tmp_path, 2, check=True)
+    assert [path.name[-16:] for path in told] == [f"2026082{number}.1git9e92262"[-16:] for number in (4, 3, 2, 1)]
+    assert len(list((tmp_path / folder).iterdir())) == 7
+    assert prune(tmp_path, 2) == told
+    left = {path.name for path in (tmp_path / folder).glob("*/*.rpm")}
+    assert left == {
+        fresh.name, "mistralrs-ada-0.9.2^20260825.1git9e92262-1.fc43.x86_64.rpm",
+        "mistralrs-ada-hopper-0.1-1.fc43.x86_64.rpm",
+    }  # fmt: skip
+    assert {path.parent.name for path in (tmp_path / folder).glob("*/*")} == {
+        path.parent.name for path in (tmp_path / folder).glob("*/*.rpm")
+    }
+    assert prune(tmp_path, 2) == []
+
+
+def test_a_package_that_was_asked_for_again_just_now_stays(tmp_path):
+    old = package(tmp_path, "packages", "ada", "0.8.0", 9000)
+    newer = package(tmp_path, "packages", "ada", "0.9.0", 5000)
+    old.touch()
+    assert prune(tmp_path, 1) == [newer.parent]
+
+
+def test_no_package_of_a_flavour_that_is_packaged_just_now_goes(tmp_path):
+    for flavour in ("ada", "cpu"):
+        for age in (5000, 4000):
+            package(tmp_path, "packages", flavour, f"0.{age}", age)
+    (tmp_path / "rpmbuild").mkdir()
+    with alone(tmp_path / "rpmbuild" / "ada"):
+        assert [path.name for path in prune(tmp_path, 1)] == ["cpu0.5000"]
+
+
+@pytest.mark.parametrize("name", [".old-x", ".x.123", "without-a-package"])
+def test_a_half_package_goes_after_a_day(tmp_path, name):
+    for folder, age in (("packages", LEFTOVER + 60), ("signed", LEFTOVER + 60), ("incoming", 60)):
+        path = tmp_path / folder / name
+        path.mkdir(parents=True)
+        os.utime(path, (time.time() - age,) * 2)
+    assert {path.parent.name for path in prune(tmp_path, 9)} == {"packages", "signed"}
+    assert not list((tmp_path / "packages").iterdir())
+    assert (tmp_path / "incoming" / name).is_dir()
