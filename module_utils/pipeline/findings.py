@@ -35,17 +35,23 @@ def refuse(findings: Sequence[Finding], what: str, where: str, remedy: str) -> N
 
 
 def table(findings: Iterable[Finding]) -> list[str]:
-    """The findings as lines of a table for a person."""
+    """The findings as lines of a table for a person; what is too long for its column stands below its line."""
+    findings = list(findings)
     rows = [("check", "found", "needed", "remedy")] + [
         (f.check, _cell(f.found), f.needed, f"warning: {f.remedy}" if f.warning else "ok" if f.fits else f.remedy)
         for f in findings
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    below = ["", *(f.found if _cell(f.found) != f.found else "" for f in findings)]
+    lines = []
+    for row, more in zip(rows, below, strict=True):
+        lines.append("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]))
+        lines += [f"    {line}" for line in more.splitlines()]
+    return lines
 
 
 def _cell(text: str) -> str:
-    """What stands in a column of the table; the whole text is in the finding."""
+    """What stands in a column of the table."""
     line = " ".join(text.split())
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
 

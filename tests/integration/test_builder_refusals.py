@@ -1,5 +1,4 @@
-"""What is wrong or missing in the variables of a builder, or of its shared cache, is named before anything on the host is
-touched.
+"""What is wrong or missing in the variables of a builder, or of its shared cache, is named before a host is touched.
 
 Each case is the role's own preflight on this machine, in one run of Ansible: it looks, and changes nothing.
 """
@@ -53,10 +52,10 @@ PRIVATE = (
     "::1", "fd12:3456:789a::1", "FC00::1", "fe80::1%eth0", "febf::1", "localhost",
 )  # fmt: skip
 PUBLIC = (
-    "fcache.example.org", "fd.example.org", "fe80.example.org", "feb.example.org", "fc00", "10.evil.example", "127.0.0.1.nip.io",
-    "192.168.example.org", "192.168.1.1.example.org", "172.16.0.1.example.org", "100.64.example.org", "10.0.0", "11.0.0.1",
-    "172.15.0.1", "172.32.0.1", "192.169.0.1", "100.63.0.1", "100.128.0.1", "2001:db8::1", "fec0::1", "::11",
-    "localhost.example.org", "fd00:evil.example",
+    "fcache.example.org", "fd.example.org", "fe80.example.org", "feb.example.org", "fc00", "fd00:evil.example",
+    "10.evil.example", "127.0.0.1.nip.io", "192.168.example.org", "192.168.1.1.example.org", "172.16.0.1.example.org",
+    "100.64.example.org", "localhost.example.org", "10.0.0", "11.0.0.1", "172.15.0.1", "172.32.0.1", "192.169.0.1",
+    "100.63.0.1", "100.128.0.1", "2001:db8::1", "fec0::1", "::11",
 )  # fmt: skip
 
 

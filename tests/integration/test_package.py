@@ -352,10 +352,13 @@ def test_the_module_packages_once(tmp_path, program, project, run_module):
     assert first["stage"]["name"] == "package"
     assert first["stage"]["flavour"] == "ada"
 
-    for check in (False, True):
+    for check in (True, False):
+        os.utime(first["package"]["path"], (0, 0))
         again = run_module("rpm_package", arguments, check=check)
         assert not again["changed"]
         assert again["package"] == first["package"]
+        # One that is about to be used is not the oldest, which pruning would take.
+        assert (Path(first["package"]["path"]).stat().st_mtime == 0) == check
 
     released = run_module("rpm_package", arguments | {"package_release": "2"})
     assert released["changed"]

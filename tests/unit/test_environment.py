@@ -109,3 +109,14 @@ def test_an_nvcc_that_does_not_run_has_no_version(tmp_path: Path, text: str) -> 
     assert environment.nvcc_version(str(nvcc)) == ""
     nvcc.chmod(0o755)
     assert environment.nvcc_version(str(nvcc)) == ""
+
+
+def test_what_is_too_long_for_a_column_stands_below_its_line():
+    long = "a package that somebody changed, " * 4 + "named at the end"
+    lines = findings.table(
+        [Finding("bytes", long, "verified", False, "publish again"), Finding("key", "there", "a key", True)]
+    )
+    assert lines[1].endswith("publish again")
+    assert long not in lines[1]
+    assert lines[2] == f"    {long}"
+    assert lines[3].split() == ["key", "there", "a", "key", "ok"]
