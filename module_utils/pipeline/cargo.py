@@ -221,9 +221,10 @@ def build(
         stream.write(f"[{name}] crates are here, compiling\n")
         with (
             tempfile.TemporaryDirectory(prefix="build-") as folder_name,
+            # Before the cache's server, so that this and its compilers are seen, and ended with a build that fails.
             memory.nothing_left(),
-            session(plan.cache, environment(plan), stream) as cache,
             memory.watched() as peak,
+            session(plan.cache, environment(plan), stream) as cache,
         ):
             queue = nvcc.queue(Path(folder_name), plan.parallel.nvcc) if plan.variant else {}
             variables = {**environment(plan), **queue, **cache.variables}

