@@ -13,7 +13,7 @@ SSH = ["ssh", "-F", Path(__file__).resolve().parents[3] / ".local/molecule/ssh_c
 ANVIL = "10.203.43.44"
 
 
-# cargo waits for these, as for another cargo that builds in the same folder.
+# A build waits for these, as for a cargo whose own build was killed.
 HOLD = """
 import fcntl, pathlib, time
 held = [path.open("a") for path in pathlib.Path("/var/lib/mistralrs-rpm/target").rglob(".cargo*lock")]
@@ -41,7 +41,7 @@ def endless_build():
 
 
 def test_its_flavour_is_built_by_the_other_and_published(endless_build):
-    status, output = playbook("release", "-e", "version=0.9.1", kill=("anvil", r"\[ada\] crates are here"))
+    status, output = playbook("release", "-e", "version=0.9.1", kill=("anvil", r"\[ada\] waiting for a cargo"))
     assert status == 4, output
     assert re.search(r"^spread .* anvil is lost; ada by forge$", output, re.MULTILINE), output
     assert re.search(r"^LOST .* anvil: Build: ", output, re.MULTILINE), output
