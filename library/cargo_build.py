@@ -159,6 +159,7 @@ from ansible.module_utils.pipeline.mirrors import Mirrors, git_mirrors
 from ansible.module_utils.pipeline.parallel import of_this_host
 from ansible.module_utils.pipeline.progress import clock
 from ansible.module_utils.pipeline.records import Flavour, Source
+from ansible.module_utils.pipeline.rustc import find_rust
 
 
 def cache_of(p, root):
@@ -213,7 +214,7 @@ def main():
             flavour=Flavour.from_dict(p["flavour"]),
             package=p["package"],
             binary=p["binary"],
-            rust=cargo.find_rust(p["cargo"]),
+            rust=find_rust(p["cargo"]),
             toolkit=p["toolkit"].get("folder", ""),
             toolkit_version=p["toolkit"].get("compiler", ""),
             rustflags=p["rustflags"],

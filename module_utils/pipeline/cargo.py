@@ -33,7 +33,7 @@ from typing import IO, Any
 
 from . import memory, nvcc, report, variants
 from .checkout import Checkout, move
-from .compile_cache import Cache, Usage, session
+from .compile_cache import Cache, Session, Usage, session
 from .errors import PipelineError
 from .failures import CompileFailed, explain
 from .fetch import fetch, packages
@@ -44,7 +44,7 @@ from .progress import LineReader, Progress
 from .records import Artifact, Flavour, Source, digest_of, sha256_file
 from .report import Level, Observed
 from .run import run
-from .rustc import Rust, find_rust  # noqa: F401  who makes a plan takes it from here
+from .rustc import Rust
 
 BUILDER = "/builder"
 """What stands in a binary in the place of the builder's root, in panic messages and the like."""
@@ -219,44 +219,53 @@ def build(
         )  # fmt: skip
         clock.ends("fetch")
         stream.write(f"[{name}] crates are here, compiling\n")
-        with (
-            tempfile.TemporaryDirectory(prefix="build-") as folder_name,
-            # Before the cache's server, so that this and its compilers are seen, and ended with a build that fails.
-            memory.nothing_left(),
-            memory.watched() as peak,
-            session(plan.cache, environment(plan), stream) as cache,
-        ):
-            queue = nvcc.queue(Path(folder_name), plan.parallel.nvcc) if plan.variant else {}
-            variables = {**environment(plan), **queue, **cache.variables}
-            messages = _Cargo(plan, stream, alive, lease).run(build_argv(plan, locked=locked), variables, clock.began)
-            calls = nvcc.calls(Path(folder_name))
+        with tempfile.TemporaryDirectory(prefix="build-") as place:
+            queue = nvcc.queue(Path(place), plan.parallel.nvcc) if plan.variant else {}
+            # The cache's server is started last: it and its compilers are seen, and ended with a build that fails.
+            with memory.watched() as peak, session(plan.cache, environment(plan), stream) as cache:
+                variables = {**environment(plan), **queue, **cache.variables}
+                cargo = _Cargo(plan, stream, alive, lease)
+                messages = cargo.run(build_argv(plan, locked=locked), variables, clock.began)
+            calls = nvcc.calls(Path(place))
         clock.ends("compile")
-        units = [m for m in messages if m.get("reason") == "compiler-artifact"]
-        made = [m for m in units if m.get("executable") and m["target"]["name"] == plan.binary]
-        if not made:
-            raise PipelineError(f"cargo made no binary {plan.binary}", str(log), "Check upstream_binary")
-        variants.learn(plan.target, messages, _metadata(plan, locked=locked))
+        metadata = packages(plan.checkout, plan.rust.bin / "cargo", environment(plan), plan.package,
+                            plan.flavour.features, locked=locked)  # fmt: skip
+        variants.learn(plan.target, messages, metadata)
         variants.sweep(plan.target, messages, time.time())
-        usage = cache.usage or Usage()
         artifact = _collect(
-            plan, tree, Path(made[-1]["executable"]), log=log, locked=locked,
-            seconds=round(time.time() - began, 1), fresh=sum(bool(m["fresh"]) for m in units), units=len(units),
-            usage=usage, peak=peak,
+            plan, tree, messages, log=log, locked=locked, seconds=round(time.time() - began, 1),
+            usage=cache.usage or Usage(), peak=peak,
         )  # fmt: skip
         clock.ends("collect")
-        observed = Observed(
-            began=began, root=str(plan.root), parallel=plan.parallel, messages=messages, calls=calls,
-            timings=_timings(plan.target / "cargo-timings"),
-            sections=run(["readelf", "-SW", plan.folder / plan.binary]).stdout,
-            kinds={kind.kind: {"hits": kind.hits, "misses": kind.misses} for kind in usage.kinds},
-            not_cached=usage.not_cached, cache=Level(cache.version, usage.size, usage.limit, cache.shared_down),
-            phases=clock.seconds, memory=peak.together, programs=peak.programs,
-            host_compiler=run(["gcc", "--version"]).stdout.partition("\n")[0],
-        )  # fmt: skip
-        _, warnings = report.leave(report.of(artifact, observed))
+        warnings = _report(plan, artifact, messages, calls, cache, peak, began=began, phases=clock.seconds)
         for warning in [*cache.warnings, *warnings]:
             warn(warning)
         return artifact
+
+
+def _report(
+    plan: Plan,
+    artifact: Artifact,
+    messages: list[dict[str, Any]],
+    calls: str,
+    cache: Session,
+    peak: memory.Peak,
+    *,
+    began: float,
+    phases: dict[str, float],
+) -> list[str]:
+    """Leave the report of a build beside its log; what it warns of."""
+    usage = cache.usage or Usage()
+    observed = Observed(
+        began=began, root=str(plan.root), parallel=plan.parallel, messages=messages, calls=calls,
+        timings=_timings(plan.target / "cargo-timings"),
+        sections=run(["readelf", "-SW", plan.folder / plan.binary]).stdout,
+        kinds={kind.kind: {"hits": kind.hits, "misses": kind.misses} for kind in usage.kinds},
+        not_cached=usage.not_cached, cache=Level(cache.version, usage.size, usage.limit, cache.shared_down),
+        phases=phases, memory=peak.together, programs=peak.programs,
+        host_compiler=run(["gcc", "--version"]).stdout.partition("\n")[0],
+    )  # fmt: skip
+    return report.leave(report.of(artifact, observed))[1]
 
 
 class _Phases:
@@ -270,11 +279,6 @@ class _Phases:
         now = time.monotonic()
         self.seconds[name] = round(now - self.last, 2)
         self.last = now
-
-
-def _metadata(plan: Plan, *, locked: bool) -> dict[str, Any]:
-    cargo = plan.rust.bin / "cargo"
-    return packages(plan.checkout, cargo, environment(plan), plan.package, plan.flavour.features, locked=locked)
 
 
 def _the_builder(root: Path, stream: IO[str], name: str) -> AbstractContextManager[None]:
@@ -396,16 +400,19 @@ def used_rustflags(target: Path, package: str, binary: Path) -> str:
 def _collect(
     plan: Plan,
     tree: Checkout,
-    binary: Path,
+    messages: list[dict[str, Any]],
     *,
     log: Path,
     locked: bool,
     seconds: float,
-    fresh: int,
-    units: int,
     usage: Usage,
     peak: memory.Peak,
 ) -> Artifact:
+    units = [m for m in messages if m.get("reason") == "compiler-artifact"]
+    made = [m["executable"] for m in units if m.get("executable") and m["target"]["name"] == plan.binary]
+    if not made:
+        raise PipelineError(f"cargo made no binary {plan.binary}", str(log), "Check upstream_binary")
+    binary, fresh = Path(made[-1]), sum(bool(m["fresh"]) for m in units)
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=plan.folder.parent) as name:
         folder = Path(name) / "artifact"
@@ -431,7 +438,7 @@ def _collect(
             rustflags=used_rustflags(plan.target, plan.package, binary),
             locked=locked,
             seconds=seconds,
-            compiled=units - fresh,
+            compiled=len(units) - fresh,
             fresh=fresh,
             cache=usage.kinds,
             peak_memory=peak.together,

@@ -229,7 +229,8 @@ def session(cache: Cache | None, environment: Mapping[str, str], log: IO[str]) -
         return
     with tempfile.TemporaryDirectory(prefix="sccache-") as folder:
         socket = {"SCCACHE_SERVER_UDS": f"{folder}/socket"}
-        if not _start(cache, {**environment, **socket, "SCCACHE_IDLE_TIMEOUT": str(IDLE)}, found, log):
+        settings = _start(cache, {**environment, **socket, "SCCACHE_IDLE_TIMEOUT": str(IDLE)}, found, log)
+        if settings is None:
             yield found
             return
         # The crate cc takes the wrapper of rustc for C too; MISTRALRS_RPM_SCCACHE is for nvcc's (nvcc_wrapper).
@@ -240,8 +241,8 @@ def session(cache: Cache | None, environment: Mapping[str, str], log: IO[str]) -
             **socket,
         }
         # A server that is lost is started again by the next compiler, for the disk alone.
-        found.variables |= {**_local(cache.read()), "SCCACHE_IDLE_TIMEOUT": str(IDLE)}
-        shared = None if found.shared_down else shared_level.address(cache.read())
+        found.variables |= {**_local(settings), "SCCACHE_IDLE_TIMEOUT": str(IDLE)}
+        shared = None if found.shared_down else shared_level.address(settings)
         try:
             with shared_level.watched(shared, lambda: _lose(cache, Path(folder, "socket"), found, log)):
                 yield found
@@ -249,12 +250,13 @@ def session(cache: Cache | None, environment: Mapping[str, str], log: IO[str]) -
             _stop(cache, socket, found, log)
 
 
-def _start(cache: Cache, environment: Mapping[str, str], found: Session, log: IO[str]) -> bool:
+def _start(cache: Cache, environment: Mapping[str, str], found: Session, log: IO[str]) -> dict[str, str] | None:
+    """The settings of the server that was started for a build, or None."""
     try:
         settings = cache.read()
     except (OSError, PipelineError) as error:
         _warn(found, log, f"its settings cannot be used ({error}); compiling without it")
-        return False
+        return None
     local = _local(settings)
     attempts = [settings] if settings == local else [settings, local]
     for chosen in attempts:
@@ -267,8 +269,8 @@ def _start(cache: Cache, environment: Mapping[str, str], found: Session, log: IO
             _warn(found, log, f"it did not start ({_reason(error)}); {next_step}")
         else:
             found.version = _sccache(cache, "--version", environment=environment).split()[-1]
-            return True
-    return False
+            return settings
+    return None
 
 
 def _local(settings: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a build takes of memory: this process's descendants, looked at twice a second."""
+"""What a build has running: this process's descendants, the memory they take, their end with a build that fails."""
 
 from __future__ import annotations
 
@@ -40,10 +40,15 @@ class Peak:
 
 @contextmanager
 def watched() -> Iterator[Peak]:
-    """The peak of what is started meanwhile, by processes that leave their parent (the cache's server) as well."""
+    """The peak of what is started meanwhile; where an error passes here, all of that is ended.
+
+    A process that leaves its parent (the cache's server, which has compilers of its own) is among them, if it is
+    started while this lasts: this process becomes the one that orphans are given to.
+    """
     peak, done = Peak(), threading.Event()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before = descendants(processes(), os.getpid())
 
     def watch() -> None:
         while not done.wait(PERIOD):
@@ -53,9 +58,25 @@ def watched() -> Iterator[Peak]:
     thread.start()
     try:
         yield peak
+    except BaseException:
+        _end(before)
+        raise
     finally:
         done.set()
         thread.join()
+
+
+def _end(spared: set[int]) -> None:
+    """Kill all descendants but those; one that is dead and waited for by nobody takes no memory."""
+    while True:
+        found = processes()
+        left = {pid for pid in descendants(found, os.getpid()) - spared if found[pid][2]}
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def descendants(found: dict[int, tuple[int, str, int]], root: int) -> set[int]:
@@ -69,29 +90,6 @@ def descendants(found: dict[int, tuple[int, str, int]], root: int) -> set[int]:
         below.add(pid)
         waiting += children.get(pid, [])
     return below
-
-
-@contextmanager
-def nothing_left() -> Iterator[None]:
-    """What is started meanwhile ends with an error that passes here, compilers of the cache's server included.
-
-    Only what ``watched`` makes this process's own is reached: use it around that.
-    """
-    before = descendants(processes(), os.getpid())
-    try:
-        yield
-    except BaseException:
-        while left := {pid for pid, (_, _, size) in _below().items() if size} - before:
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
-        raise
-
-
-def _below() -> dict[int, tuple[int, str, int]]:
-    found = processes()
-    return {pid: found[pid] for pid in descendants(found, os.getpid())}
 
 
 def processes() -> dict[int, tuple[int, str, int]]:

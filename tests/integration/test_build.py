@@ -16,6 +16,7 @@ from pipeline import audit, cargo, checkout
 from pipeline.errors import PipelineError
 from pipeline.git import git
 from pipeline.records import Flavour, Source, sha256_file
+from pipeline.rustc import find_rust
 from pipeline.upstream import resolve
 
 CPU = Flavour("cpu", "any x86-64", published=False)
@@ -27,7 +28,7 @@ def source_of(repository: Path, folder: Path, **how: str) -> Source:
 
 def plan_for(root: Path, source: Source, **change: object) -> cargo.Plan:
     plan = cargo.Plan(
-        root=root, source=source, flavour=CPU, package="mistralrs-cli", binary="mistralrs", rust=cargo.find_rust(),
+        root=root, source=source, flavour=CPU, package="mistralrs-cli", binary="mistralrs", rust=find_rust(),
         toolkit="", toolkit_version="", rustflags="-C target-cpu=x86-64", locked="always",
     )  # fmt: skip
     return dataclasses.replace(plan, **change)
@@ -140,18 +141,18 @@ def test_a_missing_cargo_is_a_clear_error(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(PipelineError, match="cargo is not installed on the builder.*Install Rust"):
-        cargo.find_rust()
+        find_rust()
 
 
 RUN = """
 import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from pipeline import cargo, errors, records
+from pipeline import cargo, errors, records, rustc
 import json
 data = json.loads(sys.argv[2])
 plan = cargo.Plan(root=Path(data["root"]), source=records.Source.from_dict(data["source"]),
     flavour=records.Flavour.from_dict(data["flavour"]), package="mistralrs-cli", binary="mistralrs",
-    rust=cargo.find_rust(), toolkit="", toolkit_version="", rustflags=data["rustflags"], locked="always")
+    rust=rustc.find_rust(), toolkit="", toolkit_version="", rustflags=data["rustflags"], locked="always")
 try:
     cargo.build(plan, Path(data["log"]), alive=Path(data["alive"]), lease=data["lease"])
 except errors.PipelineError as error:

@@ -27,6 +27,7 @@ from pipeline.fetch import fetch
 from pipeline.git import git
 from pipeline.mirrors import CUTLASS, Mirrors, cutlass_folder, has_cutlass, place_registry, seed_cutlass
 from pipeline.records import Flavour, Source, sha256_file
+from pipeline.rustc import find_rust
 from pipeline.upstream import resolve
 
 CPU = Flavour("cpu", "any x86-64", published=False)
@@ -165,7 +166,7 @@ class Site:
 
     def _publish_leaf(self) -> None:
         crate(self.folder / "leaf", LEAF, 'pub fn leaf() -> &\'static str { "leaf" }')
-        rust = cargo.find_rust()
+        rust = find_rust()
         words = [rust.bin / "cargo", "package", "--quiet", "--no-verify", "--offline"]
         variables = {"PATH": f"{rust.bin}:/usr/bin:/bin", "CARGO_HOME": str(self.folder / "cargo")}
         subprocess.run(words, cwd=self.folder / "leaf", env=variables, check=True)
@@ -210,7 +211,7 @@ class Site:
         (self.folder / "toolkit/bin").mkdir(parents=True, exist_ok=True)
         plan = cargo.Plan(
             root=root, source=self.source(root.parent), flavour=CPU, package="app", binary="app",
-            rust=cargo.find_rust(), toolkit=str(self.folder / "toolkit"), toolkit_version="13.0.88",
+            rust=find_rust(), toolkit=str(self.folder / "toolkit"), toolkit_version="13.0.88",
             rustflags="-C target-cpu=x86-64", locked="always", mirrors=self.mirrors,
         )  # fmt: skip
         return dataclasses.replace(plan, **change)
@@ -231,12 +232,12 @@ class Handler(SimpleHTTPRequestHandler):
 WITHOUT_NETWORK = """
 import json, sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from pipeline import cargo, errors, mirrors, records
+from pipeline import cargo, errors, mirrors, records, rustc
 data = json.loads(sys.argv[2])
 data["source"], data["flavour"] = records.Source(**data["source"]), records.Flavour.from_dict(data["flavour"])
 data["root"], data["mirrors"] = Path(data["root"]), mirrors.Mirrors(**data["mirrors"])
 try:
-    artifact = cargo.build(cargo.Plan(rust=cargo.find_rust(), **data), Path(sys.argv[3]))
+    artifact = cargo.build(cargo.Plan(rust=rustc.find_rust(), **data), Path(sys.argv[3]))
     print(artifact.folder)
 except errors.PipelineError as error:
     print(error)

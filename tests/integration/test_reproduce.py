@@ -13,6 +13,7 @@ from pipeline.cuda import Toolkit
 from pipeline.errors import PipelineError
 from pipeline.packaging import Packaging
 from pipeline.records import Artifact, Flavour, Package
+from pipeline.rustc import find_rust
 from pipeline.upstream import resolve
 
 CPU = Flavour("cpu", "any x86-64", published=False)
@@ -39,7 +40,7 @@ def one_build(
 ) -> Artifact:
     plan = cargo.Plan(
         root=root, source=resolve(f"file://{repository}", repository.parent / "mirror", kind="branch"),
-        flavour=flavour, package="mistralrs-cli", binary="mistralrs", rust=cargo.find_rust(),
+        flavour=flavour, package="mistralrs-cli", binary="mistralrs", rust=find_rust(),
         toolkit=toolkit.folder if toolkit else "", toolkit_version=toolkit.compiler if toolkit else "",
         rustflags="-C target-cpu=x86-64", locked="always", cache=cache,
     )  # fmt: skip

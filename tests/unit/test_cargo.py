@@ -6,11 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from pipeline.cargo import Plan, Rust, build_argv, environment
+from pipeline.cargo import Plan, build_argv, environment
 from pipeline.mirrors import Mirrors
 from pipeline.nvcc import DIGEST
 from pipeline.parallel import Parallel
 from pipeline.records import Flavour, Source
+from pipeline.rustc import Rust
 
 SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "flash-attn"), 580)
