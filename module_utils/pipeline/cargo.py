@@ -354,13 +354,15 @@ class _Cargo:
 
     def _watch(self, process: subprocess.Popen[bytes], began: float) -> None:
         """Tell the progress, often at first, then every 15 s whether or not it moved; and mind the lease."""
-        at = 1.0
+        at, moved, done = 1.0, 0.0, -1
         while process.poll() is None:
             time.sleep(0.25)
             seconds = time.monotonic() - began
+            if self.progress and self.progress.done != done:
+                moved, done = seconds, self.progress.done
             if self.progress and seconds >= at:
                 at = seconds + (3 if seconds < 30 else 15)
-                self.stream.write(self.progress.line(self.plan.flavour.name, seconds) + "\n")
+                self.stream.write(self.progress.line(self.plan.flavour.name, seconds, seconds - moved) + "\n")
             if self.lease and self.alive and _age(self.alive) > self.lease:
                 self.stop(process, f"its controller has been silent for {self.lease:g} s")
 

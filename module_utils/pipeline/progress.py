@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _PROGRESS = re.compile(r"Building \[[=> ]*\] (?P<done>\d+)/(?P<total>\d+)(?:: (?P<crates>.*))?")
+STANDS = 30.0
+"""After so many seconds without a unit that is finished it may be told that it stands."""
+
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -22,13 +25,19 @@ class Progress:
     total: int
     crate: str
 
-    def line(self, flavour: str, seconds: float) -> str:
-        """One line for a person: "[ada] 412/803 mistralrs-core, 3:10, about 1:20 left"."""
-        left = ""
+    def line(self, flavour: str, seconds: float, standing: float = 0.0) -> str:
+        """One line for a person: "[ada] 412/803 mistralrs-core, 3:10, about 1:20 left".
+
+        ``seconds`` since the beginning, ``standing`` of them since a unit was finished. One unit of upstream takes a third
+        of its build: where it stands for longer than what is left was said to take, that is told instead.
+        """
+        told = f"[{flavour}] {self.done}/{self.total} {self.crate or 'finishing'}, {clock(seconds)}"
+        left = seconds / max(self.done, 1) * (self.total - self.done)
+        if standing >= max(left, STANDS):
+            return f"{told}, at it for {clock(standing)}"
         # Before a tenth is done, units that cost little say nothing of those to come.
-        if self.done * 10 >= self.total and self.done < self.total:
-            left = f", about {clock(seconds / self.done * (self.total - self.done))} left"
-        return f"[{flavour}] {self.done}/{self.total} {self.crate or 'finishing'}, {clock(seconds)}{left}"
+        guess = self.done * 10 >= self.total and self.done < self.total
+        return f"{told}, about {clock(left)} left" if guess else told
 
 
 def clock(seconds: float) -> str:

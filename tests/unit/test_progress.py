@@ -26,15 +26,18 @@ def test_progress_is_told_apart_from_lines_whatever_the_chunks():
 
 
 @pytest.mark.parametrize(
-    ("progress", "seconds", "line"),
+    ("progress", "seconds", "standing", "line"),
     [
-        (Progress(412, 803, "mistralrs-core"), 190, "[ada] 412/803 mistralrs-core, 3:10, about 3:00 left"),
-        (Progress(3, 803, "syn"), 4, "[ada] 3/803 syn, 0:04"),
-        (Progress(803, 803, ""), 4000, "[ada] 803/803 finishing, 1:06:40"),
+        (Progress(412, 803, "mistralrs-core"), 190, 0, "[ada] 412/803 mistralrs-core, 3:10, about 3:00 left"),
+        (Progress(412, 803, "mistralrs-core"), 190, 179, "[ada] 412/803 mistralrs-core, 3:10, about 3:00 left"),
+        (Progress(702, 706, "mistralrs-core"), 190, 160, "[ada] 702/706 mistralrs-core, 3:10, at it for 2:40"),
+        (Progress(702, 706, "mistralrs-core"), 20, 19, "[ada] 702/706 mistralrs-core, 0:20, about 0:00 left"),
+        (Progress(3, 803, "syn"), 4, 0, "[ada] 3/803 syn, 0:04"),
+        (Progress(803, 803, ""), 4000, 5, "[ada] 803/803 finishing, 1:06:40"),
     ],
 )
-def test_a_line_for_a_person(progress, seconds, line):
-    assert progress.line("ada", seconds) == line
+def test_a_line_for_a_person(progress, seconds, standing, line):
+    assert progress.line("ada", seconds, standing) == line
 
 
 def test_clock_counts_hours():
