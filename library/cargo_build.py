@@ -92,6 +92,12 @@ options:
     description: One compiler at a time, nvcc included, whatever O(jobs) says.
     type: bool
     default: false
+  incremental:
+    description:
+      - Whether rustc keeps, for upstream's own crates, what it found out and uses it again at the next build of them.
+      - The artifact is another than that of a release, in its bytes and a little in its speed. All else is shared.
+    type: bool
+    default: false
   logs_kept:
     description: How many logs and reports of the flavour are kept.
     type: int
@@ -196,6 +202,7 @@ def main():
             },
             "jobs": {"type": "int", "default": 0},
             "low_memory": {"type": "bool", "default": False},
+            "incremental": {"type": "bool", "default": False},
             "logs_kept": {"type": "int", "default": 20},
             "log": {"type": "path"},
             "alive": {"type": "path"},
@@ -222,6 +229,7 @@ def main():
             parallel=of_this_host(cuda=bool(p["toolkit"]), jobs=p["jobs"], low_memory=p["low_memory"]),
             mirrors=Mirrors(git_mirrors(os.environ), **p["mirrors"]),
             logs_kept=p["logs_kept"],
+            incremental=p["incremental"],
             cache=cache_of(p["cache"], root) if p["cache"] else None,
         )
         # 2. Recognise what was built already, or build it.
@@ -241,6 +249,7 @@ def main():
         result += f", {artifact.cache_hits} of {asked} from the cache" if asked else ""
     else:
         result = "already built"
+    result += ", incremental" if plan.incremental else ""
     module.exit_json(
         changed=changed,
         report=artifact.report if artifact else "",

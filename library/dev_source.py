@@ -32,6 +32,10 @@ options:
     description: The channel to publish to. Only V(unstable) is possible; empty is not to publish.
     type: str
     default: ""
+  incremental:
+    description: Whether it was asked to be compiled incrementally, which what is published is not.
+    type: bool
+    default: false
   channel:
     description: The channel whose rules hold, which has to be V(unstable).
     type: str
@@ -120,6 +124,7 @@ def main():
             "uncommitted": {"type": "bool", "default": False},
             "commit": {"type": "str", "default": ""},
             "publish": {"type": "str", "default": ""},
+            "incremental": {"type": "bool", "default": False},
             "channel": {"type": "str", "default": CHANNEL},
             "flavour": {"type": "str", "required": True},
             "flavours": {"type": "list", "elements": "dict", "required": True},
@@ -134,7 +139,9 @@ def main():
     pack = None
     try:
         # 1. What is asked for, as far as it can be told from the words.
-        asked = Asked(p["source"], p["ref"], p["commit"].lower(), p["uncommitted"], p["publish"], p["channel"])
+        asked = Asked(
+            p["source"], p["ref"], p["commit"].lower(), p["uncommitted"], p["publish"], p["incremental"], p["channel"]
+        )
         asked.refuse()
         row = one_flavour([Flavour.from_dict(one) for one in p["flavours"]], p["flavour"])
         # 2. The commit, and what the builder lacks of it.

@@ -3,8 +3,8 @@
 On a builder ``artifacts/<flavour>/<digest>/`` and ``packages/<digest>/``; on the signer the copies that were brought
 there, ``incoming/<digest>/``, and those that it signed, ``signed/<digest>/``. Rules:
 
-1. The newest few artifacts of each flavour stay, and in each folder as many packages of each name. An artifact is as
-   old as its manifest, a package as its file.
+1. The newest few artifacts of each flavour stay, as many again of those compiled incrementally, and in each folder as
+   many packages of each name. An artifact is as old as its manifest, a package as its file.
 2. One in use stays: what was made less than ``GRACE`` seconds ago, or a builder's package that was asked for then, may
    be on its way to the next stage. Of a flavour that is packaged just now nothing goes from the builder, and a package
    that is begun meanwhile waits.
@@ -55,8 +55,8 @@ def _going(root: Path, keep: int, now: float) -> Iterator[Path]:
         with held_if_free(root / "rpmbuild" / f"{flavour}.lock") as free:
             if free:
                 artifacts = root / "artifacts" / flavour
-                made = [(path.parent, path.stat().st_mtime) for path in artifacts.glob("[!.]*/manifest.json")]
-                yield from superseded(made, keep, now)
+                for made in _made(artifacts):
+                    yield from superseded(made, keep, now)
                 yield from _left(artifacts.glob(".*/"), now)
                 yield from superseded(_packages(built).get(flavour, []), keep, now)
     for folder in (root / "incoming", root / "signed"):
@@ -64,6 +64,15 @@ def _going(root: Path, keep: int, now: float) -> Iterator[Path]:
             yield from superseded(copies, keep, now)
     for folder in (built, root / "incoming", root / "signed"):
         yield from _left((path for path in folder.glob("*/") if path.name[0] == "." or not [*path.glob("*.rpm")]), now)
+
+
+def _made(artifacts: Path) -> tuple[Made, Made]:
+    """The artifacts of a flavour that were compiled as releases are, and those that were incrementally."""
+    kinds: tuple[Made, Made] = ([], [])
+    for path in artifacts.glob("[!.]*/manifest.json"):
+        incremental = '"incremental": true' in path.read_text()
+        kinds[incremental].append((path.parent, path.stat().st_mtime))
+    return kinds
 
 
 def _remove(path: Path) -> None:

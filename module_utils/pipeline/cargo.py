@@ -62,7 +62,8 @@ _COMPANIONS = ("LICENSE", "chat_templates")
 class Plan:
     """Everything that decides an artifact's bytes, and where it is built.
 
-    ``toolkit`` is the CUDA toolkit's folder, ``toolkit_version`` its nvcc's own version ("13.0.88").
+    ``toolkit`` is the CUDA toolkit's folder, ``toolkit_version`` its nvcc's own version ("13.0.88"). ``incremental``
+    lets rustc keep what it found out of upstream's own crates, for the next build of them: not for releases.
     """
 
     root: Path
@@ -79,6 +80,7 @@ class Plan:
     cache: Cache | None = None
     mirrors: Mirrors = field(default_factory=Mirrors)
     logs_kept: int = 20
+    incremental: bool = False
 
     @property
     def checkout(self) -> Path:
@@ -110,6 +112,7 @@ class Plan:
             "cuda": self.toolkit_version if self.flavour.cuda else "",
             "rustflags": self.rustflags,
             "locked": self.locked,
+            **({"incremental": True} if self.incremental else {}),
         })  # fmt: skip
 
     @property
@@ -128,7 +131,6 @@ def environment(plan: Plan) -> dict[str, str]:
         "TERM": "dumb",
         "SOURCE_DATE_EPOCH": str(EPOCH),
         "CARGO_HOME": str(plan.root / "cargo"),
-        "CARGO_INCREMENTAL": "0",
         "CARGO_NET_GIT_FETCH_WITH_CLI": "true",
         "CARGO_TERM_COLOR": "never",
         "CARGO_TERM_PROGRESS_WHEN": "always",
@@ -155,10 +157,21 @@ def environment(plan: Plan) -> dict[str, str]:
     return {"PATH": ":".join(path), **variables}
 
 
+def _incremental(plan: Plan) -> list[str]:
+    """By words and not by CARGO_INCREMENTAL, which sccache would hash: crates that are none of upstream's are the same.
+
+    So are build scripts, and with them the folders that they leave kernels in.
+    """
+    if not plan.incremental:
+        return ["--config", "build.incremental=false"]
+    profile = "profile.release"
+    return ["--config", f"{profile}.incremental=true", "--config", f"{profile}.build-override.incremental=false"]
+
+
 def build_argv(plan: Plan, *, locked: bool) -> list[str]:
     """cargo's words. The target directory is a flag since sccache hashes every CARGO_ variable."""
     return [
-        str(plan.rust.bin / "cargo"), "build", "--release", "--offline",
+        str(plan.rust.bin / "cargo"), "build", "--release", "--offline", *_incremental(plan),
         *(["--locked"] if locked else []),
         "--package", plan.package, "--bin", plan.binary,
         "--target-dir", str(plan.target), "--jobs", str(plan.parallel.jobs), "--timings",
@@ -439,6 +452,7 @@ def _collect(
             cuda=plan.toolkit_version if plan.flavour.cuda else "",
             rustflags=used_rustflags(plan.target, plan.package, binary),
             locked=locked,
+            incremental=plan.incremental,
             seconds=seconds,
             compiled=len(units) - fresh,
             fresh=fresh,

@@ -52,6 +52,7 @@ class Asked:
     commit: str = ""
     uncommitted: bool = False
     publish: str = ""
+    incremental: bool = False
     channel: str = CHANNEL
 
     def refuse(self) -> None:
@@ -60,6 +61,11 @@ class Asked:
             raise _unasked(
                 f"a development build cannot be published to {self.publish}",
                 f"Leave publish out, or say publish={CHANNEL}; {self.publish} is made of releases, by release.yml",
+            )
+        if self.publish and self.incremental:
+            raise _unasked(
+                "incremental was given with publish, and what is published is compiled as releases are",
+                "Leave one of them out",
             )
         if self.channel != CHANNEL:
             raise _unasked(

@@ -28,8 +28,8 @@ class Progress:
     def line(self, flavour: str, seconds: float, standing: float = 0.0) -> str:
         """One line for a person: "[ada] 412/803 mistralrs-core, 3:10, about 1:20 left".
 
-        ``seconds`` since the beginning, ``standing`` of them since a unit was finished. One unit of upstream takes a third
-        of its build: where it stands for longer than what is left was said to take, that is told instead.
+        ``seconds`` since the beginning, ``standing`` of them since a unit was finished. One unit of upstream takes a
+        third of its build: where it stands for longer than all that is left was said to take, that is told instead.
         """
         told = f"[{flavour}] {self.done}/{self.total} {self.crate or 'finishing'}, {clock(seconds)}"
         left = seconds / max(self.done, 1) * (self.total - self.done)

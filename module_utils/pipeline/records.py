@@ -169,7 +169,8 @@ class Artifact(Record):
     the binary says of itself; it differs from some tags. ``rustflags`` are those in effect. ``locked`` is False
     where the recorded fallback without --locked was needed. ``seconds`` is cargo's time; ``compiled``
     and ``fresh`` count its units, ``cache`` what the compile cache was asked for. ``peak_memory`` is what the compile
-    took at most, beside ``planned_memory`` (bytes). ``report`` is the report's path, a page.
+    took at most, beside ``planned_memory`` (bytes). ``report`` is the report's path, a page. ``incremental``: not as
+    releases are compiled, see ``cargo.Plan``.
     """
 
     source: Source
@@ -192,6 +193,7 @@ class Artifact(Record):
     peak_memory: int = 0
     planned_memory: int = 0
     report: str = ""
+    incremental: bool = False
 
     @property
     def cache_hits(self) -> int:

@@ -127,6 +127,10 @@ def sweep(target: Path, messages: Iterable[Mapping[str, Any]], now: float, days:
         for path in list(_units(place)):
             if _hash(path) in units:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # What rustc keeps for a crate; its folder's time is that of the last build of it.
+    for crate in (target / "release" / "incremental").glob("*"):
+        if now - crate.stat().st_mtime > days * 86400:
+            shutil.rmtree(crate)
     return sum(map(len, old.values()))
 
 

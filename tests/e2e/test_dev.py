@@ -45,7 +45,7 @@ def test_check_mode_tells_what_it_would_build(pipeline, clone):
     before = state(clone)
     run = pipeline.run("dev", "--check", source=str(clone))
     assert run.status == 0, run.output
-    assert "would be compiled" in run.row("build", "cpu")
+    assert run.row("build", "cpu") == "would be compiled, incremental"
     assert state(clone) == before
     assert not (pipeline.root / "builder/artifacts").exists()
 
@@ -85,6 +85,7 @@ def test_any_commit_of_upstream_goes_to_unstable_once(pipeline, clone):
     assert run.status == 0, run.output
     (name,) = pipeline.published("unstable")
     assert f"git{commit[:7]}-" in name
+    assert "incremental" not in run.row("build", "cpu")
     assert "installed, run and removed" in run.row("prove", "cpu")
     assert pipeline.published() == []
     before = pipeline.state()

@@ -24,7 +24,9 @@ def head(pipeline) -> str:
 def test_the_first_night_compiles_and_neither_packages_nor_publishes(pipeline, warmed):
     assert warmed.status == 0, warmed.output
     assert head(pipeline) == git("rev-parse", "master", repository=pipeline.upstream).strip()
-    assert re.match(r"compiled \d+ units in .*, \d+ were fresh", warmed.row("build", "cpu"))
+    released, incremental = re.findall(r"^build +cpu .*s +(compiled .*)$", warmed.output, re.MULTILINE)
+    assert re.match(r"compiled \d+ units in .*, \d+ were fresh", released)
+    assert re.match(r"compiled [1-9]\d* units in .*, [1-9]\d* were fresh, incremental$", incremental)
     assert not (pipeline.root / "builder/packages").exists()
     assert not pipeline.channel.exists()
 
@@ -32,7 +34,10 @@ def test_the_first_night_compiles_and_neither_packages_nor_publishes(pipeline, w
 def test_a_night_with_nothing_new_does_nothing(pipeline, warmed):
     run = pipeline.run("warm")
     assert (run.status, run.changed) == (0, 0)
-    assert run.row("build", "cpu") == "already built"
+    assert re.findall(r"^build +cpu .*s +(already .*)$", run.output, re.MULTILINE) == [
+        "already built",
+        "already built, incremental",
+    ]
 
 
 def test_a_build_near_the_warm_commit_is_quick(pipeline, warmed):

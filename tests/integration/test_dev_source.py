@@ -350,6 +350,7 @@ def test_a_source_that_is_no_repository(warm, below):
         ({"commit": "abcdef1", "ref": "x"}, "ref was given with commit"),
         ({"source": "/x", "publish": "stable"}, "cannot be published to stable.*publish=unstable"),
         ({"source": "/x", "publish": "all"}, "cannot be published to all"),
+        ({"source": "/x", "publish": "unstable", "incremental": True}, "incremental was given with publish"),
         ({"source": "/x", "channel": "stable"}, "channel=stable was asked for.*belongs to unstable"),
         ({"source": "/x", "flavour": "all"}, "a development build is of one flavour.*one of: ada, cpu"),
         ({"source": "/x", "flavour": "hopper"}, "there is no flavour hopper.*one of: ada, cpu"),

@@ -55,10 +55,10 @@ class Builder:
             rustflags="-C target-cpu=x86-64", locked="always",
         )  # fmt: skip
 
-    def build(self, flavour: Flavour) -> tuple[Artifact, set[str], list[str]]:
+    def build(self, flavour: Flavour, *, incremental: bool = False) -> tuple[Artifact, set[str], list[str]]:
         """Build the newest commit: the artifact, the packages that cargo compiled, the kernels that nvcc did."""
         self.log.unlink(missing_ok=True)
-        artifact = cargo.build(self.plan(flavour), self.log)
+        artifact = cargo.build(dataclasses.replace(self.plan(flavour), incremental=incremental), self.log)
         told = json.loads(Path(artifact.report).with_suffix(".json").read_text())
         compiled = set(re.findall(r"^ *Compiling (\S+) v", self.log.read_text(), re.MULTILINE))
         return artifact, compiled, [Path(kernel["source"]).name for kernel in told["slowest_kernels"]]
@@ -105,6 +105,22 @@ def test_the_next_commit_without_a_kernel_makes_none(builder: Builder) -> None:
         assert builder.archs(artifact) == {flavour.arch}
         assert kernels == []
         assert "mistralrs-flash-attn" not in compiled
+
+
+def test_incrementally_upstreams_own_crates_are_compiled_besides_and_no_kernel(builder: Builder) -> None:
+    released = builder.build(ADA)[0]
+    incremental, compiled, kernels = builder.build(ADA, incremental=True)
+    assert builder.archs(incremental) == {"sm_89"}
+    assert "mistralrs-quant" in compiled
+    assert all(name.startswith("mistralrs") for name in compiled)
+    assert kernels == []
+    assert (incremental.incremental, released.incremental) == (True, False)
+    assert incremental.folder != released.folder
+    kept = [path.name for path in (builder.folder / "builder/target/release/incremental").iterdir()]
+    assert any(name.startswith("mistralrs_core-") for name in kept)
+    assert not any(name.startswith("build_script") for name in kept)
+    # What was compiled as releases are is there as it was; mistralrs-core's build script runs in every build.
+    assert builder.build(ADA)[1] == {"mistralrs-core", "mistralrs-server-core", "mistralrs-cli"}
 
 
 def test_a_changed_kernel_is_made_and_no_other(builder: Builder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -12,11 +13,11 @@ from pipeline.errors import PipelineError
 from pipeline.packaging import alone
 
 
-def artifact(root: Path, flavour: str, name: str, age: float) -> Path:
+def artifact(root: Path, flavour: str, name: str, age: float, *, incremental: bool = False) -> Path:
     folder = root / "artifacts" / flavour / name
     folder.mkdir(parents=True)
     (folder / "mistralrs").write_text("binary")
-    (folder / "manifest.json").write_text("{}")
+    (folder / "manifest.json").write_text(json.dumps({"incremental": incremental}, indent=1))
     when = time.time() - age
     for path in (folder / "manifest.json", folder):
         os.utime(path, (when, when))
@@ -53,6 +54,12 @@ def test_the_newest_of_each_flavour_stay(root):
     assert prune(root, 2) == told
     assert (names(root, "ada"), names(root, "cpu")) == ({"2000", "3000"}, {"one"})
     assert prune(root, 2) == []
+
+
+def test_those_compiled_incrementally_push_out_none_that_is_as_a_release(root):
+    for age in (1500, 1400, 1300):
+        artifact(root, "ada", f"dev-{age}", age, incremental=True)
+    assert [path.name for path in prune(root, 2)] == ["4000", "5000", "dev-1500"]
 
 
 def test_one_that_may_be_on_its_way_to_a_package_stays(root):

@@ -61,7 +61,9 @@ def test_the_variant_is_the_architecture_nvccs_own_version_and_the_wrappers():
 
 def test_the_argv():
     argv = build_argv(PLAN, locked=True)
-    assert argv[:5] == ["/r/bin/cargo", "build", "--release", "--offline", "--locked"]
+    assert argv[:4] == ["/r/bin/cargo", "build", "--release", "--offline"]
+    assert argv[argv.index("--config") + 1] == "build.incremental=false"
+    assert "--locked" in argv
     assert argv[argv.index("--target-dir") + 1] == "/b/target"
     assert argv[argv.index("--features") + 1] == "cuda flash-attn"
     assert "--locked" not in build_argv(PLAN, locked=False)
@@ -76,6 +78,7 @@ def test_the_argv():
         {"rust": Rust(Path("/r/bin"), "1.96.0", "rustc 1.96.0 (y)")},
         {"toolkit_version": "13.2.86"},
         {"rustflags": "-C target-cpu=x86-64-v3"},
+        {"incremental": True},
         {"mirrors": Mirrors(registry="https://mirror.example/")},
     ],
 )
