@@ -405,7 +405,7 @@ def leave(report: BuildReport) -> tuple[str, list[str]]:
     """
     log, flavour = Path(report.artifact.log), report.artifact.flavour.name
     try:
-        previous = last(log.parent, flavour)
+        previous = last(log.parent, flavour, incremental=report.artifact.incremental)
         target = log.with_suffix(".html")
         target.write_text(html(report, previous))
         report.write(log.with_suffix(".json"))
@@ -414,13 +414,15 @@ def leave(report: BuildReport) -> tuple[str, list[str]]:
     return str(target), drops(report, previous)
 
 
-def last(folder: Path, flavour: str) -> BuildReport | None:
-    """The newest report of a flavour; one that cannot be read, since another version wrote it, is passed over."""
+def last(folder: Path, flavour: str, *, incremental: bool = False) -> BuildReport | None:
+    """The newest report of a flavour's builds of that kind; one that another version wrote is passed over."""
     for _, files in _builds(folder, flavour):
         for path in files:
             if path.suffix == ".json":
                 with suppress(OSError, PipelineError):
-                    return BuildReport.read(path)
+                    found = BuildReport.read(path)
+                    if found.artifact.incremental == incremental:
+                        return found
     return None
 
 

@@ -268,6 +268,7 @@ def _what(report: BuildReport) -> _Html:
         ("CUDA", artifact.cuda),
         ("host compiler", report.host_compiler),
         ("Cargo.lock", "kept to" if artifact.locked else "not kept to: cargo changed it, since it does not fit"),
+        ("upstream's crates", "compiled incrementally" if artifact.incremental else "compiled whole, as for a release"),
         ("SHA-256", artifact.sha256),
         ("inputs", artifact.inputs),
         ("artifact", artifact.folder),

@@ -378,6 +378,10 @@ def test_the_last_report_is_the_newest_finished_one_of_the_flavour(tmp_path: Pat
     build_at(tmp_path, "20261121T130000Z", "cpu")
     build_at(tmp_path, "20261121T140000Z", finished=False)
     assert report.last(tmp_path, "ada").artifact.log == str(new)
+    assert report.last(tmp_path, "ada", incremental=True) is None
+    changed(BuildReport.read(new.with_suffix(".json")), incremental=True).write(new.with_suffix(".json"))
+    assert report.last(tmp_path, "ada", incremental=True).artifact.log == str(new)
+    assert report.last(tmp_path, "ada").artifact.log == str(old)
     new.with_suffix(".json").write_text('{"of": "another version"}')
     assert report.last(tmp_path, "ada").artifact.log == str(old)
 
