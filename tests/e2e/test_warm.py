@@ -40,6 +40,12 @@ def test_a_night_with_nothing_new_does_nothing(pipeline, warmed):
     ]
 
 
+def test_a_night_may_leave_out_what_developers_go_on_from(pipeline, warmed):
+    run = pipeline.run("warm", warm_incremental="false")
+    assert run.status == 0, run.output
+    assert re.findall(r"^build +cpu .*s +(.*)$", run.output, re.MULTILINE) == ["already built"]
+
+
 def test_a_build_near_the_warm_commit_is_quick(pipeline, warmed):
     """One crate changed: what does not depend on it is there."""
     pipeline.stand_in.add_commit(

@@ -239,12 +239,17 @@ def test_what_is_not_used_for_long_is_deleted_and_what_is_used_stays(builder: Bu
     stale = target / "release/deps/libgone-0123456789abcdef.rlib"
     stale.touch()
     (target / "release/.fingerprint/gone-0123456789abcdef").mkdir()
+    crate = target / "release/incremental/gone-0a1b2c3d4e5f6"
+    crate.mkdir(parents=True)
     now = time.time()
     assert variants.sweep(target, [], now) == 0
+    assert crate.exists()
+    os.utime(crate, (now - 61 * days, now - 61 * days))
     for unit in (target / "release/.fingerprint/gone-0123456789abcdef", *target.glob("variants/sm_86*/.fingerprint/*")):
         os.utime(unit, (now - 61 * days, now - 61 * days))
     assert variants.sweep(target, [], now) > 1
     assert not stale.exists()
+    assert not crate.exists()
     assert tree(target) == in_use
     assert not any(target.glob("variants/sm_86*/deps/*"))
     _, compiled, kernels = builder.build(ADA)
