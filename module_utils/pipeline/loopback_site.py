@@ -201,7 +201,8 @@ def foreground(root: Path, port: int) -> int:
             return 0
         _expect_free(port)
         _write(site)
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        # Not by way of SIGINT, which a shell that runs this in the background has it ignore.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         nginx = subprocess.Popen(site.argv("-g", "daemon off;"))  # noqa: S603
         try:
             _await_answer(site)

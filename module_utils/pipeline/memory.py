@@ -46,8 +46,7 @@ def watched() -> Iterator[Peak]:
     started while this lasts: this process becomes the one that orphans are given to.
     """
     peak, done = Peak(), threading.Event()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _adopts(1)
     before = descendants(processes(), os.getpid())
 
     def watch() -> None:
@@ -64,6 +63,13 @@ def watched() -> Iterator[Peak]:
     finally:
         done.set()
         thread.join()
+        _adopts(0)
+
+
+def _adopts(orphans: int) -> None:
+    """Whether orphans below are given to this process (1) or not (0)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, orphans, 0, 0, 0)
 
 
 def _end(spared: set[int]) -> None:

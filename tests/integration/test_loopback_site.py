@@ -144,15 +144,27 @@ def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
         started(Site(tmp_path / "none", free_port(), tmp_path / "nginx"))
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_the_foreground_ends_at_a_signal_and_leaves_nothing(site: Site, stop: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stop", "before"),
+    [
+        (signal.SIGINT, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+        # As a shell without job control starts what is to run in the background.
+        (signal.SIGTERM, signal.SIG_IGN),
+    ],
+)
+def test_the_foreground_ends_at_a_signal_and_leaves_nothing(
+    site: Site, stop: int, before: signal.Handlers, tmp_path: Path
+) -> None:
     (tmp_path / "tmp").mkdir()
+    mine = signal.signal(signal.SIGINT, before)
     server = subprocess.Popen(
         [sys.executable, "-m", "pipeline.loopback_site", str(site.root), str(site.port)],
         env={**os.environ, "PYTHONPATH": str(PROJECT / "module_utils"), "TMPDIR": str(tmp_path / "tmp")},
         stdout=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, mine)
     assert server.stdout is not None
     assert server.stdout.readline().startswith(f"serving {site.root} on {site.url}")
     assert get(site, "fedora/43/x86_64/mirrorlist")[2] == "mirrorlist"
