@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _PROGRESS = re.compile(r"Building \[[=> ]*\] (?P<done>\d+)/(?P<total>\d+)(?:: (?P<crates>.*))?")
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
 STANDS = 30.0
 """After so many seconds without a unit that is finished it may be told that it stands."""
-
-_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 @dataclass(frozen=True)
