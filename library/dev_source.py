@@ -33,9 +33,10 @@ options:
     type: str
     default: ""
   incremental:
-    description: Whether it was asked to be compiled incrementally, which what is published is not.
+    description:
+      - Whether to compile it incrementally, which what is published is not.
+      - Without it, whether it is not published.
     type: bool
-    default: false
   channel:
     description: The channel whose rules hold, which has to be V(unstable).
     type: str
@@ -101,6 +102,10 @@ pack:
   description: The pack to bring to the builder; empty where it has the commit, or upstream gives it.
   returned: success
   type: str
+incremental:
+  description: Whether to compile it incrementally.
+  returned: success
+  type: bool
 stage:
   description: The row of the run's summary table.
   returned: success
@@ -124,7 +129,7 @@ def main():
             "uncommitted": {"type": "bool", "default": False},
             "commit": {"type": "str", "default": ""},
             "publish": {"type": "str", "default": ""},
-            "incremental": {"type": "bool", "default": False},
+            "incremental": {"type": "bool"},
             "channel": {"type": "str", "default": CHANNEL},
             "flavour": {"type": "str", "required": True},
             "flavours": {"type": "list", "elements": "dict", "required": True},
@@ -162,6 +167,7 @@ def main():
         source=source.to_dict(),
         row=row.to_dict(),
         pack=str(pack or ""),
+        incremental=asked.incrementally,
         stage={
             "name": "resolve",
             "flavour": row.name,

@@ -52,8 +52,13 @@ class Asked:
     commit: str = ""
     uncommitted: bool = False
     publish: str = ""
-    incremental: bool = False
+    incremental: bool | None = None
     channel: str = CHANNEL
+
+    @property
+    def incrementally(self) -> bool:
+        """How it is compiled where nothing was said: what is published as releases are, else incrementally."""
+        return not self.publish if self.incremental is None else self.incremental
 
     def refuse(self) -> None:
         """PipelineError where the words do not go together."""

@@ -365,6 +365,14 @@ def test_what_does_not_go_together_is_refused_before_anything_is_done(run_module
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("publish", "incremental", "expected"),
+    [("", None, True), ("", False, False), ("", True, True), ("unstable", None, False), ("unstable", False, False)],
+)
+def test_what_is_published_is_not_incremental_and_else_it_is_as_one_says(publish, incremental, expected):
+    assert Asked(source="/x", publish=publish, incremental=incremental).incrementally == expected
+
+
 def test_a_nights_flavours_are_all_that_are_published_or_the_one_that_is_named(run_module, desk, flavours):
     asked = {"url": desk.url, "kind": "branch", "mirror": f"{desk.folder}/mirror.git", "flavours": [*flavours.values()]}
     found = {
