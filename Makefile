@@ -76,7 +76,7 @@ rotate-key: .venv/.ready ## Bring the next signing key to the clients; it signs 
 	ansible-playbook playbooks/rotate_key.yml $(OPERATE)
 
 serve: .venv/.ready ## Serve the local channel on 127.0.0.1:PORT until Ctrl-C
-	PYTHONPATH=module_utils python -m pipeline.loopback_site .local/srv/rpm $(PORT)
+	PYTHONPATH=module_utils python -m pipeline.hosts.loopback_site .local/srv/rpm $(PORT)
 
 # -- real hosts
 

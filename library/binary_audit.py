@@ -47,10 +47,10 @@ findings:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import audit
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.findings import refuse
-from ansible.module_utils.pipeline.records import Artifact
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.findings import refuse
+from ansible.module_utils.pipeline.base.records import Artifact
+from ansible.module_utils.pipeline.package import audit
 
 
 def main():

@@ -142,12 +142,13 @@ import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import environment, findings
-from ansible.module_utils.pipeline.compatibility import Compatibility
-from ansible.module_utils.pipeline.compile_cache import Cache
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.mirrors import Mirrors, git_mirrors
-from ansible.module_utils.pipeline.records import Flavour, Source
+from ansible.module_utils.pipeline.base import findings
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Flavour, Source
+from ansible.module_utils.pipeline.cache.compile_cache import Cache
+from ansible.module_utils.pipeline.check import builder
+from ansible.module_utils.pipeline.check.compatibility import Compatibility
+from ansible.module_utils.pipeline.source.mirrors import Mirrors, git_mirrors
 
 
 def main():
@@ -188,7 +189,7 @@ def main():
     try:
         # 1. Say what would be built here, and how.
         source, flavour = Source.from_dict(p["source"]), Flavour.from_dict(p["flavour"])
-        question = environment.Question(
+        question = builder.Question(
             root=root,
             source=source,
             flavour=flavour,
@@ -216,7 +217,7 @@ def main():
             ask=p["report_only"],
         )
         # 2. Look at the host, and at what the commit asks for.
-        found, tree = environment.examine(question)
+        found, tree = builder.examine(question)
         # 3. Refuse, or report.
         if not p["report_only"]:
             remedy = "Nothing was compiled. Mend these, then run again"

@@ -47,8 +47,8 @@ removed:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.artifacts import prune
-from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.package.superseded import prune
 
 
 def main():

@@ -53,9 +53,9 @@ commits:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import checkout
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.lock import held
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.lock import held
+from ansible.module_utils.pipeline.source import checkout
 
 
 def main():

@@ -158,14 +158,14 @@ import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import cargo
-from ansible.module_utils.pipeline.compile_cache import Cache
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.mirrors import Mirrors, git_mirrors
-from ansible.module_utils.pipeline.parallel import of_this_host
-from ansible.module_utils.pipeline.progress import clock
-from ansible.module_utils.pipeline.records import Flavour, Source
-from ansible.module_utils.pipeline.rustc import find_rust
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Flavour, Source
+from ansible.module_utils.pipeline.build import cargo
+from ansible.module_utils.pipeline.build.limits import of_this_host
+from ansible.module_utils.pipeline.build.progress import clock
+from ansible.module_utils.pipeline.cache.compile_cache import Cache
+from ansible.module_utils.pipeline.source.mirrors import Mirrors, git_mirrors
+from ansible.module_utils.pipeline.toolchain.rustc import find_rust
 
 
 def cache_of(p, root):

@@ -192,9 +192,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.client import Order, earlier, plan, prove
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.loopback_site import served
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.hosts.loopback_site import served
+from ansible.module_utils.pipeline.prove.dnf_client import Order, earlier, plan, prove
 
 
 def main() -> None:

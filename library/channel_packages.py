@@ -109,10 +109,10 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.channel import Channel
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.plan import ALL, plan, predecessors, select_flavours, unknown
-from ansible.module_utils.pipeline.records import Flavour, Source
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Flavour, Source
+from ansible.module_utils.pipeline.channel.reader import Channel
+from ansible.module_utils.pipeline.plan.compare import ALL, plan, predecessors, select_flavours, unknown
 
 
 def main():

@@ -228,13 +228,13 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import telling
-from ansible.module_utils.pipeline.channel import Channel
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.publisher import Publisher
-from ansible.module_utils.pipeline.records import Package, Transaction
-from ansible.module_utils.pipeline.retention import Retention
-from ansible.module_utils.pipeline.snapshot import Engine, Outcome, Signer
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Package, Transaction
+from ansible.module_utils.pipeline.channel import wording
+from ansible.module_utils.pipeline.channel.agent_client import Publisher
+from ansible.module_utils.pipeline.channel.engine import Engine, Outcome, Signer
+from ansible.module_utils.pipeline.channel.reader import Channel
+from ansible.module_utils.pipeline.channel.retention import Retention
 
 ROWS = {
     "added": "publish",
@@ -338,10 +338,10 @@ def main():
         stage={
             "name": "stage" if p["hold"] else "yank" if p["yank"] else ROWS[p["state"]],
             "flavour": "",
-            "result": telling.result(p["state"], p["channel"], done),
+            "result": wording.result(p["state"], p["channel"], done),
             "where": url,
         },
-        table=telling.listing(p["state"], p["channel"], done),
+        table=wording.listing(p["state"], p["channel"], done),
         **({"pruned": done.pruned} if p["state"] == "pruned" else {}),
     )
 
@@ -378,7 +378,7 @@ def verify(module, engine: Engine) -> None:
         stage={
             "name": "verify",
             "flavour": "",
-            "result": telling.well(engine.name, verdict),
+            "result": wording.well(engine.name, verdict),
             "where": engine.channel.location,
         },
     )

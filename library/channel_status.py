@@ -94,11 +94,13 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import findings, keys, status
-from ansible.module_utils.pipeline.channel import Channel
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.publisher import Publisher
-from ansible.module_utils.pipeline.release_package import check_head
+from ansible.module_utils.pipeline.base import findings
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.channel import status
+from ansible.module_utils.pipeline.channel.agent_client import Publisher
+from ansible.module_utils.pipeline.channel.reader import Channel
+from ansible.module_utils.pipeline.channel.release_package import check_head
+from ansible.module_utils.pipeline.sign import keyring
 
 
 def main():
@@ -128,7 +130,7 @@ def main():
         name,
         attempt(channel.read),
         attempt(agent.status, name),
-        [*keys.findings(home, public_key), check_head(name, channel, home)],
+        [*keyring.findings(home, public_key), check_head(name, channel, home)],
         attempt(agent.verify, name) if p["deep"] else None,
     )
     bad = [finding for finding in found.findings if not finding.fits]

@@ -54,8 +54,8 @@ import sys
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.compile_cache import Wheel, provide
-from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.cache.compile_cache import Wheel, provide
 
 
 def main():

@@ -73,8 +73,8 @@ import sys
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.cuda import Wheels, provide
-from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.toolchain.cuda import Wheels, provide
 
 
 def main():

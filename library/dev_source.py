@@ -115,10 +115,10 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.dev_source import CHANNEL, Asked, one_flavour, resolve_local
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.records import Flavour
-from ansible.module_utils.pipeline.upstream import resolve_commit
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Flavour
+from ansible.module_utils.pipeline.source.local_clone import CHANNEL, Asked, one_flavour, resolve_local
+from ansible.module_utils.pipeline.source.upstream import resolve_commit
 
 
 def main():

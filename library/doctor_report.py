@@ -76,8 +76,8 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import doctor
-from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.check import doctor
 
 
 def main():

@@ -80,9 +80,9 @@ lost:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.records import Flavour
-from ansible.module_utils.pipeline.spread import Builder, spread, verified
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Flavour
+from ansible.module_utils.pipeline.plan.spread import Builder, spread, verified
 
 
 def main():

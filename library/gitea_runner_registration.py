@@ -60,8 +60,8 @@ RETURN = r"""
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.gitea_runner import Registration
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.hosts.gitea_runner import Registration
 
 
 def main():

@@ -61,8 +61,8 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.loopback_site import Site, started, stopped
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.hosts.loopback_site import Site, started, stopped
 
 
 def main() -> None:

@@ -47,8 +47,8 @@ seconds:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.health import wait
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.hosts.health import wait
 
 
 def main():

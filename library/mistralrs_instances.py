@@ -106,8 +106,8 @@ ports:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import instances as logic
-from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.hosts import instances as logic
 
 
 def main():

@@ -71,9 +71,9 @@ reason:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.gpu import choose, look
-from ansible.module_utils.pipeline.records import Flavour
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Flavour
+from ansible.module_utils.pipeline.hosts.gpu import choose, look
 
 
 def main():

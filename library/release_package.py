@@ -106,9 +106,9 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.keys import whole_fingerprint
-from ansible.module_utils.pipeline.release_package import Order, Row, provide
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.channel.release_package import Order, Row, provide
+from ansible.module_utils.pipeline.sign.keyring import whole_fingerprint
 
 
 def main():

@@ -78,9 +78,9 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import reproduce
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.records import Artifact, Package
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Artifact, Package
+from ansible.module_utils.pipeline.build import reproduce
 
 
 def main():

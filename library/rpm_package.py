@@ -65,9 +65,9 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.packaging import Packaging
-from ansible.module_utils.pipeline.records import Artifact
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Artifact
+from ansible.module_utils.pipeline.package.rpm import Packaging
 
 
 def main():

@@ -63,9 +63,9 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.records import Package
-from ansible.module_utils.pipeline.signing import sign_package
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Package
+from ansible.module_utils.pipeline.sign.rpm_signature import sign_package
 
 
 def main():

@@ -61,8 +61,8 @@ toolchain:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.rust import Dist, provide
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.toolchain.rust import Dist, provide
 
 
 def main():

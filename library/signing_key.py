@@ -144,9 +144,10 @@ stage:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import findings, keys
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.keys import ALGORITHMS, Recipe, Rotation, ensure, introduce, retire, schedule
+from ansible.module_utils.pipeline.base import findings
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.sign import keyring
+from ansible.module_utils.pipeline.sign.keyring import ALGORITHMS, Recipe, Rotation, ensure, introduce, retire, schedule
 
 
 def main():
@@ -205,7 +206,7 @@ def main():
 def examine(module):
     """Ends the module with what there is to say of the keys."""
     home = Path(module.params["home"])
-    found = keys.findings(home, Path(module.params["public_key"])) if home.is_dir() else []
+    found = keyring.findings(home, Path(module.params["public_key"])) if home.is_dir() else []
     bad = [finding.check for finding in found if not finding.fits]
     module.exit_json(
         changed=False,

@@ -53,8 +53,9 @@ stage:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline import findings, site_certificate
-from ansible.module_utils.pipeline.errors import PipelineError
+from ansible.module_utils.pipeline.base import findings
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.hosts import site_certificate
 
 
 def main():

@@ -72,10 +72,10 @@ wanted:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.errors import PipelineError
-from ansible.module_utils.pipeline.plan import ALL, select_flavours
-from ansible.module_utils.pipeline.records import Flavour
-from ansible.module_utils.pipeline.upstream import resolve
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.records import Flavour
+from ansible.module_utils.pipeline.plan.compare import ALL, select_flavours
+from ansible.module_utils.pipeline.source.upstream import resolve
 
 
 def main():

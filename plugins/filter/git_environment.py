@@ -38,8 +38,8 @@ from ansible.errors import AnsibleFilterError
 # Ansible finds module_utils for modules; a plugin has to do so itself.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
 
-from pipeline.errors import PipelineError
-from pipeline.mirrors import Mirrors
+from pipeline.base.errors import PipelineError
+from pipeline.source.mirrors import Mirrors
 
 
 def git_environment(mirrors: Any) -> dict[str, str]:

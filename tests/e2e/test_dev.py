@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from clones import state
-from pipeline.git import git
+from pipeline.base.git import git
 
 LIMITS = "mistralrs-core/src/limits.rs"
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 
 import pytest
-from pipeline.records import Snapshot
+from pipeline.base.records import Snapshot
 
 FIRST, SECOND = (f"mistralrs-ada-{version}-1.fc43.x86_64.rpm" for version in ("0.9.1", "0.9.2"))
 

@@ -8,7 +8,7 @@ import shutil
 import socket
 
 import pytest
-from pipeline.git import git
+from pipeline.base.git import git
 from ports import free_port
 
 

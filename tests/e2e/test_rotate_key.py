@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pipeline.trust import read_certificates
+from pipeline.sign.trust import read_certificates
 
 NEXT = {"signing_overlap_days": 0}
 

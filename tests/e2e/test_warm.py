@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from pipeline.git import git
+from pipeline.base.git import git
 
 LIMITS = "mistralrs-core/src/limits.rs"
 

@@ -11,11 +11,11 @@ MODULE_UTILS = Path(__file__).parents[2] / "module_utils"
 
 def main() -> None:
     sys.path.insert(0, str(MODULE_UTILS))
-    from pipeline.channel import Channel
-    from pipeline.errors import PipelineError
-    from pipeline.publisher import Publisher
-    from pipeline.records import Package
-    from pipeline.snapshot import Engine, Signer
+    from pipeline.base.errors import PipelineError
+    from pipeline.base.records import Package
+    from pipeline.channel.agent_client import Publisher
+    from pipeline.channel.engine import Engine, Signer
+    from pipeline.channel.reader import Channel
 
     known = json.loads(Path(sys.argv[1]).read_text())
     key = Path(known["public_key"])

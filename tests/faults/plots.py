@@ -15,10 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from pipeline.channel import Channel
-from pipeline.publisher import Publisher
-from pipeline.records import Package, Transaction
-from pipeline.snapshot import Engine
+from pipeline.base.records import Package, Transaction
+from pipeline.channel.agent_client import Publisher
+from pipeline.channel.engine import Engine
+from pipeline.channel.reader import Channel
 from signer_site import AGENT, STABLE, Site
 from twins import twin
 

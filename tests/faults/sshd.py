@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.publisher import Publisher
+from pipeline.channel.agent_client import Publisher
 from ports import free_port
 from signer_site import AGENT, Site
 

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 from line import Line
-from pipeline import loopback_site
-from pipeline.keys import opened
-from pipeline.records import Package, sha256_file
-from pipeline.throwaway import Client
+from pipeline.base.records import Package, sha256_file
+from pipeline.hosts import loopback_site
+from pipeline.prove.sandbox import Client
+from pipeline.sign.keyring import opened
 from ports import free_port
 from signer_site import STABLE, Site
 from sizes import Sizes

@@ -15,10 +15,10 @@ import pytest
 from disks import fill, make_disk, mounted
 from kills import Point, points, spread, traced
 from line import Line
-from pipeline.errors import PipelineError
-from pipeline.publisher import Publisher
-from pipeline.records import Package, Transaction, sha256_file
-from pipeline.signing import sign_package
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Package, Transaction, sha256_file
+from pipeline.channel.agent_client import Publisher
+from pipeline.sign.rpm_signature import sign_package
 from plots import NAMES, Plot, consistent, each, upload_only
 from signer_site import Site
 from sizes import Sizes

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 from hostile import COMMANDS, REFUSALS, RSYNCS
-from pipeline.publisher import Publisher
-from pipeline.records import sha256_file
+from pipeline.base.records import sha256_file
+from pipeline.channel.agent_client import Publisher
 from ports import free_port
 from signer_site import STABLE, Site
 from sshd import Ssh, sshd

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 from channel_maker import Key, Maker
-from pipeline.errors import PipelineError
-from pipeline.publisher import Publisher
-from pipeline.records import Package, Snapshot, Transaction
-from pipeline.snapshot import Engine
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Package, Snapshot, Transaction
+from pipeline.channel.agent_client import Publisher
+from pipeline.channel.engine import Engine
 from plots import Plot, consistent
 from signer_site import STABLE, Site
 from sshd import sshd

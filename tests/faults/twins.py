@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.publisher import Publisher
-from pipeline.records import Package
+from pipeline.base.records import Package
+from pipeline.channel.agent_client import Publisher
 from signer_site import STABLE, Site
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import createrepo_c as cr
-from pipeline.records import Snapshot, Transaction, sha256_file
+from pipeline.base.records import Snapshot, Transaction, sha256_file
 
 SPEC = """
 Name: mistralrs-{flavour}

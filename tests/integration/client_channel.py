@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from pipeline.loopback_site import Site
-from pipeline.records import Flavour, Package, sha256_file
+from pipeline.base.records import Flavour, Package, sha256_file
+from pipeline.hosts.loopback_site import Site
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = "fedora/43/x86_64"

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 from channel_maker import Key, Maker, make_package
-from pipeline.cuda import Toolkit, Wheels
-from pipeline.records import Snapshot, Transaction
+from pipeline.base.records import Snapshot, Transaction
+from pipeline.toolchain.cuda import Toolkit, Wheels
 from publisher_host import PROGRAM, Host, copy_of
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.publisher import Publisher
-from pipeline.records import Snapshot, Transaction
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Snapshot, Transaction
+from pipeline.channel.agent_client import Publisher
 
 PROGRAM = Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher"
 CHANNELS = {"stable": "fedora/43/x86_64", "unstable": "fedora/43/x86_64/unstable"}

@@ -16,15 +16,15 @@ from pathlib import Path
 import jinja2
 import yaml
 from client_channel import PROJECT
-from pipeline import keys
-from pipeline.channel import Channel
-from pipeline.keys import Recipe, Rotation
-from pipeline.loopback_site import Site
-from pipeline.publisher import Publisher
-from pipeline.records import Package
-from pipeline.release_package import KEY_FILE, Order, Plan, Row, provide
-from pipeline.signing import sign_package
-from pipeline.snapshot import Engine, Signer
+from pipeline.base.records import Package
+from pipeline.channel.agent_client import Publisher
+from pipeline.channel.engine import Engine, Signer
+from pipeline.channel.reader import Channel
+from pipeline.channel.release_package import KEY_FILE, Order, Plan, Row, provide
+from pipeline.hosts.loopback_site import Site
+from pipeline.sign import keyring
+from pipeline.sign.keyring import Recipe, Rotation
+from pipeline.sign.rpm_signature import sign_package
 from ports import free_port
 from signer_site import AGENT, make_package
 
@@ -69,7 +69,7 @@ class Operator:
             "channels": {name: {"path": row["path"]} for name, row in CHANNELS.items()},
         }
         (folder / "publisher.json").write_text(json.dumps(config))
-        keys.ensure(operator.home, operator.public, name="Test", email="test@localhost", algorithm="ed25519")
+        keyring.ensure(operator.home, operator.public, name="Test", email="test@localhost", algorithm="ed25519")
         operator.trust()
         for name, row in CHANNELS.items():
             (operator.web.root / row["repo"]).write_text(site_repo_file(name, operator.web.url))
@@ -94,10 +94,10 @@ class Operator:
         agent = Publisher([str(AGENT), "--config", str(self.folder / "publisher.json"), "--rsh"], "local")
         return Engine(name, self.channel(name), agent, self.signer, self.folder / "signer")
 
-    def signs(self) -> keys.SigningKey:
+    def signs(self) -> keyring.SigningKey:
         """The key that signs now."""
-        with keys.opened(self.home) as keyring:
-            return keyring.signing_key()
+        with keyring.opened(self.home) as gpg:
+            return gpg.signing_key()
 
     def names(self, channel: str = "stable") -> list[str]:
         return [package.filename for package in self.channel(channel).read().packages]
@@ -147,18 +147,18 @@ class Operator:
     def introduce(self) -> Rotation:
         """rotate_key.yml up to the point where the next key is known everywhere."""
         recipe = Recipe("Test", "test@localhost", self.folder / "primary", "ed25519")
-        begun = keys.introduce(self.home, self.public, recipe=recipe)
+        begun = keyring.introduce(self.home, self.public, recipe=recipe)
         self.trust()
         self.publish_release()
         return begun
 
     def schedule(self, days: int = 30) -> Rotation:
         """The last step of rotate_key.yml."""
-        return keys.schedule(self.home, overlap_days=days)
+        return keyring.schedule(self.home, overlap_days=days)
 
     def switch(self) -> str:
         """The overlap is over: the day that use-from.json says has come. The certificate that signs now."""
-        file = self.home / keys.USE_FROM
+        file = self.home / keyring.USE_FROM
         times = json.loads(file.read_text())
         assert all(times.values()), "the rotation was not scheduled"
         file.write_text(json.dumps(dict.fromkeys(times, int(time.time()))))
@@ -167,5 +167,5 @@ class Operator:
     def retire(self, fingerprint: str) -> None:
         """rotate_key.yml -e signing_retire=."""
         self.publish_release(fingerprint)
-        keys.retire(self.home, self.public, fingerprint)
+        keyring.retire(self.home, self.public, fingerprint)
         self.trust()

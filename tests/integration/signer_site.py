@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pipeline import keys
-from pipeline.channel import Channel
-from pipeline.publisher import Publisher
-from pipeline.records import Package, sha256_file
-from pipeline.run import run
-from pipeline.signing import sign_package
-from pipeline.snapshot import Engine, Outcome, Signer
+from pipeline.base.records import Package, sha256_file
+from pipeline.base.run import run
+from pipeline.channel.agent_client import Publisher
+from pipeline.channel.engine import Engine, Outcome, Signer
+from pipeline.channel.reader import Channel
+from pipeline.sign import keyring
+from pipeline.sign.rpm_signature import sign_package
 
 AGENT = Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher"
 STABLE = "fedora/43/x86_64"
@@ -58,8 +58,8 @@ def make_signer(folder: Path, passphrase: str = "") -> Signer:
     if signer.passphrase_file:
         signer.passphrase_file.write_text(f"{passphrase}\n")
         make_quick(signer.home)
-    with mock.patch.object(keys.tempfile, "TemporaryDirectory", QuickFolder):
-        keys.ensure(
+    with mock.patch.object(keyring.tempfile, "TemporaryDirectory", QuickFolder):
+        keyring.ensure(
             signer.home,
             signer.public_key,
             name="Test",

@@ -7,9 +7,9 @@ import shutil
 import subprocess
 
 import pytest
-from pipeline import audit
-from pipeline.findings import Finding
-from pipeline.records import Artifact, Flavour, Source, sha256_file
+from pipeline.base.findings import Finding
+from pipeline.base.records import Artifact, Flavour, Source, sha256_file
+from pipeline.package import audit
 
 COMMIT = "9e92262aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 SOURCE = Source("https://example.org/mistral.rs.git", "v0.9.2", "tag", COMMIT, 1_750_000_000, "0.9.2", "0.9.2")

@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from pipeline import audit, cargo, checkout
-from pipeline.errors import PipelineError
-from pipeline.git import git
-from pipeline.records import Flavour, Source, sha256_file
-from pipeline.rustc import find_rust
-from pipeline.upstream import resolve
+from pipeline.base.errors import PipelineError
+from pipeline.base.git import git
+from pipeline.base.records import Flavour, Source, sha256_file
+from pipeline.build import cargo
+from pipeline.package import audit
+from pipeline.source import checkout
+from pipeline.source.upstream import resolve
+from pipeline.toolchain.rustc import find_rust
 
 CPU = Flavour("cpu", "any x86-64", published=False)
 
@@ -147,7 +149,9 @@ def test_a_missing_cargo_is_a_clear_error(monkeypatch, tmp_path):
 RUN = """
 import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from pipeline import cargo, errors, records, rustc
+from pipeline.build import cargo
+from pipeline.base import errors, records
+from pipeline.toolchain import rustc
 import json
 data = json.loads(sys.argv[2])
 plan = cargo.Plan(root=Path(data["root"]), source=records.Source.from_dict(data["source"]),

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pipeline import cargo, report
-from pipeline.failures import CompileFailed
-from pipeline.records import Artifact
-from pipeline.report import BuildReport
+from pipeline.base.records import Artifact
+from pipeline.build import cargo, report
+from pipeline.build.failures import CompileFailed
+from pipeline.build.report import BuildReport
 from test_build import plan_for, source_of
 
 PROJECT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pipeline import cache_levels
-from pipeline.compile_cache import Cache
-from pipeline.findings import Finding
+from pipeline.base.findings import Finding
+from pipeline.cache.compile_cache import Cache
+from pipeline.check import cache_levels
 from ports import free_port
 
 PASSWORD = "open-sesame"

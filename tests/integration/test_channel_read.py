@@ -10,8 +10,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from pipeline.channel import EMPTY, Channel, Published
-from pipeline.errors import PipelineError
+from pipeline.base.errors import PipelineError
+from pipeline.channel.reader import EMPTY, Channel, Published
 from signer_site import STABLE, Site, make_signer
 
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 from client_channel import FLAVOURS, FOLDER, PROJECT, Channel, Key
-from pipeline import client as client_module
-from pipeline.client import Order, Proof, begin, prove
-from pipeline.errors import PipelineError
-from pipeline.loopback_site import Site, started, stopped
-from pipeline.records import Package
-from pipeline.throwaway import Client
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Package
+from pipeline.hosts.loopback_site import Site, started, stopped
+from pipeline.prove import dnf_client as client_module
+from pipeline.prove.dnf_client import Order, Proof, begin, prove
+from pipeline.prove.sandbox import Client
 from ports import free_port
 from systems import CLIENTS, HERE, root_of
 

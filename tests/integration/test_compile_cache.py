@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from pipeline import cargo, compile_cache
-from pipeline.compile_cache import Cache, Wheel
-from pipeline.errors import PipelineError
-from pipeline.records import Flavour
-from pipeline.rustc import find_rust
-from pipeline.upstream import resolve
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Flavour
+from pipeline.build import cargo
+from pipeline.cache import compile_cache
+from pipeline.cache.compile_cache import Cache, Wheel
+from pipeline.source.upstream import resolve
+from pipeline.toolchain.rustc import find_rust
 
 PROJECT = Path(__file__).parents[2]
 CPU = Flavour("cpu", "any x86-64", published=False)

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import createrepo_c
 import pytest
-from pipeline import snapshot
-from pipeline.changes import added
-from pipeline.channel import EMPTY
-from pipeline.errors import PipelineError
-from pipeline.keys import opened
-from pipeline.metadata import TYPES, entry_of
-from pipeline.publisher import Busy, Publisher
-from pipeline.records import Package, Transaction, sha256_file
-from pipeline.snapshot import Engine, workplace
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Package, Transaction, sha256_file
+from pipeline.channel import engine
+from pipeline.channel.agent_client import Busy, Publisher
+from pipeline.channel.changes import added
+from pipeline.channel.engine import Engine, workplace
+from pipeline.channel.metadata import TYPES, entry_of
+from pipeline.channel.reader import EMPTY
+from pipeline.sign.keyring import opened
 from signer_site import COMMIT, STABLE, Site
 
 
@@ -232,7 +232,7 @@ def test_the_same_inputs_give_the_same_metadata(site: Site) -> None:
         shutil.copy(package.path, copy := site.folder / name)  # its time differs
         change = added(EMPTY, [replace(package, path=str(copy))])
         with workplace(site.folder / "work") as work:
-            snapshot.compose(work, "stable", site.channel, EMPTY, change, site.signer, "test", 1_700_000_000)
+            engine.compose(work, "stable", site.channel, EMPTY, change, site.signer, "test", 1_700_000_000)
             files = sorted(path for path in work.rglob("*") if path.is_file() and path.suffix != ".asc")
             made.append({str(path.relative_to(work)): sha256_file(path) for path in files})
     assert made[0] == made[1]

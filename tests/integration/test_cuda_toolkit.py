@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.cuda import Toolkit, Wheels, provide
-from pipeline.errors import PipelineError
+from pipeline.base.errors import PipelineError
+from pipeline.toolchain.cuda import Toolkit, Wheels, provide
 
 ROOT = Path(__file__).parents[2]
 CUDA_H = """

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from clones import state
-from pipeline import checkout
-from pipeline.dev_source import Asked, resolve_local
-from pipeline.errors import PipelineError
-from pipeline.git import git
-from pipeline.records import Flavour
-from pipeline.upstream import resolve, resolve_commit
+from pipeline.base.errors import PipelineError
+from pipeline.base.git import git
+from pipeline.base.records import Flavour
+from pipeline.source import checkout
+from pipeline.source.local_clone import Asked, resolve_local
+from pipeline.source.upstream import resolve, resolve_commit
 
 LIMITS = "mistralrs-core/src/limits.rs"
 PERSON = ("-c", "user.name=Dev", "-c", "user.email=dev@example.org", "-c", "commit.gpgSign=false")

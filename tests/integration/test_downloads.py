@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pipeline import downloads
-from pipeline.checkout import bring
-from pipeline.downloads import Download, Wanted
-from pipeline.lock import held
-from pipeline.mirrors import CUTLASS, Mirrors, cutlass_folder
-from pipeline.records import Source
-from pipeline.rustc import find_rust
-from pipeline.tree import look
-from pipeline.trials import Trials
+from pipeline.base.lock import held
+from pipeline.base.records import Source
+from pipeline.check import downloads
+from pipeline.check.downloads import Download, Wanted
+from pipeline.check.trials import Trials
+from pipeline.source.checkout import bring
+from pipeline.source.manifest import look
+from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder
+from pipeline.toolchain.rustc import find_rust
 from ports import free_port
 
 LOCK = """\

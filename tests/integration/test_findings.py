@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pipeline.channel import Channel
+from pipeline.channel.reader import Channel
 from signer_site import STABLE, Site
 
 

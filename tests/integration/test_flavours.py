@@ -16,13 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pipeline import audit, cargo, memory, variants
-from pipeline.cuda import Toolkit
-from pipeline.errors import PipelineError
-from pipeline.git import git
-from pipeline.records import Artifact, Flavour
-from pipeline.rustc import find_rust
-from pipeline.upstream import resolve
+from pipeline.base.errors import PipelineError
+from pipeline.base.git import git
+from pipeline.base.records import Artifact, Flavour
+from pipeline.build import cargo, processes, variants
+from pipeline.package import audit
+from pipeline.source.upstream import resolve
+from pipeline.toolchain.cuda import Toolkit
+from pipeline.toolchain.rustc import find_rust
 
 FEATURES = ("cuda", "flash-attn")
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", FEATURES, 580)
@@ -211,7 +212,7 @@ def test_a_stopped_build_leaves_no_compiler(builder: Builder, tmp_path: Path) ->
     (tmp_path / "compiler").chmod(0o755)
 
     def stopped() -> None:
-        with memory.watched():
+        with processes.watched():
             subprocess.run(["setsid", "--fork", str(tmp_path / "compiler")], check=True)
             deadline = time.monotonic() + 10
             while not running("sleep\x0086.7") and time.monotonic() < deadline:

@@ -9,8 +9,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.gitea_runner import Registration
+from pipeline.base.errors import PipelineError
+from pipeline.hosts.gitea_runner import Registration
 
 STAND_IN = Path(__file__).parents[2] / "molecule/builder/files/gitea/gitea-runner-4.0.0-linux-amd64"
 

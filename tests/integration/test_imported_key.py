@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.keys import ensure, opened
-from pipeline.run import run
+from pipeline.base.errors import PipelineError
+from pipeline.base.run import run
+from pipeline.sign.keyring import ensure, opened
 
 PASSPHRASE = "correct hörse 100%"
 

@@ -11,9 +11,10 @@ from unittest import mock
 
 import pytest
 from channel_maker import Key
-from pipeline import keys
-from pipeline.errors import PipelineError
-from pipeline.keys import (
+from pipeline.base.errors import PipelineError
+from pipeline.base.run import run
+from pipeline.sign import keyring
+from pipeline.sign.keyring import (
     DAY,
     Recipe,
     Rotation,
@@ -25,8 +26,7 @@ from pipeline.keys import (
     schedule,
     state,
 )
-from pipeline.run import run
-from pipeline.trust import read_certificates, verify_detached
+from pipeline.sign.trust import read_certificates, verify_detached
 from signer_site import QuickFolder, make_quick
 
 PASSPHRASE = "correct hörse 100%"
@@ -44,7 +44,7 @@ class Life:
             self.passphrase_file.write_text(f"{passphrase}\n")
         self.recipe = Recipe("Test", "test@localhost", self.primary, "ed25519")
 
-    def ensure(self, **more: object) -> keys.Ensured:
+    def ensure(self, **more: object) -> keyring.Ensured:
         usual = {"name": "Test", "email": "test@localhost", "primary": self.primary, "algorithm": "ed25519"}
         if self.passphrase_file:
             make_quick(self.home)
@@ -59,9 +59,9 @@ class Life:
 
     def signs(self) -> str:
         """The certificate by which a signature is made now; everybody who has the trusted keys accepts it."""
-        with opened(self.home, self.passphrase_file) as keyring:
-            key = keyring.signing_key()
-            signature = keyring.sign(b"data", key)
+        with opened(self.home, self.passphrase_file) as gpg:
+            key = gpg.signing_key()
+            signature = gpg.sign(b"data", key)
         assert verify_detached(b"data", signature, self.public, "data") == key.subkey
         return key.fingerprint
 
@@ -96,7 +96,7 @@ def test_the_home_gets_the_subkey_and_the_folder_apart_the_primary(
             super().__init__(**how)
             made_in.append(Path(self.name))
 
-    monkeypatch.setattr(keys.tempfile, "TemporaryDirectory", Noted)
+    monkeypatch.setattr(keyring.tempfile, "TemporaryDirectory", Noted)
     life = Life(tmp_path, passphrase)
     made = life.ensure()
     assert made.key
@@ -109,10 +109,10 @@ def test_the_home_gets_the_subkey_and_the_folder_apart_the_primary(
     assert "revocation certificate" in revocation.read_text()
 
     # What lies apart is whole: with it and the passphrase another home can certify.
-    with keys._temporary(life.passphrase_file) as keyring:
-        keyring.add(secret.read_text())
-        assert secrets_in(keyring.home) == {"sec": True, "ssb": True}
-        keyring._run(*keyring.unlocked(), "--quick-set-expire", made.key.fingerprint, "9y")
+    with keyring._temporary(life.passphrase_file) as gpg:
+        gpg.add(secret.read_text())
+        assert secrets_in(gpg.home) == {"sec": True, "ssb": True}
+        gpg._run(*gpg.unlocked(), "--quick-set-expire", made.key.fingerprint, "9y")
     in_memory = [path for path in made_in if path.parent == Path("/dev/shm")]
     assert in_memory
     assert not [path for path in in_memory if path.exists()], "a secret was left in memory"
@@ -181,13 +181,13 @@ def test_a_rotation_from_its_beginning_to_the_day_when_the_next_key_signs(
     assert life.signs() == old
 
     day = time.time() + 31 * DAY
-    monkeypatch.setattr(keys.time, "time", lambda: day)
-    with opened(life.home) as keyring:
-        assert keyring.signing_key().fingerprint == new
+    monkeypatch.setattr(keyring.time, "time", lambda: day)
+    with opened(life.home) as gpg:
+        assert gpg.signing_key().fingerprint == new
     # Soon after the switch a run is a repetition; much later it is the next rotation.
     assert life.introduce(check=True).changes == ()
     assert life.introduce(again=True, check=True).changes
-    monkeypatch.setattr(keys.time, "time", lambda: day + 30 * DAY)
+    monkeypatch.setattr(keyring.time, "time", lambda: day + 30 * DAY)
     assert life.introduce(check=True).changes
 
 
@@ -226,7 +226,7 @@ def test_a_rotation_that_was_killed_at_any_step_leaves_the_old_key_signing_and_g
     def killing(real: Callable[..., object]) -> Callable[..., object]:
         def call(*words: object, **more: object) -> None:
             # What goes on in the temporary home is not this step.
-            temporary = isinstance(words[0], keys.Keyring) and words[0].name != str(life.home)
+            temporary = isinstance(words[0], keyring.Keyring) and words[0].name != str(life.home)
             if when == "after" or temporary:
                 real(*words, **more)
             if not temporary:
@@ -237,7 +237,7 @@ def test_a_rotation_that_was_killed_at_any_step_leaves_the_old_key_signing_and_g
     old = life.signs()
     owner, _, name = step.rpartition(".")
     with monkeypatch.context() as patch:
-        where = getattr(keys, owner) if owner else keys
+        where = getattr(keyring, owner) if owner else keyring
         patch.setattr(where, name, killing(getattr(where, name)))
         with pytest.raises(Killed):
             life.introduce()
@@ -287,13 +287,13 @@ def two_keys(life: Life, folder: Path) -> Path:
 def another_subkey(life: Life, folder: Path) -> Path:
     """A new subkey of the certificate that clients know."""
     (primary,) = life.primary.glob("*.asc")
-    with keys._temporary(None) as keyring:
-        keyring.add(primary.read_text())
-        old = keyring.signing_keys()[0]
-        keyring._run("--yes", "--passphrase", "", "--pinentry-mode", "loopback", "--quick-add-key", old.fingerprint,
+    with keyring._temporary(None) as gpg:
+        gpg.add(primary.read_text())
+        old = gpg.signing_keys()[0]
+        gpg._run("--yes", "--passphrase", "", "--pinentry-mode", "loopback", "--quick-add-key", old.fingerprint,
                      "ed25519", "sign", "1y")  # fmt: skip
-        fresh = next(key for key in keyring.signing_keys() if key.subkey != old.subkey)
-        (folder / "sub.asc").write_text(keyring._run("--armor", "--export-secret-subkeys", f"{fresh.subkey}!"))
+        fresh = next(key for key in gpg.signing_keys() if key.subkey != old.subkey)
+        (folder / "sub.asc").write_text(gpg._run("--armor", "--export-secret-subkeys", f"{fresh.subkey}!"))
     return folder / "sub.asc"
 
 
@@ -308,7 +308,7 @@ def a_stranger(life: Life, folder: Path) -> Path:
 def with_a_passphrase(life: Life, folder: Path) -> Path:
     other = Life(folder, PASSPHRASE)
     other.home, other.public, other.primary = folder / "h", folder / "p.asc", folder / "o"
-    with mock.patch.object(keys.tempfile, "TemporaryDirectory", QuickFolder):
+    with mock.patch.object(keyring.tempfile, "TemporaryDirectory", QuickFolder):
         other.ensure()
     return next(other.primary.glob("*.asc"))
 
@@ -439,15 +439,15 @@ def test_a_use_from_file_that_says_nothing_is_an_error_and_a_finding(life: Life)
 
 def test_a_revoked_key_does_not_sign(life: Life) -> None:
     (revocation,) = life.primary.glob("*.rev")
-    with opened(life.home) as keyring:
-        keyring.add(revocation.read_text().replace("\n:-----BEGIN", "\n-----BEGIN"))
-        assert keyring.signing_keys() == []
+    with opened(life.home) as gpg:
+        gpg.add(revocation.read_text().replace("\n:-----BEGIN", "\n-----BEGIN"))
+        assert gpg.signing_keys() == []
 
 
 def test_two_certificates_in_one_block_are_refused_since_rpm_would_read_one(life: Life) -> None:
     life.introduce()
-    with opened(life.home) as keyring:
-        life.public.write_text(keyring._run("--armor", "--export"))
+    with opened(life.home) as gpg:
+        life.public.write_text(gpg._run("--armor", "--export"))
     with pytest.raises(PipelineError, match="a block of this file holds 2 certificates, and rpm would read one"):
         life.ensure()
 

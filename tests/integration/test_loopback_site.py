@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from client_channel import PROJECT
-from pipeline import loopback_site
-from pipeline.errors import PipelineError
-from pipeline.loopback_site import Site, started, stopped
+from pipeline.base.errors import PipelineError
+from pipeline.hosts import loopback_site
+from pipeline.hosts.loopback_site import Site, started, stopped
 from ports import free_port
 
 DIGEST = "0123456789abcdef" * 4
@@ -159,7 +159,7 @@ def test_the_foreground_ends_at_a_signal_and_leaves_nothing(
     (tmp_path / "tmp").mkdir()
     mine = signal.signal(signal.SIGINT, before)
     server = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.loopback_site", str(site.root), str(site.port)],
+        [sys.executable, "-m", "pipeline.hosts.loopback_site", str(site.root), str(site.port)],
         env={**os.environ, "PYTHONPATH": str(PROJECT / "module_utils"), "TMPDIR": str(tmp_path / "tmp")},
         stdout=subprocess.PIPE,
         text=True,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.records import Flavour
-from pipeline.upstream import resolve
+from pipeline.base.records import Flavour
+from pipeline.source.upstream import resolve
 from signer_site import COMMIT, STABLE, Site
 
 CPU = Flavour("cpu", "any x86-64", published=False).to_dict()

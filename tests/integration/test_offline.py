@@ -21,14 +21,15 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from pipeline import cargo, checkout
-from pipeline.errors import PipelineError
-from pipeline.fetch import fetch
-from pipeline.git import git
-from pipeline.mirrors import CUTLASS, Mirrors, cutlass_folder, has_cutlass, place_registry, seed_cutlass
-from pipeline.records import Flavour, Source, sha256_file
-from pipeline.rustc import find_rust
-from pipeline.upstream import resolve
+from pipeline.base.errors import PipelineError
+from pipeline.base.git import git
+from pipeline.base.records import Flavour, Source, sha256_file
+from pipeline.build import cargo
+from pipeline.build.fetch import fetch
+from pipeline.source import checkout
+from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder, has_cutlass, place_registry, seed_cutlass
+from pipeline.source.upstream import resolve
+from pipeline.toolchain.rustc import find_rust
 
 CPU = Flavour("cpu", "any x86-64", published=False)
 # A flavour that asks for CUTLASS, of which nothing is compiled by nvcc: a folder stands in for its toolkit.
@@ -232,7 +233,10 @@ class Handler(SimpleHTTPRequestHandler):
 WITHOUT_NETWORK = """
 import json, sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from pipeline import cargo, errors, mirrors, records, rustc
+from pipeline.build import cargo
+from pipeline.base import errors, records
+from pipeline.source import mirrors
+from pipeline.toolchain import rustc
 data = json.loads(sys.argv[2])
 data["source"], data["flavour"] = records.Source(**data["source"]), records.Flavour.from_dict(data["flavour"])
 data["root"], data["mirrors"] = Path(data["root"]), mirrors.Mirrors(**data["mirrors"])

@@ -12,10 +12,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from pipeline import packaging
-from pipeline.errors import PipelineError
-from pipeline.packaging import Packaging, read_package
-from pipeline.records import Artifact, Flavour, Package, Source, sha256_file
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Artifact, Flavour, Package, Source, sha256_file
+from pipeline.package import rpm
+from pipeline.package.rpm import Packaging, read_package
 
 COMMIT = "9e92262aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 SOURCE = Source("https://example.org/mistral.rs.git", "v0.8.0", "tag", COMMIT, 1_750_000_000, "0.8.0", "0.8.0")
@@ -58,7 +58,7 @@ def home(tmp_path, program, project) -> Path:
         (tree / name).mkdir(parents=True)
     (tmp_path / "home/.rpmmacros").write_text("%_topdir %(echo $HOME)/rpmbuild\n")
     shutil.copy(program, tree / "SOURCES")
-    for name in (packaging.UNIT, packaging.EXAMPLE):
+    for name in (rpm.UNIT, rpm.EXAMPLE):
         shutil.copy(project / "rpm" / name, tree / "SOURCES")
     return tmp_path / "home"
 
@@ -320,8 +320,8 @@ def test_flavours_side_by_side_through_upgrade_and_removal(home, project, tmp_pa
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("needs root and a mount namespace")
     blackwell = plain(home, project, "0.8.0", "blackwell", "--define", "mistralrs_priority 120")
-    for rpm in (plain(home, project), plain(home, project, "0.9.0"), blackwell):
-        shutil.copy(rpm, tmp_path)
+    for file in (plain(home, project), plain(home, project, "0.9.0"), blackwell):
+        shutil.copy(file, tmp_path)
     (tmp_path / "tmpfs").mkdir()
     said = sh("unshare", "-m", "--propagation", "private", "sh", "-c", STORY, work=str(tmp_path)).splitlines()
     units = "/usr/lib/systemd/system/"

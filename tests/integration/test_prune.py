@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.retention import Retention
+from pipeline.base.errors import PipelineError
+from pipeline.channel.retention import Retention
 from signer_site import STABLE, Site
 
 NAMES = [f"mistralrs-ada-0.9.{number}-1.fc43.x86_64.rpm" for number in range(3)]

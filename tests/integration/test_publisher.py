@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 from channel_maker import Key, Maker
-from pipeline.publisher import ParentMoved, Publisher
-from pipeline.records import Snapshot, Transaction
+from pipeline.base.records import Snapshot, Transaction
+from pipeline.channel.agent_client import ParentMoved, Publisher
 from publisher_host import CHANNELS, PROGRAM, Host, refused
 
 # What it publishes

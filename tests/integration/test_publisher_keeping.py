@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from channel_maker import Key, Maker
-from pipeline.errors import PipelineError
-from pipeline.records import Snapshot, Transaction
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Snapshot, Transaction
 from publisher_host import Host, copy_of, refused
 
 DAY = 86400

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from channel_maker import Maker
-from pipeline.records import Snapshot, Transaction
+from pipeline.base.records import Snapshot, Transaction
 from publisher_host import Host, copy_of
 
 CHANGES = ("os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree")

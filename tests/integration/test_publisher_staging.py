@@ -12,9 +12,9 @@ from types import ModuleType
 
 import pytest
 from channel_maker import Maker
-from pipeline.errors import PipelineError
-from pipeline.publisher import ParentMoved
-from pipeline.records import Snapshot, Transaction, sha256_file
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Snapshot, Transaction, sha256_file
+from pipeline.channel.agent_client import ParentMoved
 from publisher_host import Host
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.publisher import Busy
-from pipeline.records import Snapshot, Transaction
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Snapshot, Transaction
+from pipeline.channel.agent_client import Busy
 from publisher_host import CHANNELS, Host, ssh
 
 # The commands

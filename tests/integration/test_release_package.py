@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 from client_channel import PROJECT
-from pipeline import keys, release_package
-from pipeline.channel import Channel
-from pipeline.errors import PipelineError
-from pipeline.keys import Recipe
-from pipeline.packaging import read_package
-from pipeline.records import Package, sha256_file
-from pipeline.release_package import Contents, Row, Seen, check_head, plan, provide, signed_by
-from pipeline.trust import read_certificates
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Package, sha256_file
+from pipeline.channel import release_package
+from pipeline.channel.reader import Channel
+from pipeline.channel.release_package import Contents, Row, Seen, check_head, plan, provide, signed_by
+from pipeline.package.rpm import read_package
+from pipeline.sign import keyring
+from pipeline.sign.keyring import Recipe
+from pipeline.sign.trust import read_certificates
 from rotation_site import CHANNELS, Operator, site_repo_file
 
 
@@ -317,7 +318,7 @@ def test_a_rotation_that_is_stopped_between_its_steps_lets_releases_go_on_and_is
     old = operator.signs().fingerprint
     recipe = Recipe("Test", "test@localhost", operator.folder / "primary", "ed25519")
     order = (
-        lambda: keys.introduce(operator.home, operator.public, recipe=recipe),
+        lambda: keyring.introduce(operator.home, operator.public, recipe=recipe),
         operator.trust,
         lambda: provide(operator.order()),
         operator.publish_release,

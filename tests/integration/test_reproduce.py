@@ -7,14 +7,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pipeline import cargo, reproduce
-from pipeline.compile_cache import Cache
-from pipeline.cuda import Toolkit
-from pipeline.errors import PipelineError
-from pipeline.packaging import Packaging
-from pipeline.records import Artifact, Flavour, Package
-from pipeline.rustc import find_rust
-from pipeline.upstream import resolve
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Artifact, Flavour, Package
+from pipeline.build import cargo, reproduce
+from pipeline.cache.compile_cache import Cache
+from pipeline.package.rpm import Packaging
+from pipeline.source.upstream import resolve
+from pipeline.toolchain.cuda import Toolkit
+from pipeline.toolchain.rustc import find_rust
 
 CPU = Flavour("cpu", "any x86-64", published=False)
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda",), 580)

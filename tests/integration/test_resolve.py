@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.git import git
-from pipeline.upstream import resolve
+from pipeline.base.errors import PipelineError
+from pipeline.base.git import git
+from pipeline.source.upstream import resolve
 
 
 def test_the_newest_final_tag_is_taken(upstream, tmp_path):

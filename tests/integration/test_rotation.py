@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import systems
 from channel_maker import call
-from pipeline.client import signer_of
-from pipeline.keys import parse_keys
-from pipeline.loopback_site import started, stopped
-from pipeline.records import sha256_file
-from pipeline.release_package import KEY_FILE
-from pipeline.throwaway import Client
-from pipeline.trust import list_public_keys, read_certificates
+from pipeline.base.records import sha256_file
+from pipeline.channel.release_package import KEY_FILE
+from pipeline.hosts.loopback_site import started, stopped
+from pipeline.prove.dnf_client import signer_of
+from pipeline.prove.sandbox import Client
+from pipeline.sign.keyring import parse_keys
+from pipeline.sign.trust import list_public_keys, read_certificates
 from rotation_site import CHANNELS, RELEASE, Operator
 from signer_site import make_package
 

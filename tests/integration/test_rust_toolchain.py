@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pipeline import rust
-from pipeline.errors import PipelineError
-from pipeline.rust import Dist, Toolchain, provide
+from pipeline.base.errors import PipelineError
+from pipeline.toolchain import rust
+from pipeline.toolchain.rust import Dist, Toolchain, provide
 
 PROJECT = Path(__file__).parents[2]
 PARTS = {"rustc": ["bin/rustc"], "cargo": ["bin/cargo", "etc/bash_completion.d/cargo"], "rust-std": ["lib/libstd.rlib"]}

@@ -18,8 +18,8 @@ from pathlib import Path
 import jinja2
 import pytest
 import yaml
-from pipeline import compile_cache, shared_level
-from pipeline.compile_cache import Cache, Session, Wheel
+from pipeline.cache import compile_cache, shared_cache
+from pipeline.cache.compile_cache import Cache, Session, Wheel
 from ports import free_port
 
 PROJECT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ class Redis:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen([SERVER, self.folder / "redis.conf"], cwd=self.folder, stdout=log)
         deadline = time.monotonic() + 20
-        while not shared_level.answers(("127.0.0.1", self.port)):
+        while not shared_cache.answers(("127.0.0.1", self.port)):
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -180,7 +180,7 @@ def test_a_wrong_password_leaves_the_disk_alone_and_is_told(redis: Redis, builde
 def test_a_shared_level_that_dies_in_the_middle_costs_seconds_and_a_warning(
     redis: Redis, builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_level, "PERIOD", 0.5)
+    monkeypatch.setattr(shared_cache, "PERIOD", 0.5)
     redis.start()
     builder.write(**shared(redis))
     builder.build(range(3))
@@ -268,7 +268,7 @@ def test_over_webdav_by_nginx(tmp_path: Path, builder: Builder) -> None:
     (folder / "nginx.conf").write_text(user + NGINX.format(folder=folder, port=port, module=DAV))
     nginx = subprocess.Popen(["nginx", "-e", "stderr", "-c", folder / "nginx.conf"], stderr=subprocess.DEVNULL)
     try:
-        while not shared_level.answers(("127.0.0.1", port)):
+        while not shared_cache.answers(("127.0.0.1", port)):
             assert nginx.poll() is None
             time.sleep(0.02)
         builder.write(compile_cache_shared="webdav", compile_cache_endpoint=f"http://127.0.0.1:{port}/")
@@ -292,5 +292,5 @@ def test_over_webdav_by_nginx(tmp_path: Path, builder: Builder) -> None:
     ],
 )
 def test_where_a_shared_level_is(settings: dict[str, str], expected: tuple[str, int] | None) -> None:
-    assert shared_level.address({"SCCACHE_MULTILEVEL_CHAIN": "disk,redis", **settings}) == expected
-    assert shared_level.address(settings) is None
+    assert shared_cache.address({"SCCACHE_MULTILEVEL_CHAIN": "disk,redis", **settings}) == expected
+    assert shared_cache.address(settings) is None

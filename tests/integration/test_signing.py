@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from channel_maker import Key
-from pipeline.errors import PipelineError
-from pipeline.keys import Recipe, ensure, introduce, opened, retire, schedule
-from pipeline.records import Package, sha256_file
-from pipeline.run import run
-from pipeline.signing import Signed, sign_package, verify_signed
-from pipeline.snapshot import Signer
-from pipeline.trust import read_certificates
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Package, sha256_file
+from pipeline.base.run import run
+from pipeline.channel.engine import Signer
+from pipeline.sign.keyring import Recipe, ensure, introduce, opened, retire, schedule
+from pipeline.sign.rpm_signature import Signed, sign_package, verify_signed
+from pipeline.sign.trust import read_certificates
 from signer_site import make_package, make_signer
 
 PASSPHRASE = "correct hörse 100%"

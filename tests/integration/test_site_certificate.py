@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from cloudflare_site import Site, authority, certificate
-from pipeline import site_certificate
-from pipeline.errors import PipelineError
-from pipeline.site_certificate import Validity, check
+from pipeline.base.errors import PipelineError
+from pipeline.hosts import site_certificate
+from pipeline.hosts.site_certificate import Validity, check
 
 DAY = 86400
 

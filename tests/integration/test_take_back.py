@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.publisher import Publisher
-from pipeline.records import Package, Transaction
-from pipeline.snapshot import Engine, Outcome
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Package, Transaction
+from pipeline.channel.agent_client import Publisher
+from pipeline.channel.engine import Engine, Outcome
 from signer_site import STABLE, Site
 
 VERSIONS = ("0.9.0", "0.9.1", "0.9.2")

@@ -6,11 +6,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pipeline.checkout import bring, current_commit, move
-from pipeline.errors import PipelineError
-from pipeline.git import git
-from pipeline.tree import look
-from pipeline.upstream import resolve
+from pipeline.base.errors import PipelineError
+from pipeline.base.git import git
+from pipeline.source.checkout import bring, current_commit, move
+from pipeline.source.manifest import look
+from pipeline.source.upstream import resolve
 
 
 def test_another_commit_is_read_while_one_is_checked_out(upstream: Path, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pipeline import trials
-from pipeline.cuda import Toolkit, Wheels, provide
-from pipeline.environment import SYSTEM_PATH, is_mended
-from pipeline.trials import Trials
+from pipeline.check import trials
+from pipeline.check.builder import SYSTEM_PATH, is_mended
+from pipeline.check.trials import Trials
+from pipeline.toolchain.cuda import Toolkit, Wheels, provide
 
 PROJECT = Path(__file__).parents[2]
 PATH = ":".join(SYSTEM_PATH)

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from pipeline.artifacts import GRACE, LEFTOVER, prune
-from pipeline.errors import PipelineError
-from pipeline.packaging import alone
+from pipeline.base.errors import PipelineError
+from pipeline.package.rpm import alone
+from pipeline.package.superseded import GRACE, LEFTOVER, prune
 
 
 def artifact(root: Path, flavour: str, name: str, age: float, *, incremental: bool = False) -> Path:

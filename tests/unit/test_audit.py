@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from pipeline.audit import Binary, Told, allowed_libraries, baseline, features, judge
-from pipeline.errors import PipelineError
-from pipeline.findings import Finding, refuse, table
-from pipeline.records import Artifact, Flavour, Source
+from pipeline.base.errors import PipelineError
+from pipeline.base.findings import Finding, refuse, table
+from pipeline.base.records import Artifact, Flavour, Source
+from pipeline.package.audit import Binary, Told, allowed_libraries, baseline, features, judge
 
 SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "cudnn", "flash-attn", "nccl"), 580)

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from pipeline.cargo import Plan, build_argv, environment
-from pipeline.mirrors import Mirrors
-from pipeline.nvcc import DIGEST
-from pipeline.parallel import Parallel
-from pipeline.records import Flavour, Source
-from pipeline.rustc import Rust
+from pipeline.base.records import Flavour, Source
+from pipeline.build.cargo import Plan, build_argv, environment
+from pipeline.build.limits import Parallel
+from pipeline.build.nvcc import DIGEST
+from pipeline.source.mirrors import Mirrors
+from pipeline.toolchain.rustc import Rust
 
 SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "flash-attn"), 580)

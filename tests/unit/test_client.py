@@ -8,7 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pipeline.client import (
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Flavour, Package
+from pipeline.prove.dnf_client import (
     Metadata,
     Order,
     checked_repo,
@@ -23,8 +25,6 @@ from pipeline.client import (
     signer_of,
     upstream_version,
 )
-from pipeline.errors import PipelineError
-from pipeline.records import Flavour, Package
 
 URL = "http://127.0.0.1:8643"
 REPO = f"""\

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pipeline import compatibility
-from pipeline.compatibility import Compatibility
-from pipeline.records import Flavour
+from pipeline.base.records import Flavour
+from pipeline.check import compatibility
+from pipeline.check.compatibility import Compatibility
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pipeline.cuda import (
+from pipeline.toolchain.cuda import (
     compiler_version,
     driver_functions,
     is_release,

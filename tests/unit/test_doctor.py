@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from pipeline import doctor
-from pipeline.errors import PipelineError
-from pipeline.findings import Finding
+from pipeline.base.errors import PipelineError
+from pipeline.base.findings import Finding
+from pipeline.check import doctor
 
 GOOD = Finding("rustc", "1.95.0", ">= 1.88", fits=True).to_dict()
 SLOW = Finding("compile cache: redis", "no answer", "answers", fits=True, remedy="See it runs", warning=True).to_dict()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline import environment, findings
-from pipeline.environment import GIB
-from pipeline.errors import PipelineError
-from pipeline.findings import Finding
-from pipeline.parallel import planned
+from pipeline.base import findings
+from pipeline.base.errors import PipelineError
+from pipeline.base.findings import Finding
+from pipeline.build.limits import planned
+from pipeline.check import builder
+from pipeline.check.builder import GIB
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from pipeline.parallel import planned
     ],
 )
 def test_rustc_against_the_tags_rust_version(found, needed, fits):
-    finding = environment.check_rust(found, needed)
+    finding = builder.check_rust(found, needed)
     assert (finding.fits, bool(finding.remedy)) == (fits, not fits)
 
 
@@ -32,12 +33,12 @@ def test_rustc_against_the_tags_rust_version(found, needed, fits):
     [("-C target-cpu=x86-64", True), ("-C target-cpu=native", False), ("-Ctarget-cpu=native", False)],
 )
 def test_a_native_cpu_is_refused(flags, fits):
-    assert environment.check_rustflags(flags).fits is fits
+    assert builder.check_rustflags(flags).fits is fits
 
 
 def test_space_is_checked_where_the_folder_will_be(tmp_path):
-    assert environment.free_bytes(tmp_path / "not" / "yet") > 0
-    finding = environment.check_space(5 * GIB, 20, tmp_path)
+    assert builder.free_bytes(tmp_path / "not" / "yet") > 0
+    finding = builder.check_space(5 * GIB, 20, tmp_path)
     assert not finding.fits
     assert finding.found == "5.0 GiB free"
 
@@ -46,7 +47,7 @@ def memory(gib: int, *, jobs: int = 0, low_memory: bool = False, heavy: bool = T
     """What the doctor says of a host with 8 processors."""
     plan = planned(8, gib * GIB, cuda=True, jobs=jobs, low_memory=low_memory)
     lowest = planned(8, gib * GIB, cuda=True, low_memory=True)
-    return environment.check_memory(plan, gib * GIB, lowest, heavy=heavy)
+    return builder.check_memory(plan, gib * GIB, lowest, heavy=heavy)
 
 
 @pytest.mark.parametrize("gib", range(2, 65, 2))
@@ -68,10 +69,10 @@ def test_too_little_memory_is_told_with_what_to_set():
 
 def test_memory_that_other_programs_hold_is_a_warning():
     plan = planned(8, 64 * GIB, cuda=True)
-    finding = environment.check_memory_free(plan, plan.memory - 1, heavy=True)
+    finding = builder.check_memory_free(plan, plan.memory - 1, heavy=True)
     assert (finding.fits, finding.warning) == (True, True)
-    assert not environment.check_memory_free(plan, plan.memory, heavy=True).warning
-    assert not environment.check_memory_free(plan, 0, heavy=False).warning
+    assert not builder.check_memory_free(plan, plan.memory, heavy=True).warning
+    assert not builder.check_memory_free(plan, 0, heavy=False).warning
 
 
 WRONG = [
@@ -106,9 +107,9 @@ def test_a_warning_is_shown_as_one():
 def test_an_nvcc_that_does_not_run_has_no_version(tmp_path: Path, text: str) -> None:
     nvcc = tmp_path / "nvcc"
     nvcc.write_text(text)
-    assert environment.nvcc_version(str(nvcc)) == ""
+    assert builder.nvcc_version(str(nvcc)) == ""
     nvcc.chmod(0o755)
-    assert environment.nvcc_version(str(nvcc)) == ""
+    assert builder.nvcc_version(str(nvcc)) == ""
 
 
 def test_what_is_too_long_for_a_column_stands_below_its_line():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline.failures import CAUSES, SHOWN, WIDTH, CompileFailed, Failure, explain, first_error
+from pipeline.build.failures import CAUSES, SHOWN, WIDTH, CompileFailed, Failure, explain, first_error
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "failures"
 MEMORY = "a compiler was killed or got no memory"

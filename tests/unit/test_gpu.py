@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.gpu import Gpu, choose, fitting, look, on_bus, parse
-from pipeline.records import Flavour
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Flavour
+from pipeline.hosts.gpu import Gpu, choose, fitting, look, on_bus, parse
 
 RTX_4090 = "NVIDIA GeForce RTX 4090, 8.9, 580.65.06\n"
 RTX_3090 = "NVIDIA GeForce RTX 3090, 8.6, 580.65.06\n"

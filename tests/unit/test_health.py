@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from pipeline import health
-from pipeline.errors import PipelineError
-from pipeline.health import Look, answer, wait
+from pipeline.base.errors import PipelineError
+from pipeline.hosts import health
+from pipeline.hosts.health import Look, answer, wait
 
 UNIT = "mistralrs-ada@qwen.service"
 URL = "http://127.0.0.1:1/health"

@@ -7,9 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from pipeline import instances as logic
-from pipeline.errors import PipelineError
-from pipeline.instances import Found, instances, is_loopback, merge, plan, quoted, shown, to_toml
+from pipeline.base.errors import PipelineError
+from pipeline.hosts import instances as logic
+from pipeline.hosts.instances import Found, instances, is_loopback, merge, plan, quoted, shown, to_toml
 
 ANY = "0.0.0.0"  # noqa: S104  it is written down, not bound
 QWEN = {"name": "qwen", "model": "Qwen/Qwen3-4B", "port": 1234}
@@ -179,7 +179,7 @@ def test_files_are_roots_alone_and_whole(tmp_path: Path) -> None:
 def test_the_module_says_what_it_would_do_and_tells_no_secret(
     tmp_path: Path, run_module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.module_utils.pipeline.instances.properties", lambda *_: {})
+    monkeypatch.setattr("ansible.module_utils.pipeline.hosts.instances.properties", lambda *_: {})
     arguments = {"instances": [QWEN], "tokens": {"qwen": "hf_secret"}, "flavour": "ada", "folder": str(tmp_path)}
     checked = run_module("mistralrs_instances", arguments, check=True)
     assert list(tmp_path.iterdir()) == []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pipeline import keys
-from pipeline.errors import PipelineError
-from pipeline.keys import SigningKey, parse_keys, signer_of, successor_of, told, whole_fingerprint
+from pipeline.base.errors import PipelineError
+from pipeline.sign import keyring
+from pipeline.sign.keyring import SigningKey, parse_keys, signer_of, successor_of, told, whole_fingerprint
 
 NOW = 1000
 
@@ -84,6 +84,6 @@ def test_a_listing_is_read_as_gpg_writes_it() -> None:
         "pub:-:4096:1:FFFF:300:::-:::scSC:::::::0:\nfpr:::::::::P3:\nuid:-::::300::H::Two::::::::::0:\n"
     )
     assert parse_keys(listing) == [
-        keys.SigningKey("P1", "S1", "Test: one <a@b>", 200, 500),
-        keys.SigningKey("P3", "P3", "Two", 300, 0),
+        keyring.SigningKey("P1", "S1", "Test: one <a@b>", 200, 500),
+        keyring.SigningKey("P3", "P3", "Two", 300, 0),
     ]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import createrepo_c
 import pytest
-from pipeline import metadata
-from pipeline.errors import PipelineError
-from pipeline.metadata import TYPES, Entry, Identity
+from pipeline.base.errors import PipelineError
+from pipeline.channel import metadata
+from pipeline.channel.metadata import TYPES, Entry, Identity
 
 WRITERS = {
     "primary": createrepo_c.PrimaryXmlFile,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from pipeline.errors import PipelineError
-from pipeline.fetch import reasons
-from pipeline.mirrors import (
+from pipeline.base.errors import PipelineError
+from pipeline.build.fetch import reasons
+from pipeline.source.mirrors import (
     Mirrors,
     build_scripts,
     cutlass_commits,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.nvcc_wrapper import absolute, made_object, mapped, sources, split
+from pipeline.build.nvcc_wrapper import absolute, made_object, mapped, sources, split
 
 COMMON = ["--generate-code=arch=compute_89,code=sm_89", "--default-stream", "per-thread", "-O3"]
 

@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from pipeline import packaging
-from pipeline.errors import PipelineError
-from pipeline.packaging import Packaging, commit_of, last_words, rpmbuild_argv, rpmbuild_environment
-from pipeline.records import Artifact, Flavour, Source, sha256_file
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Artifact, Flavour, Source, sha256_file
+from pipeline.package import rpm
+from pipeline.package.rpm import Packaging, commit_of, last_words, rpmbuild_argv, rpmbuild_environment
 
 COMMIT = "9e92262" + "0" * 33
 ADA = Flavour("ada", "RTX 40 and L40", "8.9", "13.0", ("cuda",), 580)
@@ -26,7 +26,7 @@ def plan(tmp_path: Path) -> Packaging:
     (folder / "LICENSE").write_text("MIT")
     (folder / "chat_templates/chatml.json").write_text("{}")
     (spec / "systemd").mkdir(parents=True)
-    for name in (packaging.SPEC, packaging.UNIT, packaging.EXAMPLE):
+    for name in (rpm.SPEC, rpm.UNIT, rpm.EXAMPLE):
         (spec / name).write_text(name)
     artifact = Artifact(
         source=SOURCE, flavour=ADA, inputs="0" * 64, folder=str(folder), binary="mistralrs",
@@ -96,7 +96,7 @@ def test_everything_that_goes_into_the_package_is_an_input(plan):
         with_artifact(plan, source=dataclasses.replace(SOURCE, commit_time=1)).inputs,
     ]
     seen += [touched(path) for path in (folder / "LICENSE", folder / "chat_templates/chatml.json")]
-    ours = (packaging.SPEC, packaging.UNIT, packaging.EXAMPLE)
+    ours = (rpm.SPEC, rpm.UNIT, rpm.EXAMPLE)
     seen += [touched(plan.spec_folder / name) for name in ours]
     assert len(set(seen)) == len(seen)
 
@@ -115,7 +115,7 @@ def test_a_binary_that_was_changed_after_the_build_is_refused(plan):
     assert caught.value.where == str(plan.binary)
 
 
-@pytest.mark.parametrize("missing", [packaging.SPEC, packaging.UNIT, packaging.EXAMPLE])
+@pytest.mark.parametrize("missing", [rpm.SPEC, rpm.UNIT, rpm.EXAMPLE])
 def test_a_missing_source_is_named(plan, missing):
     (plan.spec_folder / missing).unlink()
     with pytest.raises(PipelineError) as caught:
@@ -129,7 +129,7 @@ def test_an_artifact_may_lack_licence_and_templates(plan):
     folder = Path(plan.artifact.folder)
     (folder / "LICENSE").unlink()
     (folder / "chat_templates/chatml.json").unlink()
-    assert set(plan.sources()) == {"mistralrs", packaging.SPEC, packaging.UNIT, packaging.EXAMPLE}
+    assert set(plan.sources()) == {"mistralrs", rpm.SPEC, rpm.UNIT, rpm.EXAMPLE}
 
 
 @pytest.mark.parametrize(

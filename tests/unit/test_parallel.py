@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.parallel import GIB, LARGEST, NVCC, REST, RUSTC, _limits, needed, planned
+from pipeline.build.limits import GIB, LARGEST, NVCC, REST, RUSTC, _limits, needed, planned
 
 
 @pytest.mark.parametrize(("processors", "gib"), [(2, 16), (2, 24), (8, 32), (16, 64), (32, 128), (128, 512), (64, 24)])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.plan import plan, select_flavours, unknown
-from pipeline.records import Flavour, Package, Source
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Flavour, Package, Source
+from pipeline.plan.compare import plan, select_flavours, unknown
 
 A, B = "a" * 40, "b" * 40
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.progress import LineReader, Progress, clock
+from pipeline.build.progress import LineReader, Progress, clock
 
 
 def test_progress_is_told_apart_from_lines_whatever_the_chunks():

@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.publisher import Busy, ParentMoved, Publisher
-from pipeline.run import CommandFailed
+from pipeline.base.errors import PipelineError
+from pipeline.base.run import CommandFailed
+from pipeline.channel.agent_client import Busy, ParentMoved, Publisher
 
 PROGRAM = Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher"
 TX = "stable-20261121-0001"

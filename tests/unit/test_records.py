@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.records import Artifact, Flavour, Package, Snapshot, Source
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Artifact, Flavour, Package, Snapshot, Source
 
 SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
 ARTIFACT = Artifact(

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pipeline import report
-from pipeline.parallel import Parallel
-from pipeline.records import Artifact, CacheCount, Flavour, Source
-from pipeline.report import Amount, BuildReport, Kernel, Level, Observed
+from pipeline.base.records import Artifact, CacheCount, Flavour, Source
+from pipeline.build import report
+from pipeline.build.limits import Parallel
+from pipeline.build.report import Amount, BuildReport, Kernel, Level, Observed
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "report"
 TIMINGS = (FIXTURES / "cargo-timing.html").read_text()

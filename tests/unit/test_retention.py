@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.metadata import Identity
-from pipeline.retention import Retention, superseded
+from pipeline.base.errors import PipelineError
+from pipeline.channel.metadata import Identity
+from pipeline.channel.retention import Retention, superseded
 
 
 def package(text: str, name: str = "ada", arch: str = "x86_64") -> Identity:

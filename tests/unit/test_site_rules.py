@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pipeline.loopback_site import Site
+from pipeline.hosts.loopback_site import Site
 
 PROJECT = Path(__file__).resolve().parents[2]
 REAL = (PROJECT / "roles/rpm_site/templates/nginx.conf.j2").read_text()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from pipeline.errors import PipelineError
-from pipeline.records import Package
-from pipeline.spread import Builder, Told, spread, verified
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Package
+from pipeline.plan.spread import Builder, Told, spread, verified
 
 TABLE = ["ampere", "ada", "blackwell"]
 FORGE, ANVIL = Builder("forge"), Builder("anvil")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.channel import Published
-from pipeline.errors import PipelineError
-from pipeline.findings import Finding
-from pipeline.records import Package
-from pipeline.status import ago, lines, report, size
+from pipeline.base.errors import PipelineError
+from pipeline.base.findings import Finding
+from pipeline.base.records import Package
+from pipeline.channel.reader import Published
+from pipeline.channel.status import ago, lines, report, size
 
 HEAD, OLD = "20261121T113154Z-2f7b86af", "20261120T113154Z-00000000"
 NOW = 1_795_271_514

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pipeline.records import Snapshot
-from pipeline.snapshot import Outcome, Verdict
-from pipeline.telling import listing, result, well
+from pipeline.base.records import Snapshot
+from pipeline.channel.engine import Outcome, Verdict
+from pipeline.channel.wording import listing, result, well
 
 HEAD = "20261121T115203Z-33638f77"
 MADE = Snapshot(id=HEAD, channel="stable", parent="", time=0, reason="")

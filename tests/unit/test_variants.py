@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline.variants import headers, particular_packages
+from pipeline.build.variants import headers, particular_packages
 
 # app -> engine -> kernels (its build script asks for the GPU); app -> log; engine's build script uses tool;
 # extra's build script is compiled with kernels.

@@ -6,8 +6,8 @@ import itertools
 import shutil
 
 import pytest
-from pipeline.run import run
-from pipeline.versions import commit_version, dotted, nearest, parse_tag, releases, rpm_order
+from pipeline.base.run import run
+from pipeline.base.versions import commit_version, dotted, nearest, parse_tag, releases, rpm_order
 
 
 @pytest.mark.parametrize(

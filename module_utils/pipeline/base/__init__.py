@@ -1,0 +1,1 @@
+"""What every room may import; knows no step of the pipeline."""

@@ -1,0 +1,1 @@
+"""cargo and nvcc at work, and what a build cost."""

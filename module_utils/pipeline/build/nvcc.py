@@ -1,0 +1,70 @@
+"""The toolkit as build scripts see it: the real one, with an nvcc in front that caches and queues (nvcc_wrapper)."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from ..base.lock import held
+from ..base.records import digest_of
+from . import nvcc_wrapper
+
+DIGEST = digest_of(inspect.getsource(nvcc_wrapper))[:8]
+"""Of the wrapper: what another one made has other bytes."""
+
+
+def wrapped(toolkit: Path, root: Path, version: str) -> Path:
+    """The folder ``<root>/toolchain/nvcc-<version>``: made when it is not there or is another one.
+
+    It is named by nvcc's own version, so that another toolkit is another path, which cargo notices.
+    """
+    folder = root / "toolchain" / f"nvcc-{version}"
+    program = f"#!{sys.executable} -IS\n{inspect.getsource(nvcc_wrapper)}"
+    if _is(folder, toolkit, program):
+        return folder
+    with held(folder.parent / ".lock"):
+        if not _is(folder, toolkit, program):
+            _make(folder, toolkit, program)
+    return folder
+
+
+def _is(folder: Path, toolkit: Path, program: str) -> bool:
+    try:
+        return (folder / "bin" / "nvcc").read_text() == program and (folder / "real").readlink() == toolkit
+    except OSError:
+        return False
+
+
+def _make(folder: Path, toolkit: Path, program: str) -> None:
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as name:
+        new = Path(name) / "tree"
+        (new / "bin").mkdir(parents=True)
+        (new / "real").symlink_to(toolkit)
+        for entry in toolkit.iterdir():
+            if entry.name != "bin":
+                (new / entry.name).symlink_to(toolkit / entry.name)
+        for entry in (toolkit / "bin").iterdir():
+            if entry.name != "nvcc":
+                (new / "bin" / entry.name).symlink_to(entry)
+        (new / "bin" / "nvcc").write_text(program)
+        (new / "bin" / "nvcc").chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+
+
+def queue(folder: Path, slots: int) -> dict[str, str]:
+    """What the wrapper is told: where to wait for one of so many slots, and where to note its calls."""
+    places = folder / "nvcc-slots"
+    places.mkdir()
+    for number in range(slots):
+        (places / str(number)).touch()
+    return {"MISTRALRS_RPM_NVCC_SLOTS": str(places), "MISTRALRS_RPM_NVCC_LOG": str(folder / "nvcc.jsonl")}
+
+
+def calls(folder: Path) -> str:
+    """The compiles that the wrapper noted below ``folder``, a line of JSON each, in the order of their ends."""
+    path = folder / "nvcc.jsonl"
+    return path.read_text() if path.exists() else ""

@@ -1,0 +1,338 @@
+"""Reproduce: do commit, flavour and toolchain decide the bytes? Built again from nothing in another folder, they must.
+
+    prepare --> (cargo_build and rpm_package below the second root) --> compare --> remove
+
+Rules:
+
+1. The second root is ``<root>/reproduce``: another path of another length. It has a checkout of its own, which borrows
+   the first one's objects, a CARGO_HOME with the first one's downloads and no more, an empty target directory, and no
+   compile cache. The toolchain is the same.
+2. The binary and the unsigned package are compared byte by byte. What the packages are signed with is no part of it.
+3. On a difference the report says where it is (sections, the first strings that only one has; diffoscope says more
+   where it is installed) and which crates it comes from: those that were compiled to other bytes although nothing
+   that they are made of was, and those whose folders stand in the strings.
+4. What stays is the report, and the log of a second build that failed. ``remove`` takes away the second root, whatever
+   happened in it.
+
+The same bytes also prove the cache: what came out of it is what a compiler makes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import PipelineError
+from ..base.git import initialise
+from ..base.records import Artifact, Package, Record, digest_of, sha256_file
+from ..base.run import run
+
+FOLDER = "reproduce"
+MARK = ".reproduce"
+SHOWN = 12
+"""So many strings and sections of a difference are told."""
+
+_STRING = re.compile(rb"[\x20-\x7e]{8,}")
+_SECTION = re.compile(r"^ +\[ *\d+\] (\S+) +(\S+) +[0-9a-f]+ ([0-9a-f]+) ([0-9a-f]+)", re.MULTILINE)
+# Where a crate's name stands in a path: downloaded, from git, in a build script's folder, in the checkout.
+_CRATES = (
+    re.compile(r"/registry/src/[^/]+/([A-Za-z0-9_-]+?)-\d+\.\d"),
+    re.compile(r"/git/checkouts/([A-Za-z0-9_-]+)-[0-9a-f]{16}/"),
+    re.compile(r"/build/([A-Za-z0-9_-]+)-[0-9a-f]{16}(?:/|$)"),
+    re.compile(r"/src/([A-Za-z0-9_-]+)(?:/|$)"),
+)
+# Below CARGO_HOME, what cargo unpacks from its downloads.
+_UNPACKED = ("registry/src", "git/checkouts")
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """What came out of both builds. ``sections``, ``strings`` and ``crates`` are empty where nothing differs."""
+
+    what: str
+    first: str
+    second: str
+    sections: tuple[str, ...] = ()
+    strings: tuple[str, ...] = ()
+    crates: tuple[str, ...] = ()
+
+    @property
+    def same(self) -> bool:
+        return self.first == self.second
+
+    def told(self) -> str:
+        """One line for a person."""
+        if self.same:
+            return f"{self.what}: the same bytes, SHA-256 {self.first}"
+        where = f"; differs in {', '.join(self.sections)}" if self.sections else ""
+        blamed = f"; it comes from {', '.join(self.crates)}" if self.crates else ""
+        return f"{self.what}: {self.first[:16]} and {self.second[:16]}{where}{blamed}"
+
+
+def second_root(root: Path) -> Path:
+    return root / FOLDER
+
+
+# ---------------------------------------------------------------- the second root
+
+
+def prepare(root: Path) -> Path:
+    """A fresh second root, with what need not be downloaded again."""
+    second = second_root(root)
+    remove(root)
+    try:
+        second.mkdir()
+        (second / MARK).touch()
+        initialise(second / "src", bare=False)
+        borrowed = root / "src" / ".git" / "objects"
+        if borrowed.is_dir():
+            (second / "src" / ".git" / "objects" / "info" / "alternates").write_text(f"{borrowed}\n")
+        for name, without in (("cargo", _UNPACKED), ("cudaforge", ())):
+            if (root / name).is_dir():
+                _share(root / name, second / name, without)
+    except OSError as error:
+        raise PipelineError(
+            f"the second builder's folder cannot be made: {error}", str(second), "Free space, or mend its owner"
+        ) from error
+    return second
+
+
+def remove(root: Path) -> bool:
+    """Take away the second root; whether there was one. A folder that this module did not make is refused."""
+    second = second_root(root)
+    if not second.exists():
+        return False
+    if not (second / MARK).exists():
+        raise PipelineError(
+            "a folder is there that no reproduction left", str(second), "Move it away: the second build belongs there"
+        )
+    if not list(second.glob("artifacts/*/*/manifest.json")):
+        for log in second.glob("log/*.log"):
+            (root / "log").mkdir(exist_ok=True)
+            shutil.copyfile(log, root / "log" / f"reproduce-{log.name}")
+    # The mark goes last: a removal that is cut off is taken up by the next.
+    for path in second.iterdir():
+        if path.name != MARK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    shutil.rmtree(second)
+    return True
+
+
+def _share(origin: Path, copy: Path, without: Sequence[str]) -> None:
+    """A copy of a folder of downloads: crates, which never change, are linked; folders in ``without`` are left out."""
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        inside = Path(folder).relative_to(origin)
+        return {name for name in names if str(inside / name) in without}
+
+    def put(source: str, destination: str) -> None:
+        if source.endswith(".crate"):
+            try:
+                os.link(source, destination)
+            except OSError:  # another file system
+                shutil.copy2(source, destination)
+        else:
+            shutil.copy2(source, destination)
+
+    shutil.copytree(origin, copy, symlinks=True, ignore=left_out, copy_function=put)
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def compare(root: Path, first: Artifact, second: Artifact) -> Comparison:
+    """The binaries of both builds."""
+    one, other = (Path(artifact.folder) / artifact.binary for artifact in (first, second))
+    digests = sha256_file(one), sha256_file(other)
+    if digests[0] == digests[1]:
+        return Comparison("binary", *digests)
+    strings = differing_strings(one, other)
+    crates = crates_named(strings)
+    targets = root / "target", second_root(root) / "target"
+    if _is_of(targets[0], first):
+        crates = [*culprits(*targets), *crates]
+    return Comparison(
+        "binary", *digests, tuple(differing_sections(one, other)), tuple(strings), tuple(dict.fromkeys(crates))
+    )
+
+
+def compare_packages(first: Package, second: Package) -> Comparison:
+    """The unsigned packages of both builds; the tags of their headers stand for sections."""
+    paths = Path(first.path), Path(second.path)
+    digests = sha256_file(paths[0]), sha256_file(paths[1])
+    if digests[0] == digests[1]:
+        return Comparison("package", *digests)
+    tags = [_tags(path) for path in paths]
+    sections = [name for name in tags[0] if tags[0][name] != tags[1].get(name)]
+    return Comparison("package", *digests, tuple(sections[:SHOWN]))
+
+
+def _is_of(target: Path, artifact: Artifact) -> bool:
+    """Whether cargo's target directory is still as it was when it made the artifact."""
+    binary = target / "release" / artifact.binary
+    return binary.is_file() and sha256_file(binary) == artifact.sha256
+
+
+def _tags(path: Path) -> dict[str, str]:
+    """A package's header, by tag, without what follows from the payload."""
+    names = run(["rpm", "--querytags"]).stdout.split()
+    wanted = [name for name in names if not name.startswith(("SHA", "SIG", "LONGSIG", "PAYLOADDIGEST"))]
+    # A bell ends each tag: no text of a header has one.
+    form = "".join(f"{name}=[%{{{name}}} ]\\a" for name in wanted)
+    said = run(["rpm", "-qp", "--nosignature", "--qf", form, "--", path]).stdout
+    return dict(line.partition("=")[::2] for line in said.split("\a") if "=" in line)
+
+
+def sections(path: Path) -> dict[str, str]:
+    """The SHA-256 of each section of an ELF file that has bytes, by its name."""
+    found = _SECTION.findall(run(["readelf", "--section-headers", "--wide", path]).stdout)
+    data = path.read_bytes()
+    return {
+        name: digest_of(data[int(at, 16) : int(at, 16) + int(size, 16)].hex())
+        for name, kind, at, size in found
+        if kind not in ("NOBITS", "NULL")
+    }
+
+
+def differing_sections(one: Path, other: Path) -> list[str]:
+    first, second = sections(one), sections(other)
+    return [name for name in {**first, **second} if first.get(name) != second.get(name)][:SHOWN]
+
+
+def differing_strings(one: Path, other: Path) -> list[str]:
+    """The first strings that only one of two files has; those that hold a path come first."""
+    sets = [set(_strings(path)) for path in (one, other)]
+    only = [sorted(sets[at] - sets[1 - at], key=lambda text: ("/" not in text, text)) for at in (0, 1)]
+    return [f"{sign} {text[:200]}" for sign, texts in zip("-+", only, strict=True) for text in texts[: SHOWN // 2]]
+
+
+def _strings(path: Path) -> Iterator[str]:
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for match in _STRING.finditer(data):
+            yield match[0].decode()
+
+
+def crates_named(strings: list[str]) -> list[str]:
+    """The crates whose folders stand in some strings, in their order."""
+    found = [name for text in strings for pattern in _CRATES for name in pattern.findall(text)]
+    return list(dict.fromkeys(found))
+
+
+def culprits(one: Path, other: Path) -> list[str]:
+    """The crates that two target directories hold with other bytes, without those that only follow from another one.
+
+    A crate is its library (``deps/*.rlib``) and what its build script made; what it uses, cargo's fingerprints say.
+    """
+    first, second = units(one), units(other)
+    # The first directory may hold units of other builds too: what counts is there under the same name.
+    different = {_crate(name) for name in second if name in first and first[name] != second[name]}
+    uses = dependencies(other)
+    names = {_crate(path.name): path.name.rpartition("-")[0] for path in (other / "release/.fingerprint").glob("*")}
+    return sorted(names.get(name, name) for name in different if not uses.get(name, set()) & (different - {name}))
+
+
+def units(target: Path) -> dict[str, str]:
+    """A digest of the machine code of each compiled library and of what each build script made, by cargo's unit name.
+
+    Names of objects and a library's metadata are left out: they hold paths that no binary gets.
+    """
+    release = target / "release"
+    found = {path.stem.removeprefix("lib"): _contents(path) for path in (release / "deps").glob("lib*.rlib")}
+    for folder in (release / "build").glob("*/out"):
+        made = [path for path in folder.rglob("*") if path.suffix in (".o", ".a", ".ptx") and path.is_file()]
+        found[folder.parent.name] = sorted(digest for path in made for digest in _contents(path))
+    return {name: digest_of(digests) for name, digests in found.items()}
+
+
+def _contents(path: Path) -> list[str]:
+    """The digests of an archive's members, as ar(5) lays them out, or of a file that is none."""
+    data = path.read_bytes()
+    if not data.startswith(b"!<arch>\n"):
+        return [sha256_file(path)]
+    found, at = [], 8
+    while at + 60 <= len(data):
+        name, size = data[at : at + 16].rstrip(), int(data[at + 48 : at + 58])
+        if name not in (b"/", b"//", b"/SYM64/", b"lib.rmeta/"):
+            found.append(hashlib.sha256(data[at + 60 : at + 60 + size]).hexdigest())
+        at += 60 + size + size % 2
+    return sorted(found)
+
+
+def dependencies(target: Path) -> Mapping[str, set[str]]:
+    """What each crate is made of, from cargo's fingerprints; build scripts count as part of their crate."""
+    uses: dict[str, set[str]] = {}
+    for path in (target / "release" / ".fingerprint").glob("*/*.json"):
+        try:
+            names = {entry[1] for entry in json.loads(path.read_text()).get("deps", [])}
+        except (ValueError, AttributeError, IndexError, TypeError):  # not known to this project: no matter
+            continue
+        uses.setdefault(_crate(path.parent.name), set()).update(names - {"build_script_build", "build_script_main"})
+    return uses
+
+
+def _crate(name: str) -> str:
+    """The crate of a unit as code names it: "mistralrs-core-<hash>" gives "mistralrs_core"."""
+    return name.rpartition("-")[0].replace("-", "_")
+
+
+# ---------------------------------------------------------------- the report
+
+
+def diffoscope(one: Path, other: Path) -> str:
+    """What diffoscope says of two files; "" where it is not installed, does not end, or cannot tell."""
+    if shutil.which("diffoscope") is None:
+        return ""
+    words = ["diffoscope", "--text", "-", "--no-progress", "--max-text-report-size", "60000"]
+    try:
+        return run([*words, str(one), str(other)], accept=(0, 1), timeout=1800).stdout
+    except PipelineError as error:
+        return f"diffoscope: {error.what}\n"
+
+
+def report(first: Artifact, second: Artifact, comparisons: Sequence[Comparison], more: str = "") -> str:
+    """The report's text; ``more`` is what diffoscope said."""
+    lines = [
+        f"{first.flavour.name} {first.source.rpm_version}, commit {first.source.commit}, rustc {first.rustc}"
+        + (f", CUDA {first.cuda}" if first.cuda else ""),
+        f"first build:  {first.folder} ({first.compiled} units compiled, {first.cache_hits} from the cache)",
+        f"second build: {second.folder} ({second.compiled} units compiled, no cache)",
+        "",
+    ]
+    for comparison in comparisons:
+        lines.append(comparison.told())
+        lines += [f"    {string}" for string in comparison.strings]
+    return "\n".join([*lines, *([more] if more else [])]) + "\n"
+
+
+def refuse(comparisons: Sequence[Comparison], where: str) -> None:
+    """PipelineError where something differs."""
+    if all(comparison.same for comparison in comparisons):
+        return
+    told = "".join(f"    {comparison.told()}\n" for comparison in comparisons)
+    raise PipelineError(
+        f"the second build has other bytes:\n{told}",
+        where,
+        "Something of the builder (a path, a time, an order) is in what it makes: the report shows it",
+    )
+
+
+def compared(root: Path, artifacts: Sequence[Artifact], packages: Sequence[Package]) -> tuple[list[Comparison], Path]:
+    """Compare what both builds left, and write the report below ``root``; its path."""
+    first, second = artifacts
+    comparisons = [compare(root, first, second), compare_packages(*packages)]
+    more = ""
+    if not comparisons[0].same:
+        more = diffoscope(*(Path(artifact.folder) / artifact.binary for artifact in artifacts))
+    elif not comparisons[1].same:
+        more = diffoscope(*(Path(package.path) for package in packages))
+    path = root / "log" / f"reproduce-{first.flavour.name}-{first.source.rpm_version}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report(first, second, comparisons, more))
+    return comparisons, path

@@ -1,0 +1,1 @@
+"""The compile cache: sccache for the time of one build, and its shared level."""

@@ -1,0 +1,1 @@
+"""Read, change and publish a repository."""

@@ -1,0 +1,303 @@
+"""A channel's metadata: what dnf reads of each package, composed without reading published packages.
+
+Rules:
+
+1. A package's records are kept as the XML text that createrepo_c wrote. A new snapshot is the texts of an older one
+   and those of the new packages; the text of a package never changes again.
+2. The output is decided by the packages and the revision alone: texts in the order of their file names, a package's
+   time from its own header, the timestamps the revision, gzip's header without name and time.
+3. Only what a signature covers is read (``channel`` sees to that), so this trusts the shape of it: a head with the
+   number of packages, one text for each, a foot; in the three files the same packages in the same order. What is not
+   so is an error, never left out.
+4. Texts pass in blocks. However many packages there are, a block is in memory, never all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import tempfile
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import createrepo_c
+from zlib_ng import zlib_ng
+
+from ..base.errors import PipelineError
+from ..base.records import Package
+
+TYPES = ("primary", "filelists", "other")
+COMMIT_CAPABILITY = "mistralrs(commit)"
+
+_FRAMES = {
+    "primary": (
+        "metadata",
+        'xmlns="http://linux.duke.edu/metadata/common" xmlns:rpm="http://linux.duke.edu/metadata/rpm"',
+    ),
+    "filelists": ("filelists", 'xmlns="http://linux.duke.edu/metadata/filelists"'),
+    "other": ("otherdata", 'xmlns="http://linux.duke.edu/metadata/other"'),
+}
+_COUNT = re.compile(rb' packages="(\d+)">\n')
+_END = b"</package>\n"
+_SLICE = 8192  # bytes of gzip at a time; about 40 times that as text
+# Who a package is stands in the shortest of the three files too.
+_IDENTITY = re.compile(
+    r'<package pkgid="([0-9a-f]{64})" name="([^"]+)" arch="([^"]+)">\n'
+    r'  <version epoch="\d+" ver="([^"]+)" rel="([^"]+)"/>\n'
+)
+_PKGID = re.compile(rb'<package pkgid="([0-9a-f]{64})"')
+_PACKAGE = re.compile(
+    r"<name>([^<]+)</name>\n  <arch>([^<]+)</arch>\n"
+    r'  <version epoch="\d+" ver="([^"]+)" rel="([^"]+)"/>\n'
+    r'  <checksum type="sha256" pkgid="YES">([0-9a-f]{64})</checksum>\n'
+    r'.*?\n  <size package="(\d+)"[^>]*/>\n  <location href="Packages/([^"/]+)"/>\n',
+    re.DOTALL,
+)
+_COMMIT = re.compile(rf'<rpm:entry name="{re.escape(COMMIT_CAPABILITY)}" flags="EQ" [^>]*?ver="([^"]*)"')
+
+
+class Identity(NamedTuple):
+    """Which package it is, in a snapshot; its file's name follows from that."""
+
+    sha256: str
+    name: str
+    arch: str
+    version: str
+    release: str
+
+    @property
+    def nevra(self) -> str:
+        return f"{self.name}-{self.version}-{self.release}.{self.arch}"
+
+    @property
+    def filename(self) -> str:
+        return f"{self.nevra}.rpm"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A new package: its file name, its SHA-256 and its text for each of the three files."""
+
+    filename: str
+    sha256: str
+    texts: Mapping[str, bytes]
+
+
+def entry_of(package: Package) -> Entry:
+    """The entry of a new RPM, from its header and what its record says of the whole file.
+
+    createrepo_c would read the file to the end for its digest; it gets only what precedes the payload.
+    """
+    path = Path(package.path)
+    try:
+        if path.stat().st_size != package.size:
+            raise PipelineError(
+                "the package was changed after it was signed", package.path, "Delete its folder and sign it again"
+            )
+        with tempfile.NamedTemporaryFile(suffix=".rpm") as file:
+            file.write(read_header(path))
+            file.flush()
+            found = createrepo_c.package_from_rpm(file.name, location_href=f"Packages/{package.filename}")
+    except (createrepo_c.CreaterepoCError, OSError, ValueError, struct.error) as error:
+        raise PipelineError(f"not a package that can be read: {error}", package.path, "Sign it again") from error
+    found.pkgId, found.size_package, found.time_file = package.sha256, package.size, found.time_build
+    texts = (text.encode() for text in createrepo_c.xml_dump(found))
+    return Entry(package.filename, package.sha256, dict(zip(TYPES, texts, strict=True)))
+
+
+def read_header(path: Path) -> bytes:
+    """What precedes an RPM's payload: the lead, the signatures (padded to 8 bytes) and the header."""
+    with path.open("rb") as file:
+        data = file.read(96)
+        for padding in (8, 1):
+            intro = file.read(16)
+            if not intro.startswith(b"\x8e\xad\xe8\x01"):
+                raise ValueError("it has no header of an RPM")
+            entries, size = struct.unpack(">8x2I", intro)
+            size += 16 * entries
+            data += intro + file.read(size + -size % padding)
+    return data
+
+
+# Reading
+
+
+def read_identities(packed: bytes) -> tuple[Identity, ...]:
+    """The packages of a snapshot in their order, from its other.xml.gz."""
+    found: list[Identity] = []
+    for block, count in texts("other", packed):
+        identities = [Identity(*match) for match in _IDENTITY.findall(block.decode())]
+        if len(identities) != count:
+            raise _unfit("other", "it has a package without a name, a version or a digest")
+        found += identities
+    return tuple(found)
+
+
+def read_packages(packed: bytes) -> Iterator[Package]:
+    """The packages of a snapshot in their order, as its primary.xml.gz tells of them."""
+    for block, _ in texts("primary", packed):
+        for text in block.split(_END)[:-1]:
+            yield _package(text.decode())
+
+
+def read_pkgids(kind: str, packed: bytes) -> list[str]:
+    """The packages' digests in their order, as filelists.xml.gz or other.xml.gz has them."""
+    return [pkgid.decode() for block, _ in texts(kind, packed) for pkgid in _PKGID.findall(block)]
+
+
+def _package(text: str) -> Package:
+    found, commit = _PACKAGE.search(text), _COMMIT.search(text)
+    if found is None:
+        raise _unfit("primary", f"this is no package's text: {text[:80]!r}")
+    name, arch, version, release, sha256, size, filename = found.groups()
+    return Package(name, version, release, arch, commit[1] if commit else "", filename, sha256, int(size))
+
+
+def texts(kind: str, packed: bytes) -> Iterator[tuple[bytes, int]]:
+    """The texts of a gzip file of metadata, in blocks of whole packages, each with their number."""
+    wanted: int | None = None
+    found, rest = 0, b""
+    for raw in _inflate(kind, packed):
+        rest += raw
+        if wanted is None:
+            if not (count := _COUNT.search(rest)):
+                continue
+            wanted = int(count[1])
+            if not rest.startswith(head(kind, wanted)):
+                raise _unfit(kind, f"it begins with {rest[:80]!r}")
+            rest = rest[count.end() :]
+        end = rest.rfind(_END) + len(_END)
+        if end >= len(_END):
+            block, rest = rest[:end], rest[end:]
+            found += (count_ := block.count(_END))
+            yield block, count_
+    if rest != foot(kind) or found != wanted:
+        raise _unfit(kind, f"it has {found} packages and says {wanted}, or does not end there")
+
+
+def _inflate(kind: str, packed: bytes) -> Iterator[bytes]:
+    inflate = zlib_ng.decompressobj(wbits=31)
+    try:
+        for start in range(0, len(packed), _SLICE):
+            yield inflate.decompress(packed[start : start + _SLICE])
+    except zlib_ng.error as error:  # type: ignore[misc]  # its stub has it as a value
+        raise _unfit(kind, str(error)) from error
+    if not inflate.eof or inflate.unused_data:
+        raise _unfit(kind, "it is not one whole gzip file")
+
+
+def _unfit(kind: str, what: str) -> PipelineError:
+    return PipelineError(
+        f"the snapshot's {kind} metadata is not as this project writes it: {what}",
+        remedy="It is signed all the same: find out who else publishes here with this key",
+    )
+
+
+def head(kind: str, count: int) -> bytes:
+    """What precedes the texts, as createrepo_c writes it."""
+    name, spaces = _FRAMES[kind]
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<{name} {spaces} packages="{count}">\n'.encode()
+
+
+def foot(kind: str) -> bytes:
+    """What follows the texts."""
+    return f"</{_FRAMES[kind][0]}>".encode()
+
+
+# Composing
+
+
+@dataclass(frozen=True)
+class Edit:
+    """At one place of an older snapshot's order: what is put before it, and whether it goes itself."""
+
+    insert: tuple[Entry, ...]
+    drop: bool
+
+
+def edits_of(old: Sequence[Identity], drop: AbstractSet[str], new: Iterable[Entry]) -> dict[int, Edit]:
+    """The edits that leave out the file names ``drop`` and put each new entry where its name belongs.
+
+    The place after the last package is ``len(old)``.
+    """
+    names = [identity.filename for identity in old]
+    if names != sorted(set(names)):
+        raise _unfit("other", "its packages are not in the order of their file names")
+    inserts: dict[int, list[Entry]] = {}
+    for entry in sorted(new, key=lambda entry: entry.filename):
+        inserts.setdefault(bisect_left(names, entry.filename), []).append(entry)
+    drops = {place for place, name in enumerate(names) if name in drop}
+    return {place: Edit(tuple(inserts.get(place, ())), place in drops) for place in sorted(drops | set(inserts))}
+
+
+def splice(kind: str, packed: bytes, old: Sequence[Identity], edits: Mapping[int, Edit]) -> Iterator[bytes]:
+    """The text of a new metadata file: an older one's with ``edits`` made, in blocks."""
+    changes = [len(edit.insert) - edit.drop for edit in edits.values()]
+    yield head(kind, len(old) + sum(changes))
+    places, place = sorted(edits), 0
+    for block, count in texts(kind, packed) if packed else ():
+        here = places[bisect_left(places, place) : bisect_left(places, place + count)]
+        if here:
+            pieces = [text + _END for text in block.split(_END)[:-1]]
+            for at in here:
+                if old[at].sha256.encode() not in pieces[at - place]:
+                    raise _unfit(kind, f"{old[at].filename} is not where other.xml has it")
+                kept = b"" if edits[at].drop else pieces[at - place]
+                pieces[at - place] = b"".join(entry.texts[kind] for entry in edits[at].insert) + kept
+            block = b"".join(pieces)  # noqa: PLW2901  the same texts, edited
+        yield block
+        place += count
+    if place != len(old):
+        raise _unfit(kind, f"it has {place} packages, other.xml has {len(old)}")
+    if place in edits:
+        yield b"".join(entry.texts[kind] for entry in edits[place].insert)
+    yield foot(kind)
+
+
+def write_repodata(files: Mapping[str, Iterable[bytes]], folder: Path, revision: int) -> bytes:
+    """Write the metadata ``files`` (their text in blocks, by type) into the new ``folder``; repomd.xml's bytes."""
+    folder.mkdir(parents=True)
+    repomd = createrepo_c.Repomd()
+    repomd.set_revision(str(revision))
+    for kind in TYPES:
+        record = write_gzip(files[kind], folder / f"{kind}.xml.gz")
+        record.type, record.timestamp = kind, revision
+        repomd.set_record(record)
+    text: bytes = repomd.xml_dump().encode()
+    (folder / "repomd.xml").write_bytes(text)
+    return text
+
+
+def write_gzip(blocks: Iterable[bytes], path: Path) -> createrepo_c.RepomdRecord:
+    """Write ``blocks`` as gzip beside ``path``, as <digest>-<its name>; what repomd.xml says of the file."""
+    text_digest, digest = hashlib.sha256(), hashlib.sha256()
+    text_size = size = 0
+    deflate = zlib_ng.compressobj(wbits=31)  # half of zlib's time for a tenth more bytes
+    with path.open("wb") as file:
+
+        def write(data: bytes) -> None:
+            nonlocal size
+            digest.update(data)
+            size += file.write(data)
+
+        for block in blocks:
+            text_digest.update(block)
+            text_size += len(block)
+            write(deflate.compress(block))
+        write(deflate.flush())
+    named = path.rename(path.with_name(f"{digest.hexdigest()}-{path.name}"))
+    record = createrepo_c.RepomdRecord("", None)
+    record.location_href = f"repodata/{named.name}"
+    record.checksum_type, record.checksum, record.size = "sha256", digest.hexdigest(), size
+    record.checksum_open_type, record.checksum_open, record.size_open = "sha256", text_digest.hexdigest(), text_size
+    return record
+
+
+def packages_txt(digests: Mapping[str, str]) -> str:
+    """packages.txt of the digests by file name: "<sha256>  <file name>" a line, as sha256sum does, sorted by name."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))

@@ -1,0 +1,259 @@
+"""Reading a channel: what is published, told by its signed metadata and by nothing else.
+
+Rules:
+
+1. A channel is a folder or an http(s) URL of the same tree (design: "The channel on disk and on the wire").
+2. The mirrorlist names the head. No mirrorlist means an empty channel; every other failure is an error,
+   because a channel that is taken for empty is built and published all over again.
+3. repomd.xml counts if the trusted key signed it and the snapshot's id ends in its digest; any other
+   metadata file if repomd.xml gives its digest; snapshot.json if the trusted key signed it and it tells of
+   that snapshot. Nothing is looked into before that.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..base.errors import PipelineError
+from ..base.records import Package, Record, Snapshot
+from ..sign.trust import verify_detached
+from .metadata import TYPES, Identity, packages_txt, read_identities, read_packages, read_pkgids
+
+if TYPE_CHECKING:
+    import requests
+
+SNAPSHOT_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
+_REPO = "{http://linux.duke.edu/metadata/repo}"
+
+
+@dataclass(frozen=True)
+class Published(Record):
+    """What a snapshot of a channel holds; of an empty channel ``head`` is "" and ``revision`` 0.
+
+    ``yanked`` are the file names that were ever yanked from the channel.
+    """
+
+    head: str
+    revision: int
+    packages: tuple[Package, ...]
+    yanked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Index:
+    """A verified repomd.xml: its revision, and place and digest of each metadata file by type."""
+
+    revision: int
+    files: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class State:
+    """A verified snapshot, as the next one is composed from it: its record, its packages in their order."""
+
+    record: Snapshot
+    index: Index
+    packages: tuple[Identity, ...]
+
+    @property
+    def id(self) -> str:
+        """The snapshot's id, "" for the state of an empty channel."""
+        return self.record.id
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """The packages' SHA-256 by file name, in the order of ``packages``."""
+        return {package.filename: package.sha256 for package in self.packages}
+
+
+EMPTY = State(Snapshot(id="", channel="", parent="", time=0, reason=""), Index(0, {}), ())
+
+
+class Channel:
+    """A channel at ``location``, trusted by the armored public key in the file ``key``."""
+
+    def __init__(self, location: str, key: Path) -> None:
+        self.location = location.rstrip("/")
+        self.key = key
+
+    def head(self) -> str:
+        """The id of the published snapshot, "" for an empty channel."""
+        text = self._get("mirrorlist")
+        if text is None:
+            return ""
+        named = re.fullmatch(rf"\S+/snapshots/({SNAPSHOT_ID})/", text.decode(errors="replace").strip())
+        if named is None:
+            raise PipelineError(
+                "the mirrorlist names no snapshot",
+                f"{self.location}/mirrorlist",
+                "Check the channel's URL; the publisher agent writes this file, the next commit restores it",
+            )
+        return named[1]
+
+    def read(self, snapshot: str | None = None) -> Published:
+        """The packages of a snapshot, by default of the head."""
+        head = self.head() if snapshot is None else snapshot
+        if not head:
+            return Published("", 0, ())
+        index = self._index(head)
+        packages = read_packages(self._metadata(head, index, "primary"))
+        return Published(head, index.revision, tuple(packages), self.record(head).yanked)
+
+    def state(self, snapshot: str) -> State:
+        """A snapshot to compose the next one from; EMPTY for ""."""
+        if not snapshot:
+            return EMPTY
+        index = self._index(snapshot)
+        return State(self.record(snapshot), index, read_identities(self._metadata(snapshot, index, "other")))
+
+    def record(self, snapshot: str) -> Snapshot:
+        """The signed record of a snapshot."""
+        where = f"snapshots/{snapshot}/snapshot.json"
+        record = Snapshot.from_dict(json.loads(self._signed(where)))
+        if record.id != snapshot:
+            raise self._unfit(where, "is signed, but it is not that of this snapshot")
+        return record
+
+    def packed(self, state: State, kind: str) -> bytes:
+        """A metadata file of a snapshot, as gzip; b"" of EMPTY."""
+        return self._metadata(state.id, state.index, kind) if state.id else b""
+
+    def findings(self, snapshot: str) -> list[str]:
+        """Everything about a snapshot, as a client can read it, that is not as it must be.
+
+        All of its files are read, no packages. Each finding is a sentence with its place and remedy.
+        """
+        try:
+            state = self.state(snapshot)
+            packages = list(read_packages(self.packed(state, "primary"))) if state.id else []
+            found = [
+                self._unfit(f"snapshots/{snapshot}", f"names other packages in its {kind} metadata than in the others")
+                for kind, pkgids in (
+                    ("primary", [package.sha256 for package in packages]),
+                    ("filelists", read_pkgids("filelists", self.packed(state, "filelists")) if state.id else []),
+                )
+                if pkgids != [package.sha256 for package in state.packages]
+            ]
+            found += [
+                self._unfit(f"snapshots/{snapshot}", f"has {package.nevra} in a file of another name, {package.path}")
+                for package in packages
+                if package.path != package.filename
+            ]
+            if state.id and self.file(where := f"snapshots/{snapshot}/packages.txt") != (
+                packages_txt(state.digests).encode()
+            ):
+                found.append(self._unfit(where, "names other packages than the signed metadata"))
+            if yanked := sorted(set(state.record.yanked) & set(state.digests)):
+                found.append(self._unfit(f"snapshots/{snapshot}", f"holds what was yanked: {', '.join(yanked)}"))
+        except PipelineError as error:
+            found = [error]
+        return [str(error) for error in found]
+
+    def has(self, filename: str) -> bool:
+        """Whether the pool has a file of this name."""
+        if not self._remote:
+            return Path(self.location, "Packages", filename).is_file()
+        return self._ask("HEAD", f"Packages/{filename}") is not None
+
+    def file(self, relative: str, end: int = 0) -> bytes:
+        """A file of the channel as it is, or its first ``end`` bytes; whoever calls verifies it."""
+        data = self._get(relative, end)
+        if data is None:
+            raise self._unfit(relative, "is missing")
+        return data
+
+    def _index(self, snapshot: str) -> Index:
+        where = f"snapshots/{snapshot}/repodata/repomd.xml"
+        repomd = self._signed(where)
+        if not snapshot.endswith(hashlib.sha256(repomd).hexdigest()[:8]):
+            raise self._unfit(where, "is signed, but it is not that of this snapshot")
+        index = parse_repomd(repomd)
+        if missing := sorted(set(TYPES) - set(index.files)):
+            raise self._unfit(where, f"is signed, but it names no {', '.join(missing)} metadata")
+        return index
+
+    def _metadata(self, snapshot: str, index: Index, kind: str) -> bytes:
+        href, sha256 = index.files[kind]
+        where = f"snapshots/{snapshot}/{href}"
+        packed = self.file(where)
+        if hashlib.sha256(packed).hexdigest() != sha256:
+            raise self._unfit(where, "does not have the digest that the signed repomd.xml gives")
+        return packed
+
+    def _signed(self, relative: str) -> bytes:
+        """A file with a good signature beside it."""
+        data = self.file(relative)
+        verify_detached(data, self.file(f"{relative}.asc"), self.key, f"{self.location}/{relative}")
+        return data
+
+    def _unfit(self, relative: str, what: str) -> PipelineError:
+        return PipelineError(
+            f"{relative.rpartition('/')[2]} {what}",
+            f"{self.location}/{relative}",
+            "Run again in a minute; if it stays so, somebody changed the tree by hand",
+        )
+
+    def _get(self, relative: str, end: int = 0) -> bytes | None:
+        """A file of the channel, or its first ``end`` bytes; None where there is none."""
+        if self._remote:
+            return self._ask("GET", relative, end)
+        where = f"{self.location}/{relative}"
+        try:
+            with Path(where).open("rb") as file:
+                return file.read(end or -1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise PipelineError(
+                f"the channel cannot be read: {error.strerror}",
+                where,
+                "Check the folder's owner and mode",
+            ) from error
+
+    @property
+    def _remote(self) -> bool:
+        return re.match(r"https?://", self.location) is not None
+
+    @functools.cached_property
+    def _session(self) -> requests.Session:
+        import requests  # noqa: PLC0415  a channel in a folder need not pay for it
+
+        return requests.Session()
+
+    def _ask(self, method: str, relative: str, end: int = 0) -> bytes | None:
+        """The body of the server's answer, or its first ``end`` bytes; None where there is no such file."""
+        import requests  # noqa: PLC0415
+
+        where = f"{self.location}/{relative}"
+        part = {"Range": f"bytes=0-{end - 1}"} if end else {}
+        try:
+            with self._session.request(method, where, timeout=60, stream=bool(end), headers=part) as answer:
+                if answer.status_code == requests.codes.not_found:
+                    return None
+                answer.raise_for_status()
+                # A server may not know Range, and begin to send it all.
+                return next(answer.iter_content(end), b"") if end else answer.content
+        except requests.RequestException as error:
+            raise PipelineError(
+                f"the channel cannot be read: {error}",
+                where,
+                "Check channel_url, the network and that the repository host serves, then run again",
+            ) from error
+
+
+def parse_repomd(text: bytes) -> Index:
+    """What a verified repomd.xml says."""
+    root = ET.fromstring(text)  # noqa: S314  its signature was checked
+    files: dict[str, tuple[str, str]] = {}
+    for data in root.iter(f"{_REPO}data"):
+        location, checksum = data.find(f"{_REPO}location"), data.find(f"{_REPO}checksum")
+        if location is not None and checksum is not None:
+            files[data.get("type", "")] = (location.get("href", ""), checksum.text or "")
+    return Index(int(root.findtext(f"{_REPO}revision", "0")), files)

@@ -1,0 +1,1 @@
+"""What a builder lacks, found before anything is compiled."""

@@ -1,0 +1,205 @@
+"""Downloads: whether what a build fetches can be had, or is here already.
+
+Rules:
+
+1. What is here is not asked for: cargo itself says so (``cargo fetch --offline``, remembered for a Cargo.lock), and
+   the checkouts of CUTLASS are looked at.
+2. One small question to each of the others, all at the same time, with a short timeout. It goes by the environment's
+   proxies and by the mirrors, as the download will.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import PipelineError
+from ..base.findings import Finding
+from ..base.git import git
+from ..base.lock import held
+from ..base.records import Source
+from ..base.run import CommandFailed
+from ..build.fetch import TARGET
+from ..source.checkout import current_commit, move
+from ..source.manifest import Tree
+from ..source.mirrors import CUTLASS, Mirrors, cutlass_commits, has_cutlass
+from ..toolchain.rustc import Rust
+from .trials import Trials, alone, identity
+
+TIMEOUT = 15
+HERE = "not needed: all is here"
+REGISTRY = "crate registry"
+
+# ---------------------------------------------------------------- decisions
+
+
+@dataclass(frozen=True)
+class Download:
+    """An address that a build may ask; ``here`` says that all it would be asked for is here already."""
+
+    what: str
+    where: str
+    here: bool
+
+
+def git_sources(lock: str) -> list[str]:
+    """The git repositories that a Cargo.lock takes crates from, each once."""
+    sources = [package.get("source", "") for package in tomllib.loads(lock).get("package", [])]
+    found = (re.match(r"git\+([^?#]+)", source) for source in sources)
+    return list(dict.fromkeys(match[1] for match in found if match))
+
+
+def index_file(registry: str) -> str:
+    """The one file that every sparse index has, by the index's address."""
+    return registry.removeprefix("sparse+").rstrip("/") + "/config.json"
+
+
+def check_download(what: str, where: str, reason: str, *, here: bool) -> Finding:
+    """``here`` says that nothing must be downloaded."""
+    fits = not reason or here
+    found = "answers" if not reason else f"{HERE} ({reason})" if here else reason
+    return Finding(
+        f"{what} {where}", found, "an answer", fits,
+        f"See that this host reaches {where}: network, proxy (https_proxy), certificates; or name a mirror "
+        f"({'cargo_registry_mirror' if what == REGISTRY else 'git_mirrors'})" if not fits else "",
+    )  # fmt: skip
+
+
+def without_account(url: str) -> str:
+    """A URL as it may be shown: no account in it."""
+    return re.sub(r"//[^/@]*@", "//", url)
+
+
+# ---------------------------------------------------------------- the edge: downloads
+
+
+def git_answer(url: str) -> str:
+    """Why git does not reach a repository, or ""."""
+    try:
+        git("ls-remote", "--exit-code", "--", url, "HEAD", timeout=TIMEOUT)
+    except CommandFailed as error:
+        # 2: it answers, and has no HEAD.
+        said = [line for line in error.stderr.strip().splitlines() if line.startswith(("fatal:", "error:"))]
+        return "" if error.status == 2 else said[0] if said else error.what
+    except PipelineError as error:
+        return error.what
+    return ""
+
+
+def registry_answer(registry: str) -> str:
+    """Why a crate registry's index does not answer, or ""."""
+    url = index_file(registry)
+    if not url.startswith(("http://", "https://")):
+        return "" if Path(registry.removeprefix("file://")).is_dir() else "there is no such folder"
+    context = ssl.create_default_context(cafile=os.environ.get("CARGO_HTTP_CAINFO"))
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as answer:  # noqa: S310
+            return "" if b'"dl"' in answer.read(1 << 16) else "it answers, and is no crate registry"
+    except urllib.error.HTTPError as error:
+        return f"HTTP {error.code}"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", None) or error)
+
+
+def check_downloads(downloads: Sequence[Download]) -> list[Finding]:
+    """A finding for each; all are asked at the same time, and what stands at the same address once."""
+    # What one of several needs is needed.
+    rows = sorted(downloads, key=lambda download: not download.here)
+    asked = list({(row.what, row.where): row for row in rows}.values())
+    with ThreadPoolExecutor(max_workers=len(asked) or 1) as threads:
+        reasons = list(
+            threads.map(lambda one: (registry_answer if one.what == REGISTRY else git_answer)(one.where), asked)
+        )
+    return [
+        check_download(one.what, without_account(one.where), without_account(reason), here=one.here)
+        for one, reason in zip(asked, reasons, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a build will fetch: ``package`` of ``source``, whose commit is in ``<root>/src`` already.
+
+    ``registry`` is the sparse index that crates come from where no mirror is named. ``ask`` has the network asked even
+    where nothing must be downloaded. ``rust`` and ``path`` are those of the build.
+    """
+
+    root: Path
+    source: Source
+    package: str
+    tree: Tree
+    rust: Rust | None
+    path: str
+    mirrors: Mirrors
+    registry: str
+    cuda: bool
+    ask: bool
+
+
+def check(wanted: Wanted, trials: Trials) -> list[Finding]:
+    """A finding for each address that is asked, or one that says that none need be."""
+    source, repository = wanted.source, wanted.root / "src"
+    try:
+        here = not _fetched(wanted, trials)
+    except _Busy:
+        return [Finding("crates", "not looked at: another build goes on here", "all of Cargo.lock", fits=True)]
+    lock = git("show", f"{source.commit}:Cargo.lock", repository=repository) if wanted.tree.lock else ""
+    sent = wanted.mirrors.sent
+    downloads = [
+        Download("git", sent(source.url), here=True),
+        *(Download("git", sent(url), here) for url in git_sources(lock)),
+    ]
+    if "registry+" in lock:
+        downloads.append(Download(REGISTRY, wanted.mirrors.registry or wanted.registry, here))
+    named = wanted.mirrors.cutlass_commits
+    commits = [*named] or _cutlass(repository, source.commit) if wanted.cuda else []
+    if commits:
+        there = all(has_cutlass(wanted.root / "cudaforge", commit) for commit in commits)
+        downloads.append(Download("git", sent(CUTLASS), there))
+    asking = [download for download in downloads if wanted.ask or not download.here]
+    return check_downloads(asking) or [Finding("downloads", HERE, "crates and commits", fits=True)]
+
+
+class _Busy(PipelineError):
+    """The checkout is another build's."""
+
+
+def _busy() -> None:
+    raise _Busy("another build goes on here")
+
+
+def _fetched(wanted: Wanted, trials: Trials) -> str:
+    """Why cargo cannot do without the network, or ""; _Busy where the checkout cannot be moved now."""
+    root, rust, home = wanted.root, wanted.rust, wanted.root / "cargo"
+    if rust is None:
+        return "there is no cargo"
+    folders = [*sorted((home / "registry").glob("cache/*")), *(home / "git" / name for name in ("db", "checkouts"))]
+    depends = [wanted.tree.lock, rust.description, *map(identity, [*folders, home / "config.toml"])]
+
+    def attempt() -> str:
+        words = ["env", f"CARGO_HOME={home}", f"HOME={root / 'home'}", "CARGO_NET_GIT_FETCH_WITH_CLI=true"]
+        words += [str(rust.bin / "cargo"), "fetch", "--locked", "--offline", "--target", TARGET]
+        with held(root / "lock", _busy):
+            if current_commit(root / "src") != wanted.source.commit:
+                move(root / "src", wanted.source, wanted.package)
+            return alone([*words, "--manifest-path", root / "src" / "Cargo.toml"], wanted.path)
+
+    return trials.failure("crates", depends, attempt)
+
+
+def _cutlass(repository: Path, commit: str) -> list[str]:
+    """The commits of CUTLASS that upstream's own build scripts name."""
+    with suppress(CommandFailed):  # git grep ends with 1 where it finds none
+        names = git("grep", "-l", "-F", "with_cutlass(", commit, "--", "*build.rs", repository=repository).split()
+        texts = [git("show", name, repository=repository) for name in names]
+        return sorted({found for text in texts for found in cutlass_commits(text)})
+    return []

@@ -1,0 +1,152 @@
+"""Trials: whether this host's compilers and libraries work together, found by using them.
+
+Rules:
+
+1. A trial is what the build does, made small: one kernel through nvcc and the host's gcc, one empty program linked
+   with every library. It runs with the build's own PATH and nothing of the caller's environment.
+2. A trial that passed is remembered with what it depends on (programs and folders by path, time and size) and not
+   made again before one of these changes. One that failed is made again each time: what mends it may lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import PipelineError
+from ..base.findings import Finding
+from ..base.records import digest_of
+from ..base.run import run
+
+TIMEOUT = 120
+_KERNEL = "__global__ void kernel(float *x) { *x = rsqrtf(*x); }\n"
+_PROGRAM = "int main(void) { return 0; }\n"
+# Where gcc's linker looks by itself: a -devel package puts its library there.
+_SYSTEM = ("/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib", "/usr/local/lib")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials that passed on this host: a file of their names and what each depended on."""
+
+    file: Path
+
+    def failure(self, name: str, depends: object, attempt: Callable[[], str]) -> str:
+        """Why the trial fails, or "": ``attempt`` is called unless it passed before with the same ``depends``."""
+        passed, inputs = self._passed(), digest_of(depends)
+        if passed.get(name) == inputs:
+            return ""
+        reason = attempt()
+        if not reason:
+            self._remember({**passed, name: inputs})
+        return reason
+
+    def _passed(self) -> dict[str, str]:
+        try:
+            found = json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _remember(self, passed: dict[str, str]) -> None:
+        # Without it the trial is made again: no reason to fail.
+        with suppress(OSError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+            partial.write_text(json.dumps(passed, indent=1, sort_keys=True) + "\n")
+            partial.replace(self.file)
+
+
+def identity(path: str | Path | None) -> list[object]:
+    """What changes when a program or a folder does: its real path, its time, its size."""
+    if not path:
+        return []
+    real = Path(path).resolve()
+    try:
+        status = real.stat()
+    except OSError:
+        return [str(real)]
+    return [str(real), status.st_mtime_ns, status.st_size]
+
+
+def alone(argv: Sequence[str | Path], path: str, *, stdin: str | None = None) -> str:
+    """Run a program with this PATH and an otherwise empty environment; what it said when it failed, or ""."""
+    try:
+        done = run(
+            ["env", "-i", "LC_ALL=C.UTF-8", f"PATH={path}", *argv], stdin=stdin, timeout=TIMEOUT, accept=range(-64, 256)
+        )
+    except PipelineError as error:
+        return error.what
+    return "" if done.returncode == 0 else telling(done.stderr or done.stdout) or f"status {done.returncode}"
+
+
+def telling(said: str) -> str:
+    """The line of a compiler's output that tells the reason."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("collect2:")]
+    wanted = ("error", "cannot find", "not found", "undefined reference")
+    return next((line for line in lines if any(word in line for word in wanted)), lines[-1] if lines else "")[:300]
+
+
+def compiles(nvcc: str, arch: str, path: str) -> str:
+    """Why nvcc and the gcc of ``path`` do not compile a kernel for ``arch`` ("sm_89"), or ""."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "trial.cu")
+        source.write_text(_KERNEL)
+        # As upstream's build scripts call it: the architecture is the flavour's alone.
+        return alone([nvcc, f"-arch={arch}", "-c", "-o", Path(folder, "trial.o"), source], path)
+
+
+def links(libraries: Sequence[str], library_path: Iterable[str], path: str) -> dict[str, str]:
+    """Why each library cannot be linked; empty when a program links with all of them at once."""
+    folders = [f"-L{folder}" for folder in library_path]
+
+    def link(names: Sequence[str]) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            # Without the option a linker may leave out what no symbol is taken from.
+            words: list[str | Path] = [
+                "gcc",
+                "-x",
+                "c",
+                "-",
+                "-o",
+                Path(folder, "trial"),
+                "-Wl,--no-as-needed",
+                *folders,
+            ]
+            return alone([*words, *(f"-l{name}" for name in names)], path, stdin=_PROGRAM)
+
+    together = link(libraries)
+    if not together:
+        return {}
+    apart = {name: reason for name in libraries if (reason := link([name]))}
+    return apart or {" ".join(libraries): together}
+
+
+def check_compiles(reason: str, gcc: str, arch: str) -> Finding:
+    return Finding(
+        "nvcc with gcc", reason or f"gcc {gcc or 'none'}, {arch}", "compiles a kernel", not reason,
+        "Mend the toolkit (delete it: wheels are laid out again) or take another gcc or CUDA; nvcc said this"
+        if reason else "",
+    )  # fmt: skip
+
+
+def check_library(name: str, reason: str, features: Iterable[str], library_path: Sequence[str]) -> Finding:
+    """``features`` are those that ask for the library; without one every build links it."""
+    asked = ", ".join(feature for feature in features if feature)
+    remedy = (
+        f"Feature {asked} links it. cuda_toolkit_components=full brings it with wheels, its -devel package with dnf; "
+        f"{':'.join(library_path) or 'no folder of a toolkit'} and gcc's own folders were searched"
+        if asked
+        else "Install g++ (on Fedora gcc-c++)"
+    )
+    return Finding(f"library {name}", reason or "links", "links", not reason, remedy if reason else "")
+
+
+def system_libraries() -> list[list[object]]:
+    """What changes when a package brings or takes a library."""
+    return [identity(folder) for folder in _SYSTEM]

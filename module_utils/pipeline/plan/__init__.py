@@ -1,0 +1,1 @@
+"""What is missing, which builder builds it, and what to do next."""

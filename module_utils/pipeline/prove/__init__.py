@@ -1,0 +1,1 @@
+"""A throw-away client installs a package and runs it."""

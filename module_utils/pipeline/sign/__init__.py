@@ -1,0 +1,1 @@
+"""Signing keys, trusted keys and signatures."""

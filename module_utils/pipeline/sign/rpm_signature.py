@@ -1,0 +1,179 @@
+"""Sign: an unsigned package in, the same package with the signer's signature out.
+
+Rules:
+
+1. The builder's file is never changed: a copy is signed, in a folder named by the unsigned file's digest, so
+   that a second run finds it. It is good for as long as its key is trusted: the same package signed by the next
+   key would be other bytes under a name that may be published by then.
+2. Before: the file is what its record says, rpm's own digests hold, and nobody has signed it.
+3. After: rpm accepts it with every digest and every signature required, knowing the trusted key only.
+   `rpmkeys -K` alone says "digests OK" and exits 0 for an unsigned package (seen with rpm 4.18).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import PipelineError
+from ..base.records import Package, sha256_file
+from ..base.run import run
+from .keyring import Keyring, SigningKey, gpg_program, opened
+
+_RECORD = "package.json"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A signed package; ``changed`` says whether it was signed now (in check mode: would be)."""
+
+    changed: bool
+    package: Package
+
+
+def sign_package(
+    package: Package,
+    root: Path,
+    *,
+    home: Path,
+    passphrase_file: Path | None,
+    public_key: Path,
+    check: bool = False,
+) -> Signed:
+    """The signed copy of ``package`` below ``root``/signed.
+
+    Raises PipelineError for no key, an expired key, a wrong passphrase, a changed or signed package,
+    and a key that ``public_key`` does not hold; then nothing is left behind.
+    """
+    if check and not package.path:  # still to be built
+        return Signed(True, package)
+    source = Path(package.path)
+    with opened(home, passphrase_file) as keyring:
+        folder = root / "signed" / package.sha256[:16]
+        done = find_signed(folder, package.filename, public_key)
+        if done:
+            return Signed(False, done)
+        key = keyring.signing_key()
+        require_unsigned(source, package.sha256)
+        if check:
+            return Signed(True, package)
+        # A wrong passphrase is told here, in gpg's own words and not rpmsign's.
+        keyring.sign(b"", key)
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+        try:
+            partial.mkdir(parents=True)
+            target = partial / package.filename
+            shutil.copyfile(source, target)
+            add_signature(target, keyring, key)
+            verify_signed(target, public_key)
+            target.chmod(0o644)
+            signed = dataclasses.replace(
+                package,
+                path=str(folder / package.filename),
+                sha256=sha256_file(target),
+                size=target.stat().st_size,
+            )
+            signed.write(partial / _RECORD)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return Signed(True, signed)
+
+
+def find_signed(folder: Path, filename: str, public_key: Path) -> Package | None:
+    """What an earlier run left in ``folder``, if it is whole and its key is still trusted."""
+    if not (folder / _RECORD).is_file():
+        return None
+    try:
+        known = dataclasses.replace(Package.read(folder / _RECORD), path=str(folder / filename))
+        if sha256_file(folder / filename) != known.sha256:
+            return None
+        verify_signed(folder / filename, public_key)
+    except (PipelineError, OSError):
+        return None
+    return known
+
+
+def require_unsigned(path: Path, sha256: str) -> None:
+    """PipelineError unless ``path`` is the package that its record names, intact and without a signature."""
+    again = "Build the package again: delete its folder on the builder and run again"
+    if not path.is_file():
+        raise PipelineError("the package to sign is not here", str(path), "Copy it from the builder, or run again")
+    actual = sha256_file(path)
+    if actual != sha256:
+        raise PipelineError(
+            f"the package was changed after it was made: its SHA-256 is {actual}, its record says {sha256}",
+            str(path),
+            again,
+        )
+    with tempfile.TemporaryDirectory() as database:
+        lines = _check(path, Path(database)).splitlines()
+    signatures = [line.strip() for line in lines if "signature" in line.lower() and "NOTFOUND" not in line]
+    if signatures:
+        raise PipelineError(
+            f"the package is signed already: {signatures[0]}",
+            str(path),
+            "Give the unsigned package that rpm_package left; a published package is never signed again",
+        )
+    bad = [line.strip() for line in lines if ": BAD" in line]
+    if bad or not any(line.endswith("digest: OK") for line in lines):
+        said = bad[0] if bad else " | ".join(lines)
+        raise PipelineError(f"rpm finds the package damaged: {said}", str(path), again)
+
+
+def add_signature(path: Path, keyring: Keyring, key: SigningKey) -> None:
+    """Sign ``path`` in place with rpmsign, through the open keyring and its agent."""
+    extra = ["--batch", *keyring.unlocked()]
+    macros = {
+        "__gpg": gpg_program(),  # Debian's default names gpg2, which is not there
+        "_openpgp_sign": "gpg",  # rpm 6 knows sq too
+        "_gpg_path": str(keyring.home),
+        "_gpg_name": f"{key.subkey}!",
+        "_gpg_sign_cmd_extra_args": shlex.join(extra),
+    }
+    # rpm expands what it is given: a % in a path is written twice.
+    pairs = [f"{name} {value.replace('%', '%%')}" for name, value in macros.items()]
+    defines = [word for pair in pairs for word in ("--define", pair)]
+    run(["rpmsign", *defines, "--addsign", path], env={"GNUPGHOME": str(keyring.home)}, timeout=600)
+
+
+def verify_signed(path: Path, public_key: Path) -> None:
+    """PipelineError unless rpm accepts ``path``, with every check required, by ``public_key`` alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = Path(folder)
+        run(["rpmkeys", "--dbpath", database, "--import", public_key])
+        said = _check(path, database)
+    signatures = [line for line in said.splitlines() if "signature" in line.lower() and line.endswith(": OK")]
+    bad = [
+        line.strip() for line in said.splitlines() if any(word in line for word in (": BAD", ": NOKEY", ": NOTTRUSTED"))
+    ]
+    if bad or not signatures:
+        raise PipelineError(
+            f"rpm does not accept the signature: {' | '.join(bad) or 'there is none'}",
+            str(path),
+            f"Check that {public_key} is the public half of the key that signs",
+        )
+
+
+def _check(path: Path, database: Path) -> str:
+    """What rpm says of each digest and signature, one a line."""
+    done = run(
+        [
+            "rpmkeys",
+            "--dbpath",
+            database,
+            "--define",
+            "_pkgverify_level all",
+            "--checksig",
+            "--verbose",
+            path,
+        ],
+        accept=(0, 1),
+    )
+    return done.stdout + done.stderr

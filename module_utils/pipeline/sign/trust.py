@@ -1,0 +1,126 @@
+"""Whose signature counts: detached signatures, checked against the trusted keys and no other.
+
+Rules:
+
+1. The trusted keys are a file of armored public keys, one block for each certificate: of a block that holds two, rpm 4
+   reads the first. No keyring, trust database or configuration of the caller takes part.
+2. A signature counts when gpgv calls it good and neither it, nor its key, is expired or revoked.
+3. Whoever reads a file that is covered by a signature checks it here before looking into it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..base.errors import PipelineError
+from ..base.run import CommandFailed, run
+
+_BLOCK = re.compile(
+    rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(?:[^\r\n]+\r?\n)*\r?\n(?P<body>[A-Za-z0-9+/=\r\n]+?)"
+    rb"(?:=[A-Za-z0-9+/]{4}\r?\n)?-----END PGP PUBLIC KEY BLOCK-----"
+)
+
+
+def read_public_keys(path: Path) -> bytes:
+    """The keys of an armored file in the binary form that gpgv reads."""
+    try:
+        blocks = [base64.b64decode(found["body"]) for found in _BLOCK.finditer(path.read_bytes())]
+    except (OSError, binascii.Error) as error:
+        raise PipelineError(
+            f"the trusted public key cannot be read: {error}", str(path), "signing_key leaves one there"
+        ) from error
+    if not blocks:
+        raise PipelineError(
+            "this is not an armored public key", str(path), "Export one: gpg --armor --export FINGERPRINT"
+        )
+    return b"".join(blocks)
+
+
+def list_public_keys(path: Path) -> str:
+    """gpg's --with-colons listing of an armored file."""
+    return _listed(read_public_keys(path), path)
+
+
+def read_certificates(path: Path) -> dict[str, str]:
+    """The armored certificates of a file by their fingerprints, in its order."""
+    read_public_keys(path)  # refuses what is no such file
+    found: dict[str, str] = {}
+    for block in _BLOCK.finditer(path.read_bytes()):
+        colons = _listed(base64.b64decode(block["body"]), path).splitlines()
+        kinds = [line.split(":") for line in colons if line.startswith(("pub:", "sub:", "fpr:"))]
+        names = [fields[9] for above, fields in zip([[""], *kinds], kinds, strict=False) if above[0] == "pub"]
+        if len(names) != 1:
+            raise PipelineError(
+                f"a block of this file holds {len(names)} certificates, and rpm would read one of them",
+                str(path),
+                "Export each by itself into the file: gpg --armor --export FINGERPRINT >> FILE",
+            )
+        found[names[0]] = block[0].decode() + "\n"
+    return found
+
+
+def write_certificates(path: Path, certificates: Mapping[str, str]) -> None:
+    """Give the file these certificates, whole or not at all; everybody may read it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.new")
+    partial.write_text("".join(certificates.values()))
+    partial.chmod(0o644)
+    partial.replace(path)
+
+
+def _listed(keys: bytes, path: Path) -> str:
+    with tempfile.TemporaryDirectory() as home:
+        try:
+            return run(["gpg", "--homedir", home, "--batch", "--with-colons", "--show-keys"], stdin=keys).stdout
+        except CommandFailed as error:
+            raise PipelineError(
+                f"gpg cannot read the public keys: {error.what}", str(path), "Export them again"
+            ) from error
+
+
+def verify_detached(data: bytes, signature: bytes, key: Path, where: str) -> str:
+    """The fingerprint of the key in the file ``key`` that made the good ``signature`` of ``data``; else PipelineError.
+
+    ``where`` names the signed file in the error.
+    """
+    keyring = read_public_keys(key)
+    with tempfile.TemporaryDirectory() as folder:
+        (ring := Path(folder, "keyring.gpg")).write_bytes(keyring)
+        (detached := Path(folder, "signature")).write_bytes(signature)
+        done = run(
+            ["gpgv", "--homedir", folder, "--keyring", ring, "--status-fd", "1", detached, "-"],
+            stdin=data,
+            accept=range(256),
+        )
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("[GNUPG:] ")]
+    status = {words[1]: words[2:] for words in lines}
+    if done.returncode == 0 and "VALIDSIG" in status and "GOODSIG" in status:
+        return status["VALIDSIG"][0]
+    what, remedy = _refusal(set(status))
+    raise PipelineError(what, where, remedy.format(key=key))
+
+
+def _refusal(status: set[str]) -> tuple[str, str]:
+    if "BADSIG" in status:
+        return (
+            "the signature does not fit the file: one of the two was changed",
+            "Publish a new snapshot; unless somebody changed the tree by hand, take the host for broken into",
+        )
+    if status & {"EXPKEYSIG", "KEYEXPIRED", "EXPSIG"}:
+        return (
+            "the signature's key has expired",
+            "Publish a new snapshot with a key that is valid: rotate_key.yml",
+        )
+    if "REVKEYSIG" in status:
+        return "the signature's key is revoked", "Publish a new snapshot with a key that is trusted and not revoked"
+    if "NO_PUBKEY" in status:
+        return (
+            "the signature is by a key that is not trusted",
+            "Check that {key} is the public key of the signer that publishes here",
+        )
+    return "there is no signature that can be checked", "Publish a new snapshot"

@@ -1,0 +1,1 @@
+"""Which commit of upstream a run is about, and its files."""

@@ -1,0 +1,356 @@
+"""Resolve a local checkout: one commit of it, or its uncommitted work, and a pack of what a builder lacks of that.
+
+Rules:
+
+1. The developer's repository is read and never written: every object that is made lies in a git directory that
+   lasts as long as the run and has the developer's objects as alternates.
+2. Nothing of the developer's configuration is run, no hook, filter or file monitor: it may be anybody's repository.
+   What says which files are ignored, and how they are compared, is honoured. Submodules are not looked into, for git
+   would do that by their own configuration: they stay at the commits that the index names.
+3. Uncommitted work is a commit on top of HEAD, one second later so that its package sorts above that of HEAD. Its
+   names and dates are pinned: the same files give the same commit. A clean tree is HEAD itself.
+4. The pack holds the commit, and of its files what no commit of the builder has; with uncommitted work also those of
+   HEAD, so that the next pack is small. There is no history in it, and a shallow clone will do.
+5. A commit is named after upstream's releases, not the clone's own tags.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import PipelineError
+from ..base.git import OFFLINE, git, has, initialise, parents_and_time, remote_refs
+from ..base.records import Flavour, Source
+from ..base.run import CommandFailed
+from ..base.versions import commit_version
+from .upstream import BRANCHES, base_release, update_mirror
+
+CHANNEL = "unstable"
+"""The one channel that a package of a commit may go to."""
+
+_PERSON = "Uncommitted work <uncommitted@localhost>"
+_MADE = "made"
+# Seconds that a pack is left for a run that brings it.
+_KEPT = 86400
+# Of the clone's configuration, what says whether a file differs or is ignored; no program is named in these.
+_HONOURED = ("core.fileMode", "core.autocrlf", "core.eol", "core.symlinks", "core.ignoreCase", "core.excludesFile")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for: ``commit`` of upstream; or ``ref``, or the uncommitted work, of the clone ``source``."""
+
+    source: str = ""
+    ref: str = ""
+    commit: str = ""
+    uncommitted: bool = False
+    publish: str = ""
+    incremental: bool | None = None
+    channel: str = CHANNEL
+
+    @property
+    def incrementally(self) -> bool:
+        """How it is compiled where nothing was said: what is published as releases are, else incrementally."""
+        return not self.publish if self.incremental is None else self.incremental
+
+    def refuse(self) -> None:
+        """PipelineError where the words do not go together."""
+        if self.publish not in ("", CHANNEL):
+            raise _unasked(
+                f"a development build cannot be published to {self.publish}",
+                f"Leave publish out, or say publish={CHANNEL}; {self.publish} is made of releases, by release.yml",
+            )
+        if self.publish and self.incremental:
+            raise _unasked(
+                "incremental was given with publish, and what is published is compiled as releases are",
+                "Leave one of them out",
+            )
+        if self.channel != CHANNEL:
+            raise _unasked(
+                f"channel={self.channel} was asked for, and a development build belongs to {CHANNEL}",
+                f"Leave channel out; publish={CHANNEL} publishes",
+            )
+        if bool(self.source) == bool(self.commit):
+            raise _unasked(
+                "both source and commit were given" if self.source else "neither source nor commit was given",
+                "Say source= (SOURCE= with make) for a local clone, or commit= (COMMIT=) for a commit of upstream",
+            )
+        if self.commit and (self.ref or self.uncommitted):
+            raise _unasked(
+                f"{'uncommitted' if self.uncommitted else 'ref'} was given with commit",
+                "Both belong to source=: leave commit out, or leave them out",
+            )
+
+
+def _unasked(what: str, remedy: str) -> PipelineError:
+    return PipelineError(what, "playbooks/dev.yml", f"{remedy}. Nothing was built")
+
+
+def one_flavour(flavours: Sequence[Flavour], name: str) -> Flavour:
+    """The flavour of that name; "all" is refused too."""
+    for flavour in flavours:
+        if flavour.name == name:
+            return flavour
+    known = ", ".join(flavour.name for flavour in flavours)
+    raise PipelineError(
+        "a development build is of one flavour" if name == "all" else f"there is no flavour {name}",
+        "inventory/group_vars/all/flavours.yml",
+        f"Say flavour= (FLAVOUR= with make) with one of: {known}",
+    )
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A git repository of the developer. ``git_dir`` holds HEAD and the index, ``common`` what all worktrees share."""
+
+    path: Path
+    git_dir: Path
+    common: Path
+    work_tree: Path | None
+
+    @classmethod
+    def at(cls, path: Path) -> Clone:
+        """The repository of exactly this folder: a checkout, a worktree of one, or a bare repository."""
+        folder = path.resolve()
+        # No folder above it is looked at: a stray path below another checkout is not taken for that one.
+        env = {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
+        words = ["--absolute-git-dir", "--git-common-dir", "--is-inside-work-tree"]
+        try:
+            git_dir, common, inside = _rev_parse(folder, *words, env=env)
+            work_tree = Path(_rev_parse(folder, "--show-toplevel", env=env)[0]) if inside == "true" else None
+        except PipelineError as error:
+            raise PipelineError(
+                f"source is no git repository, or one that may not be read: {error.what}",
+                where=str(folder),
+                remedy="Name the top folder of a checkout, or a bare repository, on the machine that runs Ansible",
+            ) from error
+        return cls(folder, Path(git_dir), (folder / common).resolve(), work_tree)
+
+    def commit(self, ref: str, objects: Path) -> str:
+        """The commit that a ref means; ``objects`` is a git directory that sees the clone's objects."""
+        try:
+            name = self._ask("rev-parse", "--verify", "--quiet", "--end-of-options", ref).split()[-1]
+            return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", repository=objects).strip()
+        except (CommandFailed, IndexError) as error:
+            refs = self._ask("for-each-ref", "--format=%(refname:short)").split()
+            near = ", ".join(difflib.get_close_matches(ref, refs, cutoff=0.4))
+            raise PipelineError(
+                f"{ref} names no commit",
+                where=str(self.path),
+                remedy=f"The nearest are: {near}" if near else "Say ref= (REF= with make) with a branch, tag or id",
+            ) from error
+
+    def index(self) -> str:
+        """Its entries as git lists them, "mode id stage<tab>path", each with an end of NUL."""
+        return self._ask("-c", "core.fsmonitor=false", "ls-files", "--sparse", "--stage", "-z")
+
+    def settings(self) -> dict[str, str]:
+        """What of its configuration is honoured."""
+        values = {}
+        for name in _HONOURED:
+            try:
+                values[name] = git("config", "--file", self.common / "config", "--get", name).strip()
+            except CommandFailed:
+                continue
+        return values
+
+    def _ask(self, *words: str) -> str:
+        return git(f"--git-dir={self.git_dir}", *words, env=OFFLINE)
+
+
+def _rev_parse(folder: Path, *words: str, env: Mapping[str, str]) -> list[str]:
+    # Another account's repository too: nothing of its configuration is run by this.
+    return git("-c", "safe.directory=*", "-C", folder, "rev-parse", *words, env={**env, **OFFLINE}).splitlines()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A Source of a local clone, the ``pack`` for the builder if it needs one, and what the operator should know."""
+
+    source: Source
+    pack: Path | None
+    warnings: tuple[str, ...]
+
+
+def resolve_local(asked: Asked, url: str, mirror: Path, known: Iterable[str], packs: Path) -> Resolved:
+    """The commit of ``asked.source``, and a pack in ``packs`` of what a builder with the commits ``known`` lacks of it.
+
+    Costs one ``git ls-remote`` of upstream, for its releases. If it cannot be reached, those that are known count.
+    """
+    clone = Clone.at(Path(asked.source))
+    with _scratch(clone.common / "objects", mirror / "objects") as scratch:
+        head = clone.commit(asked.ref or "HEAD", scratch)
+        commit = _uncommitted(clone, head, scratch) if asked.uncommitted else head
+        warnings = _update(url, mirror)
+        _, moment = parents_and_time(scratch, commit)
+        try:
+            # In the mirror a commit that is missing would pass for one that was left out on purpose.
+            git("rev-list", "--quiet", commit, repository=scratch)
+            base = base_release(mirror, commit, str(clone.path), objects=scratch / "objects")
+        except CommandFailed as error:
+            raise PipelineError(
+                f"the history of commit {commit} ends before a release: {error.what}",
+                where=str(clone.path),
+                remedy="A shallow clone has to reach a commit of upstream: git fetch --unshallow there",
+            ) from error
+        source = Source(
+            url=url if has(mirror, commit) else clone.path.as_uri(),
+            ref=asked.ref or "HEAD",
+            kind="commit",
+            commit=commit,
+            commit_time=moment,
+            version=base.version,
+            rpm_version=commit_version(base, commit, moment, dirty=commit != head),
+        )
+        pack = None if commit in known else packs / f"{commit}.pack"
+        try:
+            warnings += _beyond(commit, scratch)
+            if pack:
+                _pack(sorted({commit, head}.difference(known)), known, scratch, pack)
+        except CommandFailed as error:
+            raise PipelineError(
+                f"the clone lacks files of commit {commit}: {error.what}",
+                where=str(clone.path),
+                remedy="It is a partial clone: check that commit out there once, which fetches them, then run again",
+            ) from error
+    return Resolved(source, pack, tuple(warnings))
+
+
+@contextmanager
+def _scratch(*objects: Path) -> Iterator[Path]:
+    """An empty git directory that sees the objects of others, and those that are made in its folder ``_MADE``."""
+    with tempfile.TemporaryDirectory(prefix="mistralrs-dev-") as name:
+        scratch = Path(name) / "repository.git"
+        initialise(scratch, bare=True)
+        made = scratch / _MADE
+        made.mkdir()
+        (scratch / "objects/info/alternates").write_text("".join(f"{folder}\n" for folder in (made, *objects)))
+        yield scratch
+
+
+def _uncommitted(clone: Clone, head: str, scratch: Path) -> str:
+    """The commit of the work tree as it is, ignored files left out; ``head`` where it is just that."""
+    if clone.work_tree is None:
+        raise PipelineError("this repository has no work tree", str(clone.path), "Leave uncommitted out")
+    if clone.work_tree != clone.path:
+        raise PipelineError(
+            f"the work tree of this repository is another folder, {clone.work_tree}: its core.worktree says so",
+            where=str(clone.path),
+            remedy="Run git config --unset core.worktree there, or leave uncommitted out",
+        )
+    if head != clone.commit("HEAD", scratch):
+        raise PipelineError("uncommitted work is on top of HEAD", str(clone.path), "Leave out ref or uncommitted")
+    # With its times, by which git knows a file that changed right after the index was written.
+    index = scratch / "index"
+    for file in (clone.git_dir / "index", *clone.git_dir.glob("sharedindex.*")):
+        if file.is_file():
+            shutil.copy2(file, scratch)
+    if (clone.common / "info/exclude").is_file():
+        (scratch / "info").mkdir(exist_ok=True)
+        shutil.copy(clone.common / "info/exclude", scratch / "info")
+    settings = {
+        **clone.settings(), "core.bare": "false", "core.fsmonitor": "false", "core.untrackedCache": "false",
+        "core.hooksPath": "/dev/null",
+    }  # fmt: skip
+    # Without the clone's objects: git would set the times of those that it finds there already.
+    env = {**OFFLINE, "GIT_INDEX_FILE": str(index), "GIT_OBJECT_DIRECTORY": str(scratch / _MADE)}
+
+    def there(*words: str, stdin: str | None = None) -> str:
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        where = [f"--git-dir={scratch}", f"--work-tree={clone.work_tree}", "-C", str(clone.work_tree)]
+        return git(*options, *where, *words, env=env, stdin=stdin)
+
+    try:
+        listed = clone.index()
+        _refuse_index(listed, clone.path)
+        there("add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=_without_submodules(listed))
+        tree = there("write-tree", "--missing-ok").strip()
+        if tree == git("rev-parse", f"{head}^{{tree}}", repository=scratch).strip():
+            return head
+        who = f"{_PERSON} {parents_and_time(scratch, head)[1] + 1} +0000"
+        commit = f"tree {tree}\nparent {head}\nauthor {who}\ncommitter {who}\n\nUncommitted work on {head}\n"
+        return there("hash-object", "-t", "commit", "-w", "--stdin", stdin=commit).strip()
+    except CommandFailed as error:
+        raise PipelineError(
+            f"the uncommitted work cannot be read: {error.what}", str(clone.path), "Mend that, or commit it"
+        ) from error
+
+
+def _refuse_index(listed: str, where: Path) -> None:
+    """PipelineError for an index of which no tree can be made, or not without looking into a submodule."""
+    for line in listed.split("\0"):
+        about, _, path = line.partition("\t")
+        if about and not about.endswith(" 0"):
+            raise PipelineError(f"a merge is under way: {path} has conflicts", str(where), "Finish it, then run again")
+        if about.startswith("040000 "):
+            raise PipelineError(
+                "the uncommitted work cannot be read from a sparse index",
+                where=str(where),
+                remedy="Run git sparse-checkout reapply --no-sparse-index there, or commit it",
+            )
+        if about.startswith("160000 ") and "\ufffd" in path:
+            raise PipelineError(f"the name of the submodule {path} is no UTF-8", str(where), "Leave uncommitted out")
+
+
+def _without_submodules(listed: str) -> str:
+    """Pathspecs, each with an end of NUL, of all but the submodules of an index.
+
+    In each that it knows, git add would run git status with the programs that the submodule's configuration names.
+    """
+    rows = (line.partition("\t") for line in listed.split("\0"))
+    modules = [path for about, _, path in rows if about.startswith("160000 ")]
+    return "".join(f"{spec}\0" for spec in (".", *(f":(top,exclude,literal){path}" for path in modules)))
+
+
+def _update(url: str, mirror: Path) -> list[str]:
+    """Bring the mirror up to date; a warning where that cannot be and it will do as it is."""
+    try:
+        update_mirror(url, mirror, remote_refs(url), BRANCHES)
+    except PipelineError as error:
+        if not (mirror / "HEAD").is_file():
+            raise
+        return [f"{error.what}: the releases that were known before count"]
+    return []
+
+
+def _beyond(commit: str, scratch: Path) -> list[str]:
+    """What of the commit's files is not brought to the builder, since git keeps it elsewhere."""
+    rows = _listed(commit, scratch)
+    modules = [path for mode, path in rows if mode == "160000"]
+    attributes = [path for _, path in rows if path.rpartition("/")[2] == ".gitattributes"]
+    large = [
+        path for path in attributes if "filter=lfs" in git("cat-file", "blob", f"{commit}:{path}", repository=scratch)
+    ]
+    return [
+        *(f"submodules are not brought to the builder: {', '.join(modules)}" for _ in modules[:1]),
+        *(f"files of Git LFS are brought as pointers: {', '.join(large)}" for _ in large[:1]),
+    ]
+
+
+def _listed(commit: str, scratch: Path) -> list[tuple[str, str]]:
+    lines = git("ls-tree", "-r", "-z", commit, repository=scratch, env=OFFLINE).split("\0")
+    return [(line.split(" ", 1)[0], line.partition("\t")[2]) for line in lines if line]
+
+
+def _pack(commits: Sequence[str], known: Iterable[str], scratch: Path, final: Path) -> None:
+    """Leave a pack of the commits and of those of their files that no ``known`` commit has."""
+    trees = [f"^{other}^{{tree}}" for other in known if has(scratch, f"{other}^{{tree}}")]
+    listed = git("rev-list", "--objects", "--stdin", repository=scratch, env=OFFLINE,
+                 stdin="".join(f"{line}\n" for line in (*(f"{c}^{{tree}}" for c in commits), *trees)))  # fmt: skip
+    name = git("pack-objects", "--quiet", scratch / "brought", repository=scratch, env=OFFLINE,
+               stdin="".join(f"{commit}\n" for commit in commits) + listed)  # fmt: skip
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for older in final.parent.glob("*.pack"):
+        if time.time() - older.stat().st_mtime > _KEPT:
+            older.unlink(missing_ok=True)
+    shutil.move(scratch / f"brought-{name.strip()}.pack", final)
+    final.chmod(0o600)
+    # git gives a pack the time of the newest object in it.
+    final.touch()

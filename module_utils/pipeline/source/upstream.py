@@ -1,0 +1,175 @@
+"""Resolve: which commit of upstream a run is about.
+
+A tag, the newest commit of a branch, or any commit by its id. The mirror on the controller holds commits only (a
+treeless partial clone), is brought up to date only when the remote's refs moved, and can be deleted: it comes back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..base.errors import PipelineError
+from ..base.git import OFFLINE, git, initialise, peeled, remote_refs
+from ..base.lock import held
+from ..base.records import Source
+from ..base.run import CommandFailed
+from ..base.versions import Release, commit_version, nearest, releases
+
+
+def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str = "") -> Source:
+    """The commit to build, with its time and versions.
+
+    ``kind`` "tag" takes the tag of ``version``, or the newest release that is no prerelease;
+    "branch" takes the newest commit of ``branch``, or of the remote's default branch, and names it
+    after the highest release among its ancestors. Costs one ``git ls-remote``, and a fetch when
+    something moved. Raises PipelineError for an unreachable upstream and for an unknown version or branch.
+    """
+    refs = remote_refs(url)
+    known = releases(name.removeprefix("refs/tags/") for name in refs if name.startswith("refs/tags/"))
+    if kind == "tag":
+        release = choose_release(known, version, url)
+        ref = f"refs/tags/{release.tag}"
+        commit = peeled(refs, ref)
+        update_mirror(url, mirror, refs, ref)
+        time = commit_time(mirror, commit)
+        return Source(url, release.tag, "tag", commit, time, release.version, release.rpm_version)
+    if version:
+        raise PipelineError(
+            f"version {version} was asked for, but this channel follows a branch",
+            where=url,
+            remedy="Leave the version out, or release it to the stable channel",
+        )
+    ref = choose_branch(refs, branch, url)
+    commit = refs[ref]
+    update_mirror(url, mirror, refs, ref)
+    time, base = commit_time(mirror, commit), base_release(mirror, commit, url)
+    name = ref.removeprefix("refs/heads/")
+    return Source(url, name, "branch", commit, time, base.version, commit_version(base, commit, time))
+
+
+BRANCHES = "refs/heads/*"
+
+
+def resolve_commit(url: str, mirror: Path, wanted: str) -> tuple[Source, list[str]]:
+    """The commit that an id or the beginning of one names, and the branches that hold it.
+
+    Costs one ``git ls-remote``, and a fetch of commits without files when something moved. A commit on no branch is
+    asked for by its whole id; whether a server gives it is the server's own matter, and GitHub gives those of forks
+    too. Raises PipelineError where there is no such commit, or more than one.
+    """
+    if not re.fullmatch(r"[0-9a-f]{7,40}", wanted):
+        raise PipelineError(
+            f"{wanted!r} is no commit's id",
+            where=url,
+            remedy="Give 7 to 40 hexadecimal digits; a branch or a tag is source= and ref= of a local clone",
+        )
+    update_mirror(url, mirror, remote_refs(url), BRANCHES)
+    commit = find_commit(url, mirror, wanted)
+    time, base = commit_time(mirror, commit), base_release(mirror, commit, url)
+    source = Source(url, wanted, "commit", commit, time, base.version, commit_version(base, commit, time))
+    form = "--format=%(refname:lstrip=2)"
+    return source, git("for-each-ref", form, "--contains", commit, "refs/heads", repository=mirror).split()
+
+
+def find_commit(url: str, mirror: Path, wanted: str) -> str:
+    """The whole id of a commit that the mirror has, or upstream gives."""
+    found = _commits(mirror, wanted)
+    if not found and len(wanted) == 40:
+        try:
+            git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "origin", f"+{wanted}:refs/commits/{wanted}",
+                repository=mirror, timeout=1800)  # fmt: skip
+        except CommandFailed:
+            pass
+        else:
+            found = [wanted]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise PipelineError(
+            f"{len(found)} commits begin with {wanted}: {', '.join(found)}", url, "Give more digits of the one you mean"
+        )
+    raise PipelineError(
+        f"upstream has no commit {wanted}",
+        where=url,
+        remedy="Check the id"
+        + ("" if len(wanted) == 40 else ". One that is on no branch can only be had by all 40 digits of its id")
+        + "; a commit that was not pushed is source= and ref= of a local clone",
+    )
+
+
+def _commits(mirror: Path, wanted: str) -> list[str]:
+    ids = git("rev-parse", f"--disambiguate={wanted}", repository=mirror, env=OFFLINE).split()
+    kinds = git("cat-file", "--batch-check=%(objectname) %(objecttype)", repository=mirror, env=OFFLINE,
+                stdin="".join(f"{i}\n" for i in ids))  # fmt: skip
+    return [line.split()[0] for line in kinds.splitlines() if line.endswith(" commit")]
+
+
+def choose_release(known: list[Release], version: str, url: str) -> Release:
+    """The release of ``version``, spelled with or without v; without one, the newest final release."""
+    if version:
+        for release in known:
+            if version.removeprefix("v") in (release.version, release.rpm_version, release.tag):
+                return release
+        likely = ", ".join(nearest(version, known)) or "none: upstream has no release tags"
+        raise PipelineError(f"upstream has no version {version}", where=url, remedy=f"The nearest are: {likely}")
+    final = [release for release in known if release.final]
+    if not final:
+        raise PipelineError(
+            "upstream has no release tag",
+            where=url,
+            remedy="Tags look like v1.2.3; name a version= to build an rc",
+        )
+    return final[-1]
+
+
+def choose_branch(refs: Mapping[str, str], branch: str, url: str) -> str:
+    """The ref of the branch to follow; without a name the remote's own default, never a guessed one."""
+    ref = f"refs/heads/{branch}" if branch else refs.get("HEAD", "")
+    if ref in refs:
+        return ref
+    names = sorted(name.removeprefix("refs/heads/") for name in refs if name.startswith("refs/heads/"))
+    raise PipelineError(
+        f"upstream has no branch {branch or 'marked as its default'}",
+        where=url,
+        remedy=f"Set upstream_branch to one of: {', '.join(names) or 'none there'}",
+    )
+
+
+def commit_time(mirror: Path, commit: str) -> int:
+    """The committer's time, in seconds since 1970 UTC. rev-list, since git show would fetch the commit's trees."""
+    return int(git("rev-list", "--max-count=1", "--timestamp", commit, repository=mirror).split()[0])
+
+
+def base_release(mirror: Path, commit: str, url: str, objects: Path | None = None) -> Release:
+    """The highest release among the commit's ancestors; ``objects`` is a folder of git's with other commits."""
+    others = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)} if objects else {}
+    tags = releases(git("tag", "--merged", commit, repository=mirror, env=others | OFFLINE).split())
+    if not tags:
+        raise PipelineError(
+            "no release tag is an ancestor of this commit, so its version cannot be told",
+            where=f"{url} {commit}",
+            remedy="Take a branch or a commit that has a release behind it",
+        )
+    return tags[-1]
+
+
+def update_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> None:
+    """Bring the commits behind ``ref``, which may be ``BRANCHES``, and all tags into the mirror, unless they are there.
+
+    Holds the mirror's lock: two runs on one controller do not fetch into it at once.
+    """
+    with held(mirror.with_suffix(".lock")):
+        initialise(mirror, bare=True)
+        wanted = {
+            name: value for name, value in refs.items() if fnmatchcase(name, ref) or name.startswith("refs/tags/")
+        }
+        listed = git("for-each-ref", "--format=%(objectname) %(refname)", repository=mirror)
+        present = {name: value for value, name in (line.split(" ", 1) for line in listed.splitlines())}
+        if all(present.get(name) == value for name, value in wanted.items() if not name.endswith("^{}")):
+            return
+        git("config", "remote.origin.url", url, repository=mirror)
+        git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "--prune", "origin",
+            f"+{ref}:{ref}", "+refs/tags/*:refs/tags/*", repository=mirror, timeout=1800)  # fmt: skip

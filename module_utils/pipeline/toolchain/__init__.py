@@ -1,0 +1,1 @@
+"""Compilers, pinned and laid out below a builder's root."""
