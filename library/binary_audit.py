@@ -84,7 +84,7 @@ def main():
     module.exit_json(
         changed=False,
         findings=[f.to_dict() for f in findings],
-        stage={"name": "audit", "flavour": artifact.flavour.name, "result": audited.summary, "where": ""},
+        step={"name": "audit", "flavour": artifact.flavour.name, "result": audited.summary, "where": ""},
     )
 
 

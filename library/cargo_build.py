@@ -255,7 +255,7 @@ def main():
         report=artifact.report if artifact else "",
         artifact=artifact.to_dict() if artifact else {},
         log=str(log),
-        stage={"name": "build", "flavour": plan.flavour.name, "result": result, "where": str(plan.folder)},
+        step={"name": "build", "flavour": plan.flavour.name, "result": result, "where": str(plan.folder)},
     )
 
 

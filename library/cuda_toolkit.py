@@ -63,7 +63,7 @@ toolkit:
   description: The toolkit (version, compiler, folder, nvcc, source, library_path, inputs).
   returned: success
   type: dict
-stage:
+step:
   description: A line of the run's summary.
   returned: success
   type: dict
@@ -107,7 +107,7 @@ def main():
         changed=changed,
         toolkit=toolkit.to_dict(),
         diff={"before": {}, "after": toolkit.to_dict()} if changed else {},
-        stage={
+        step={
             "name": "toolchain",
             "flavour": "",
             "result": f"CUDA {toolkit.compiler or toolkit.version} from {toolkit.source}",

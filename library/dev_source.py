@@ -106,7 +106,7 @@ incremental:
   description: Whether to compile it incrementally.
   returned: success
   type: bool
-stage:
+step:
   description: The row of the run's summary table.
   returned: success
   type: dict
@@ -168,7 +168,7 @@ def main():
         row=row.to_dict(),
         pack=str(pack or ""),
         incremental=asked.incrementally,
-        stage={
+        step={
             "name": "resolve",
             "flavour": row.name,
             "result": f"{source.ref} is {source.rpm_version}, commit {source.commit[:12]}{brought}",

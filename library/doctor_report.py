@@ -5,7 +5,7 @@ DOCUMENTATION = r"""
 module: doctor_report
 short_description: Report what would keep a release from working
 description:
-  - Writes what M(build_environment) and others found as one JSON file, then fails with everything that does not fit.
+  - Writes what M(builder_check) and others found as one JSON file, then fails with everything that does not fit.
   - The file is written in either case, whole or not at all.
 author: mistralrs-rpm
 options:
@@ -114,7 +114,7 @@ def main():
     module.exit_json(
         changed=False,
         doctor=made.to_dict(),
-        stage={"name": "doctor", "flavour": "", "result": made.summary, "where": str(path)},
+        step={"name": "doctor", "flavour": "", "result": made.summary, "where": str(path)},
     )
 
 

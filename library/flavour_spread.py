@@ -118,7 +118,7 @@ def main():
         missing=[row.to_dict() for row in found.missing],
         packages=[package.to_dict() for package in packages],
         lost=list(found.lost),
-        **({"stage": told} if told else {}),
+        **({"step": told} if told else {}),
     )
 
 

@@ -52,7 +52,7 @@ url:
   type: str
   returned: success
   sample: http://127.0.0.1:8643
-stage:
+step:
   description: The line for the run's summary.
   type: dict
   returned: success
@@ -99,7 +99,7 @@ def main() -> None:
         changed=changed,
         url=site.url,
         diff={"before": f"{before}\n", "after": f"{wanted}\n"},
-        stage={
+        step={
             "name": "serve",
             "flavour": "",
             "result": result,

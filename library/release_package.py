@@ -34,7 +34,7 @@ options:
     description: The GnuPG home with the signing key.
     type: path
     required: true
-  public_key:
+  trusted_keys:
     description: The file of the armored public keys that everyone trusts. The package holds all of them.
     type: path
     required: true
@@ -69,7 +69,7 @@ EXAMPLES = r"""
     url: https://rpm.example.org
     fedora: "43"
     home: /var/lib/mistralrs-rpm/signer/gnupg
-    public_key: /var/lib/mistralrs-rpm/signer/public.asc
+    trusted_keys: /var/lib/mistralrs-rpm/signer/public.asc
     root: /var/lib/mistralrs-rpm/signer
     spec_folder: "{{ project_root }}/rpm"
   register: release
@@ -97,7 +97,7 @@ older:
       they are what still holds it.
   returned: success
   type: dict
-stage:
+step:
   description: The row of the run's summary table.
   returned: success
   type: dict
@@ -119,7 +119,7 @@ def main():
             "url": {"type": "str", "required": True},
             "fedora": {"type": "str", "required": True},
             "home": {"type": "path", "required": True},
-            "public_key": {"type": "path", "required": True, "no_log": False},
+            "trusted_keys": {"type": "path", "required": True, "no_log": False},
             "without": {"type": "str", "default": ""},
             "root": {"type": "path", "required": True},
             "spec_folder": {"type": "path", "required": True},
@@ -135,7 +135,7 @@ def main():
                 url=str(p["url"]),
                 fedora=str(p["fedora"]),
                 home=Path(p["home"]),
-                public_key=Path(p["public_key"]),
+                trusted_keys=Path(p["trusted_keys"]),
                 root=Path(p["root"]),
                 spec_folder=Path(p["spec_folder"]),
                 without=whole_fingerprint(p["without"]) if p["without"] else "",
@@ -152,7 +152,7 @@ def main():
         channels=list(done.lacking),
         older={channel: list(names) for channel, names in done.older.items()},
         diff={"before": "", "after": f"{name}: {done.reason}\n" if done.built else ""},
-        stage={"name": "release", "flavour": "", "result": f"{name}: {done.reason}", "where": done.package.path},
+        step={"name": "release", "flavour": "", "result": f"{name}: {done.reason}", "where": done.package.path},
     )
 
 

@@ -69,7 +69,7 @@ comparisons:
   returned: with O(state=compared)
   type: list
   elements: dict
-stage:
+step:
   description: The row of the run's summary table.
   returned: with O(state=compared), success
   type: dict
@@ -117,7 +117,7 @@ def main():
         changed=False,
         root=str(second),
         comparisons=[c.to_dict() for c in comparisons],
-        stage={
+        step={
             "name": "reproduce",
             "flavour": artifacts[0].flavour.name,
             "result": f"binary {artifacts[0].sha256[:16]}, package {packages[0].sha256[:16]}: the same again",

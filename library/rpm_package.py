@@ -56,7 +56,7 @@ package:
     - In check mode, path and sha256 are empty where the package is still to be built.
   returned: success
   type: dict
-stage:
+step:
   description: The row of the run's summary table.
   returned: success
   type: dict
@@ -109,7 +109,7 @@ def main():
             "before": "" if changed else f"{name} {digest}\n",
             "after": f"{name} {digest or 'to be built'}\n",
         },
-        stage={
+        step={
             "name": "package",
             "flavour": packaging.artifact.flavour.name,
             "result": f"{name}, {package.size / 1e6:.1f} MB" if digest else f"would build {name}",

@@ -26,7 +26,7 @@ options:
   passphrase_file:
     description: A file whose first line is the key's passphrase.
     type: path
-  public_key:
+  trusted_keys:
     description: The armored public key that everyone trusts.
     type: path
     required: true
@@ -45,7 +45,7 @@ EXAMPLES = r"""
     package: "{{ packaged.package }}"
     root: /var/lib/mistralrs-rpm/signer
     home: /var/lib/mistralrs-rpm/signer/gnupg
-    public_key: /var/lib/mistralrs-rpm/signer/public.asc
+    trusted_keys: /var/lib/mistralrs-rpm/signer/public.asc
   register: signed
 """
 
@@ -54,7 +54,7 @@ package:
   description: The Package record of the signed file; of the unsigned one where check mode would sign it.
   returned: success
   type: dict
-stage:
+step:
   description: The row of the run's summary table.
   returned: success
   type: dict
@@ -76,7 +76,7 @@ def main():
             "home": {"type": "path", "required": True},
             # The file's name, not the secret.
             "passphrase_file": {"type": "path", "no_log": False},
-            "public_key": {"type": "path", "required": True},
+            "trusted_keys": {"type": "path", "required": True},
         },
         supports_check_mode=True,
     )
@@ -88,7 +88,7 @@ def main():
             Path(p["root"]),
             home=Path(p["home"]),
             passphrase_file=Path(p["passphrase_file"]) if p["passphrase_file"] else None,
-            public_key=Path(p["public_key"]),
+            trusted_keys=Path(p["trusted_keys"]),
             check=module.check_mode,
         )
     except PipelineError as error:
@@ -102,7 +102,7 @@ def main():
             "before": "" if done.changed else f"{name} {done.package.sha256}\n",
             "after": f"{name} {'to be signed' if would else done.package.sha256}\n",
         },
-        stage={
+        step={
             "name": "sign",
             "flavour": unsigned.name.removeprefix("mistralrs-"),
             "result": f"would sign {name}" if would else f"{name} signed and verified",

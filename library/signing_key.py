@@ -26,7 +26,7 @@ options:
     description: The GnuPG home, made with mode 0700. Its path may be of any length.
     type: path
     required: true
-  public_key:
+  trusted_keys:
     description: The file of the armored public keys that everyone trusts, with mode 0644.
     type: path
     required: true
@@ -90,7 +90,7 @@ EXAMPLES = r"""
 - name: See that there is a key to sign with
   signing_key:
     home: /var/lib/mistralrs-rpm/signer/gnupg
-    public_key: /var/lib/mistralrs-rpm/signer/public.asc
+    trusted_keys: /var/lib/mistralrs-rpm/signer/public.asc
     primary: /media/offline/mistralrs-rpm
     passphrase_file: /var/lib/mistralrs-rpm/signer/passphrase
     name: mistralrs-rpm
@@ -100,7 +100,7 @@ EXAMPLES = r"""
   signing_key:
     state: scheduled
     home: /var/lib/mistralrs-rpm/signer/gnupg
-    public_key: /var/lib/mistralrs-rpm/signer/public.asc
+    trusted_keys: /var/lib/mistralrs-rpm/signer/public.asc
     overlap_days: 30
 """
 
@@ -121,7 +121,7 @@ successor:
   description: The fingerprint of the certificate that is to sign next; empty where none waits.
   returned: success
   type: str
-public_key:
+trusted_keys:
   description: The file of the trusted public keys.
   returned: success
   type: str
@@ -135,7 +135,7 @@ table:
   returned: for V(examined)
   type: list
   elements: str
-stage:
+step:
   description: The row of the run's summary table.
   returned: success
   type: dict
@@ -155,7 +155,7 @@ def main():
         argument_spec={
             "state": {"type": "str", "choices": [*STATES, "examined"], "default": "present"},
             "home": {"type": "path", "required": True},
-            "public_key": {"type": "path", "required": True, "no_log": False},
+            "trusted_keys": {"type": "path", "required": True, "no_log": False},
             "name": {"type": "str"},
             "email": {"type": "str"},
             "primary": {"type": "path"},
@@ -192,13 +192,13 @@ def main():
         subkey=key.subkey if key else "",
         expires=key.expires if key else 0,
         successor=successor.fingerprint if successor else "",
-        public_key=module.params["public_key"],
+        trusted_keys=module.params["trusted_keys"],
         diff={"before": "", "after": "".join(f"{change}\n" for change in done.changes)},
-        stage={
+        step={
             "name": "key",
             "flavour": "",
             "result": result if key or successor or not module.check_mode else "would make a signing key",
-            "where": module.params["public_key"],
+            "where": module.params["trusted_keys"],
         },
     )
 
@@ -206,13 +206,13 @@ def main():
 def examine(module):
     """Ends the module with what there is to say of the keys."""
     home = Path(module.params["home"])
-    found = keyring.findings(home, Path(module.params["public_key"])) if home.is_dir() else []
+    found = keyring.findings(home, Path(module.params["trusted_keys"])) if home.is_dir() else []
     bad = [finding.check for finding in found if not finding.fits]
     module.exit_json(
         changed=False,
         findings=[finding.to_dict() for finding in found],
         table=findings.table(found) if found else [],
-        stage={
+        step={
             "name": "key",
             "flavour": "",
             "result": f"{', '.join(bad)} wrong" if bad else "well" if found else "none was made yet",
@@ -228,7 +228,7 @@ def path(value):
 def present(p, check):
     done = ensure(
         Path(p["home"]),
-        Path(p["public_key"]),
+        Path(p["trusted_keys"]),
         name=p["name"],
         email=p["email"],
         primary=path(p["primary"]),
@@ -245,7 +245,7 @@ def follow(p, check):
     home = Path(p["home"])
     return introduce(
         home,
-        Path(p["public_key"]),
+        Path(p["trusted_keys"]),
         recipe=Recipe(
             p["name"], p["email"], path(p["primary"]) or home.with_name("primary"), p["algorithm"], p["expires"]
         ),
@@ -261,7 +261,7 @@ def schedule_next(p, check):
 
 
 def retired(p, check):
-    return retire(Path(p["home"]), Path(p["public_key"]), p["fingerprint"], check=check)
+    return retire(Path(p["home"]), Path(p["trusted_keys"]), p["fingerprint"], check=check)
 
 
 STATES = {"present": present, "next": follow, "scheduled": schedule_next, "retired": retired}

@@ -46,7 +46,7 @@ table:
   returned: success
   type: list
   elements: str
-stage:
+step:
   description: The row of the run's summary table.
   returned: success
   type: dict
@@ -71,7 +71,7 @@ def main():
         certificate={} if isinstance(found, PipelineError) else found.to_dict(),
         findings=[finding.to_dict()],
         table=[url, "", *findings.table([finding])],
-        stage={
+        step={
             "name": "status",
             "flavour": "",
             "result": f"certificate: {finding.found}" if finding.fits else f"certificate wrong: {finding.found}",

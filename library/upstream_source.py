@@ -103,7 +103,7 @@ def main():
         changed=False,
         source=source.to_dict(),
         **({"wanted": [flavour.to_dict() for flavour in wanted]} if wanted else {}),
-        stage={
+        step={
             "name": "resolve",
             "flavour": "",
             "result": f"{source.ref} is {source.rpm_version}, commit {source.commit[:12]}",

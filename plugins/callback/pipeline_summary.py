@@ -1,16 +1,16 @@
-"""Ends a run with a short table: stage, time, result, and where things are."""
+"""Ends a run with a short table: step, time, result, and where things are."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: pipeline_summary
 type: aggregate
-short_description: A table of the pipeline's stages
+short_description: A table of the pipeline's steps
 description:
-  - Collects what each pipeline module returns as C(stage) and prints it, with the time it took, when the run ends.
+  - Collects what each pipeline module returns as C(step) and prints it, with the time it took, when the run ends.
   - A module's C(table), lines for a person such as the doctor's findings, is printed above it.
   - Below it stand the places where things are, a build's C(report) and the C(log) of what failed among them, and what
-    the stages warned of, which has scrolled away by then.
+    the steps warned of, which has scrolled away by then.
   - Prints nothing for a run without such modules.
 author: mistralrs-rpm
 """
@@ -20,11 +20,11 @@ import time
 from ansible import constants
 from ansible.plugins.callback import CallbackBase
 
-FIRST_COLUMNS = ("stage", "flavour", "time")
+FIRST_COLUMNS = ("step", "flavour", "time")
 
 
 class CallbackModule(CallbackBase):
-    """Collects the stages as they end."""
+    """Collects the steps as they end."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -66,8 +66,8 @@ class CallbackModule(CallbackBase):
         for row in [(*FIRST_COLUMNS, "result"), *self.rows]:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
             self._display.display("  ".join([*cells, row[3]]).rstrip())
-        for place, stage in self.places.items():
-            self._display.display(f"  {stage}: {place}")
+        for place, step in self.places.items():
+            self._display.display(f"  {step}: {place}")
         for warning in self.warnings:
             self._display.display(f"  warning: {warning}", color=constants.COLOR_WARN)
         self._display.display(f"In all {time.monotonic() - self.began:.1f} s")
@@ -76,13 +76,13 @@ class CallbackModule(CallbackBase):
 
     def _collect(self, result):
         told = result.result
-        stage = told.get("stage")
-        if isinstance(stage, dict):
-            self._row(result.host.get_name(), stage["name"], stage.get("flavour", ""), stage["result"])
+        step = told.get("step")
+        if isinstance(step, dict):
+            self._row(result.host.get_name(), step["name"], step.get("flavour", ""), step["result"])
             self.tables += [*told.get("table", []), ""] if told.get("table") else []
-            name = " ".join(filter(None, (stage["name"], stage.get("flavour"))))
-            if stage.get("where"):
-                self.places[stage["where"]] = name
+            name = " ".join(filter(None, (step["name"], step.get("flavour"))))
+            if step.get("where"):
+                self.places[step["where"]] = name
             if told.get("report"):
                 self.places[told["report"]] = f"{name} report"
             self.warnings |= dict.fromkeys(told.get("warnings", []))

@@ -17,7 +17,7 @@ from pipeline.channel.engine import Engine, Signer, compose, workplace
 from pipeline.channel.reader import Channel
 
 order = json.loads(Path(sys.argv[2]).read_text())
-key, root = Path(order["public_key"]), Path(order["root"])
+key, root = Path(order["trusted_keys"]), Path(order["root"])
 engine = Engine(
     "stable",
     Channel(order["location"], key),

@@ -74,8 +74,11 @@ def signed_package(site: Site, mib: int) -> Package:
     run(["rpmbuild", "-bb", "--target", "x86_64", *defines, spec])
     path = folder / "package.rpm"
     made = ("mistralrs-ada", "9.9.9", "1.fc43", "x86_64", COMMIT, str(path), sha256_file(path), path.stat().st_size)
-    key = site.signer
-    return sign_package(Package(*made), folder, home=key.home, passphrase_file=None, public_key=key.public_key).package
+    signer = site.signer
+    signed = sign_package(
+        Package(*made), folder, home=signer.home, passphrase_file=None, trusted_keys=signer.trusted_keys
+    )
+    return signed.package
 
 
 def fill(site: Site, real: Package, count: int) -> None:
@@ -134,10 +137,10 @@ class Bench:
         self.start = site.channel.head()
         (self.tree / "Packages").mkdir(parents=True)
         (self.tree / "new").write_text(f"Packages/{package.filename}\n")
-        run(["rpmkeys", "--dbpath", folder / "rpmdb", "--import", site.signer.public_key])
+        run(["rpmkeys", "--dbpath", folder / "rpmdb", "--import", site.signer.trusted_keys])
         order = {
             "location": str(self.channel),
-            "public_key": str(site.signer.public_key),
+            "trusted_keys": str(site.signer.trusted_keys),
             "home": str(site.signer.home),
             "root": str(folder / "signer"),
             "rsh": list(site.agent.rsh),

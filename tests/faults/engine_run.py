@@ -18,7 +18,7 @@ def main() -> None:
     from pipeline.channel.reader import Channel
 
     known = json.loads(Path(sys.argv[1]).read_text())
-    key = Path(known["public_key"])
+    key = Path(known["trusted_keys"])
     engine = Engine(
         "stable",
         channel=Channel(known["location"], key),

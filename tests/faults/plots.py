@@ -68,7 +68,7 @@ def consistent(site: Site) -> None:
     """Clients by mirrorlist and clients by baseurl read signed metadata whose packages are all there."""
     folder = site.root / STABLE
     plain = folder / "repodata"
-    channel = Channel(str(folder), site.signer.public_key)
+    channel = Channel(str(folder), site.signer.trusted_keys)
     for snapshot in {channel.head(), plain.readlink().parts[1] if plain.is_symlink() else ""}:
         for package in channel.read(snapshot).packages:
             data = (folder / "snapshots" / snapshot / "Packages" / package.path).read_bytes()

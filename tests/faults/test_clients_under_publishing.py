@@ -214,7 +214,7 @@ def go_round(
                 client = Client(log / f"{program}-{delay}.log", system=root)
                 user = User(stack.enter_context(client), program, tallies.setdefault((program, delay), Tally()))
                 client.write("/etc/yum.repos.d/trial.repo", REPO.format(source=source, port=line.port))
-                client.write("/etc/trial.asc", site.signer.public_key.read_text())
+                client.write("/etc/trial.asc", site.signer.trusted_keys.read_text())
                 users.append(user)
         pool = stack.enter_context(ThreadPoolExecutor(len(users)))
         with repeated(step, pace) as (passed, broken):

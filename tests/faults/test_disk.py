@@ -68,7 +68,7 @@ def large(site: Site, size: int, version: str = "1.0") -> Package:
     )
     signer = site.signer
     return sign_package(
-        unsigned, site.folder / "signer", home=signer.home, passphrase_file=None, public_key=signer.public_key
+        unsigned, site.folder / "signer", home=signer.home, passphrase_file=None, trusted_keys=signer.trusted_keys
     ).package
 
 

@@ -118,7 +118,7 @@ def attack(place: Attack) -> Iterator[Attack]:
 @pytest.fixture
 def maker(attack: Attack, tmp_path: Path) -> Maker:
     """Signs as the signer does: for what must be refused for other reasons."""
-    return Maker(tmp_path, Key(attack.site.signer.home, attack.site.signer.public_key))
+    return Maker(tmp_path, Key(attack.site.signer.home, attack.site.signer.trusted_keys))
 
 
 # Signed snapshots are public: anybody can send them again

@@ -32,7 +32,7 @@ def publisher(site: Site, packages: Sequence[Package], way: Publisher, order: Pa
     known = {
         "location": str(site.root / STABLE),
         "home": str(site.signer.home),
-        "public_key": str(site.signer.public_key),
+        "trusted_keys": str(site.signer.trusted_keys),
         "root": str(site.folder / "signer"),
         "rsh": list(way.rsh),
         "host": way.host,

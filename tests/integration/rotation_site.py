@@ -111,7 +111,7 @@ class Operator:
 
     def sign(self, package: Package) -> Package:
         return sign_package(
-            package, self.folder / "signer", home=self.home, passphrase_file=None, public_key=self.public
+            package, self.folder / "signer", home=self.home, passphrase_file=None, trusted_keys=self.public
         ).package
 
     def publish(self, version: str, channel: str = "stable", flavour: str = "ada") -> Package:
@@ -127,7 +127,7 @@ class Operator:
             url=url or self.web.url,
             fedora="43",
             home=self.home,
-            public_key=self.public,
+            trusted_keys=self.public,
             root=self.folder / "signer",
             spec_folder=PROJECT / "rpm",
             without=without,

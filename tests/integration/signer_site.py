@@ -61,7 +61,7 @@ def make_signer(folder: Path, passphrase: str = "") -> Signer:
     with mock.patch.object(keyring.tempfile, "TemporaryDirectory", QuickFolder):
         keyring.ensure(
             signer.home,
-            signer.public_key,
+            signer.trusted_keys,
             name="Test",
             email="test@localhost",
             passphrase_file=signer.passphrase_file,
@@ -125,7 +125,7 @@ class Site:
         config = {
             "root": str(self.root),
             "base_url": "http://repo.invalid",
-            "key": str(self.signer.public_key),
+            "key": str(self.signer.trusted_keys),
             "channels": {"stable": {"path": STABLE, **retention}},
         }
         (self.folder / "publisher.json").write_text(json.dumps(config))
@@ -141,7 +141,7 @@ class Site:
 
     @property
     def channel(self) -> Channel:
-        return Channel(str(self.root / STABLE), self.signer.public_key)
+        return Channel(str(self.root / STABLE), self.signer.trusted_keys)
 
     def package(self, version: str = "0.9.2", flavour: str = "ada", text: str = "test") -> Package:
         """A signed package."""
@@ -151,7 +151,7 @@ class Site:
             self.folder / "signer",
             home=self.signer.home,
             passphrase_file=self.signer.passphrase_file,
-            public_key=self.signer.public_key,
+            trusted_keys=self.signer.trusted_keys,
         ).package
 
     @property

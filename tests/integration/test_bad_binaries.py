@@ -176,5 +176,5 @@ def test_the_module_refuses_with_everything_at_once_and_warns_of_the_rest(make, 
     good = make(name="good")
     passed = run_module("binary_audit", {"artifact": good.to_dict()})
     assert not passed["changed"]
-    assert passed["stage"]["result"].startswith("mistralrs 0.9.2")
+    assert passed["step"]["result"].startswith("mistralrs 0.9.2")
     assert any(row["warning"] for row in passed["findings"] if row["check"] == "size")

@@ -51,7 +51,7 @@ def served(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterat
 
 def test_the_head_and_its_packages_are_read(served: tuple[Path, str], site: Site) -> None:
     _, location = served
-    published = Channel(location, site.signer.public_key).read()
+    published = Channel(location, site.signer.trusted_keys).read()
     assert published.head == site.agent.head("stable")
     assert [package.nevra for package in published.packages] == [
         "mistralrs-ada-0.9.1-1.fc43.x86_64",
@@ -59,11 +59,11 @@ def test_the_head_and_its_packages_are_read(served: tuple[Path, str], site: Site
         "mistralrs-cpu-0.9.2-1.fc43.x86_64",
     ]
     assert [package.path for package in published.packages] == [p.filename for p in published.packages]
-    assert Channel(f"{location}/", site.signer.public_key).read() == published
+    assert Channel(f"{location}/", site.signer.trusted_keys).read() == published
 
 
 def test_the_state_to_compose_on_tells_the_same(served: tuple[Path, str], site: Site) -> None:
-    channel = Channel(served[1], site.signer.public_key)
+    channel = Channel(served[1], site.signer.trusted_keys)
     state = channel.state(channel.head())
     assert [(p.filename, p.sha256) for p in state.packages] == [(p.path, p.sha256) for p in channel.read().packages]
     assert (state.id, state.record.channel) == (channel.head(), "stable")
@@ -71,7 +71,7 @@ def test_the_state_to_compose_on_tells_the_same(served: tuple[Path, str], site: 
 
 
 def test_the_pool_is_asked_for_a_file(served: tuple[Path, str], site: Site) -> None:
-    channel = Channel(served[1], site.signer.public_key)
+    channel = Channel(served[1], site.signer.trusted_keys)
     assert channel.has("mistralrs-ada-0.9.1-1.fc43.x86_64.rpm")
     assert not channel.has("mistralrs-ada-0.9.3-1.fc43.x86_64.rpm")
 
@@ -79,12 +79,12 @@ def test_the_pool_is_asked_for_a_file(served: tuple[Path, str], site: Site) -> N
 def test_an_older_snapshot_is_read_by_its_id(served: tuple[Path, str], site: Site) -> None:
     folder, location = served
     first = min(path.name for path in (folder / "snapshots").iterdir())
-    assert len(Channel(location, site.signer.public_key).read(first).packages) == 1
+    assert len(Channel(location, site.signer.trusted_keys).read(first).packages) == 1
 
 
 def test_a_channel_without_a_mirrorlist_is_empty(served: tuple[Path, str], site: Site) -> None:
     _, location = served
-    channel = Channel(f"{location}/unstable", site.signer.public_key)
+    channel = Channel(f"{location}/unstable", site.signer.trusted_keys)
     assert channel.read() == Published("", 0, ())
     assert channel.state(channel.head()) is EMPTY
     assert not channel.has("mistralrs-ada-0.9.1-1.fc43.x86_64.rpm")
@@ -136,15 +136,15 @@ def test_what_was_changed_is_refused(
     folder, location = served
     spoil(folder)
     with pytest.raises(PipelineError, match=message) as error:
-        Channel(location, site.signer.public_key).read()
+        Channel(location, site.signer.trusted_keys).read()
     assert error.value.where.startswith(location)
     assert error.value.remedy
 
 
 def test_another_signers_channel_is_refused(served: tuple[Path, str], tmp_path: Path) -> None:
     other = make_signer(tmp_path / "other")
-    with pytest.raises(PipelineError, match=f"by a key that is not trusted .*{other.public_key}"):
-        Channel(served[1], other.public_key).read()
+    with pytest.raises(PipelineError, match=f"by a key that is not trusted .*{other.trusted_keys}"):
+        Channel(served[1], other.trusted_keys).read()
 
 
 @pytest.mark.parametrize("text", [None, "not a key\n"])
@@ -161,7 +161,7 @@ def test_a_server_that_fails_is_not_an_empty_channel(site: Site) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         broken = f"http://127.0.0.1:{server.server_port}/broken"
         with pytest.raises(PipelineError, match="the channel cannot be read: 503 .*Check channel_url"):
-            Channel(broken, site.signer.public_key).read()
+            Channel(broken, site.signer.trusted_keys).read()
         server.shutdown()
     with pytest.raises(PipelineError, match=r"the channel cannot be read: .*Check channel_url"):
-        Channel(broken, site.signer.public_key).read()
+        Channel(broken, site.signer.trusted_keys).read()

@@ -351,7 +351,7 @@ def test_a_staged_program_that_does_not_start_stops_the_release_and_what_is_publ
         "packages": [packages["broken"].to_dict()],
         "previous": [packages["old"].to_dict()],
     }
-    failed = run_module("channel_install", options)
+    failed = run_module("client_proof", options)
     assert failed["failed"] is True
     step = "run mistralrs-ada-0.9.6-1.fc43.x86_64: /usr/bin/mistralrs --version ended with status 127"
     assert failed["msg"].startswith(f"the client failed to {step}: no libcudart.so.13 ({order.transcript})")
@@ -500,17 +500,17 @@ def test_the_module_proves_and_changes_nothing(
         "transcript": order.transcript,
         "expect": "mistralrs 0.9.2",
     }
-    planned = run_module("channel_install", options, check=True)
+    planned = run_module("client_proof", options, check=True)
     assert planned["changed"] is False
     assert not Path(order.transcript).exists()
-    assert "would makecache, provide, install mistralrs-ada" in planned["stage"]["result"]
+    assert "would makecache, provide, install mistralrs-ada" in planned["step"]["result"]
 
-    proven = run_module("channel_install", options)
+    proven = run_module("client_proof", options)
     assert (proven["changed"], proven["versions"]) == (False, ["mistralrs 0.9.2"])
-    assert proven["stage"]["flavour"] == "ada"
-    assert proven["stage"]["result"].startswith("installed, run and removed by dnf")
+    assert proven["step"]["flavour"] == "ada"
+    assert proven["step"]["result"].startswith("installed, run and removed by dnf")
 
-    failed = run_module("channel_install", options | {"expect": "mistralrs 1"})
+    failed = run_module("client_proof", options | {"expect": "mistralrs 1"})
     assert "does not say 'mistralrs 1': mistralrs 0.9.2" in failed["msg"]
     assert order.transcript in failed["msg"]
 

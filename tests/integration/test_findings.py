@@ -74,7 +74,7 @@ def add_line(path: Path) -> None:
 def test_what_a_client_would_stumble_over_is_found(
     site: Site, folder: Path, spoilt: Callable[[Path], Path], spoil: Callable[[Path], object], message: str
 ) -> None:
-    channel = Channel(str(folder), site.signer.public_key)
+    channel = Channel(str(folder), site.signer.trusted_keys)
     assert channel.findings(channel.head()) == []
     spoil(spoilt(folder))
     found = channel.findings(channel.head())
@@ -87,7 +87,7 @@ def test_a_cache_that_keeps_the_mirrorlist_is_found(site: Site, folder: Path) ->
     """Clients are told the older snapshot still."""
     old = min(path.name for path in (folder / "snapshots").iterdir())
     (folder / "mirrorlist").write_text(f"http://repo.invalid/{STABLE}/snapshots/{old}/\n")
-    cached = Channel(str(folder), site.signer.public_key)
+    cached = Channel(str(folder), site.signer.trusted_keys)
     (finding,) = replace(site.engine, channel=cached).verify().findings
     assert f"clients are told the snapshot {old}, the head is {site.channel.head()}" in finding
 

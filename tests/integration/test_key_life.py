@@ -453,7 +453,7 @@ def test_two_certificates_in_one_block_are_refused_since_rpm_would_read_one(life
 
 
 def test_the_module_goes_through_a_rotation(run_module, life: Life) -> None:
-    home = {"home": str(life.home), "public_key": str(life.public)}
+    home = {"home": str(life.home), "trusted_keys": str(life.public)}
     new = home | {"name": "Test", "email": "test@localhost", "primary": str(life.primary), "algorithm": "ed25519"}
     old = run_module("signing_key", new)
     assert not old["changed"]
@@ -461,7 +461,7 @@ def test_the_module_goes_through_a_rotation(run_module, life: Life) -> None:
     for check in (True, False):
         begun = run_module("signing_key", new | {"state": "next"}, check=check)
         assert begun["changed"]
-    assert "is being brought to the clients" in begun["stage"]["result"]
+    assert "is being brought to the clients" in begun["step"]["result"]
     assert not run_module("signing_key", new | {"state": "next"})["changed"]
     for check in (True, False):
         timed = run_module("signing_key", home | {"state": "scheduled", "overlap_days": 0}, check=check)

@@ -23,7 +23,7 @@ def test_upstream_source_gives_a_record_in_check_mode_too(run_module, upstream, 
     for check in (False, True):
         result = run_module("upstream_source", arguments, check=check)
         assert (result["changed"], result["source"]["version"]) == (False, "0.9.1")
-        assert result["stage"]["name"] == "resolve"
+        assert result["step"]["name"] == "resolve"
 
 
 def test_cargo_build_in_check_mode_tells_and_does_nothing(run_module, source, tmp_path):
@@ -31,7 +31,7 @@ def test_cargo_build_in_check_mode_tells_and_does_nothing(run_module, source, tm
     arguments = {"root": str(root), "source": source, "flavour": CPU, "binary": "mistralrs", **PACKAGE}
     result = run_module("cargo_build", arguments, check=True)
     assert (result["changed"], result["artifact"]) == (True, {})
-    assert result["stage"]["result"] == "would be compiled"
+    assert result["step"]["result"] == "would be compiled"
     assert not root.exists()
 
 
@@ -40,7 +40,7 @@ def test_build_environment_warns_where_the_tags_version_is_not_cargos(run_module
     stand_in.tag(upstream, "v0.9.9")
     found = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.9").to_dict()
     arguments = {"root": str(tmp_path / "b"), "source": found, "flavour": CPU, "free_gib": 0.1, **PACKAGE, **SMALL}
-    result = run_module("build_environment", arguments | {"rustflags": "-C target-cpu=x86-64"})
+    result = run_module("builder_check", arguments | {"rustflags": "-C target-cpu=x86-64"})
     assert result["tree"]["crate_version"] == "0.9.2"
     assert result["tree"]["rust_version"] == "1.88"
     assert any("Cargo.toml says 0.9.2" in str(warning) for warning in result["warnings"])
@@ -48,7 +48,7 @@ def test_build_environment_warns_where_the_tags_version_is_not_cargos(run_module
 
 def test_build_environment_tells_all_findings_when_it_fails(run_module, source, tmp_path):
     arguments = {"root": str(tmp_path / "b"), "source": source, "flavour": CPU, "free_gib": 1e6, **PACKAGE, **SMALL}
-    result = run_module("build_environment", arguments | {"rustflags": "-C target-cpu=native"})
+    result = run_module("builder_check", arguments | {"rustflags": "-C target-cpu=native"})
     assert result["failed"]
     assert "disk space: found" in result["msg"]
     assert "target CPU: found -C target-cpu=native" in result["msg"]
@@ -61,7 +61,7 @@ def test_build_environment_tells_all_findings_when_it_fails(run_module, source, 
         ("cargo_build", {"root": "/nonexistent", "source": {"url": "x"}, "flavour": CPU, "binary": "b", **PACKAGE}),
         ("binary_audit", {"artifact": {"binary": "x"}}),
         (
-            "build_environment",
+            "builder_check",
             {"root": "/nonexistent", "source": {"url": "x"}, "flavour": CPU, "free_gib": 1, "rustflags": "", **PACKAGE},
         ),
     ],
@@ -80,13 +80,13 @@ def test_a_cargo_that_is_not_there_is_told_with_what_to_do(run_module, source, t
 
 
 def channel_of(site: Site) -> dict[str, object]:
-    """The arguments of channel_snapshot that say which channel, and whose."""
+    """The arguments of repository_snapshot that say which channel, and whose."""
     return {
         "channel": "stable",
         "location": str(site.root / STABLE),
         "root": str(site.folder / "signer"),
         "home": str(site.signer.home),
-        "public_key": str(site.signer.public_key),
+        "trusted_keys": str(site.signer.trusted_keys),
         "publisher": {"rsh": list(site.agent.rsh), "host": "local"},
     }
 
@@ -108,31 +108,31 @@ def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
     wanted = {
         "location": location,
         "channel": "stable",
-        "key": str(site.signer.public_key),
+        "key": str(site.signer.trusted_keys),
         "source": source,
         "flavours": list(flavours.values()),
         "flavour": "ada",
         "dist": ".fc43",
     }
-    compared = run_module("channel_packages", wanted)
+    compared = run_module("repository_packages", wanted)
     assert (compared["head"], compared["packages"]) == ("", [])
     assert [row["name"] for row in compared["missing"]] == ["ada"]
     assert compared["wanted"] == compared["missing"]
 
-    planned = run_module("channel_snapshot", release, check=True)
+    planned = run_module("repository_snapshot", release, check=True)
     assert (planned["changed"], planned["head"], planned["added"]) == (True, "", [package.filename])
     assert planned["diff"] == {"before": "", "after": f"{package.filename}\n"}
-    done = run_module("channel_snapshot", release)
+    done = run_module("repository_snapshot", release)
     assert done["changed"]
     assert done["url"] == f"{location}/snapshots/{done['head']}/"
     assert done["snapshot"]["reason"] == "release 0.9.2"
-    again = run_module("channel_snapshot", release)
+    again = run_module("repository_snapshot", release)
     assert (again["changed"], again["head"], again["packages"]) == (False, done["head"], [package.to_dict()])
 
-    compared = run_module("channel_packages", wanted)
+    compared = run_module("repository_packages", wanted)
     assert (compared["head"], compared["missing"]) == (done["head"], [])
     assert [row["path"] for row in compared["present"]] == [package.filename]
-    moved = run_module("channel_packages", {**wanted, "source": {**source, "commit": "f" * 40}})
+    moved = run_module("repository_packages", {**wanted, "source": {**source, "commit": "f" * 40}})
     assert "tag v0.9.2 moved" in moved["msg"]
 
 
@@ -144,7 +144,7 @@ def test_channel_snapshot_stages_commits_and_takes_back(run_module, tmp_path):
 
     def run(state: str, *, check: bool = False, **arguments: object):
         before = site.served()
-        result = run_module("channel_snapshot", channel_of(site) | {"state": state} | arguments, check=check)
+        result = run_module("repository_snapshot", channel_of(site) | {"state": state} | arguments, check=check)
         assert "msg" not in result, result
         if check or arguments.get("dry_run") or not result["changed"]:
             assert site.served() == before
@@ -154,7 +154,7 @@ def test_channel_snapshot_stages_commits_and_takes_back(run_module, tmp_path):
     assert run("added", check=True, **held)["transaction"] == {}
     for _ in range(2):
         staged = run("added", **held)
-        assert (staged["changed"], staged["added"], staged["stage"]["name"]) == (True, [new.filename], "stage")
+        assert (staged["changed"], staged["added"], staged["step"]["name"]) == (True, [new.filename], "stage")
         assert staged["url"].endswith(f"/snapshots/{staged['snapshot']['id']}/")
         assert staged["head"] == site.channel.head() != staged["snapshot"]["id"]
         assert run("dropped", check=True, transaction=staged["transaction"])["changed"]
@@ -173,7 +173,7 @@ def test_channel_snapshot_stages_commits_and_takes_back(run_module, tmp_path):
         told = run("removed", **gone, **dry)
         assert (told["changed"], told["removed"]) == (True, [new.filename])
         assert told["diff"] == {"before": f"{old.filename}\n{new.filename}\n", "after": f"{old.filename}\n"}
-        assert told["stage"]["result"] == "stable: would be changed, 1 removed"
+        assert told["step"]["result"] == "stable: would be changed, 1 removed"
     assert run("removed", **gone)["removed"] == [new.filename]
     assert not run("removed", **gone)["changed"]
 
@@ -189,7 +189,7 @@ def test_channel_snapshot_stages_commits_and_takes_back(run_module, tmp_path):
     verified = run("verified")
     assert (verified["changed"], verified["findings"]) == (False, [])
     (site.root / STABLE / "Packages" / new.filename).unlink()
-    failed = run_module("channel_snapshot", channel_of(site) | {"state": "verified"})
+    failed = run_module("repository_snapshot", channel_of(site) | {"state": "verified"})
     assert failed["failed"]
     assert any(new.filename in finding for finding in failed["findings"])
 
@@ -197,5 +197,5 @@ def test_channel_snapshot_stages_commits_and_takes_back(run_module, tmp_path):
 def test_channel_snapshot_asks_for_what_a_state_needs(run_module, tmp_path):
     site = Site.make(tmp_path)
     for state, needed in (("added", "packages"), ("removed", "names"), ("committed", "packages, transaction")):
-        failed = run_module("channel_snapshot", channel_of(site) | {"state": state})
+        failed = run_module("repository_snapshot", channel_of(site) | {"state": state})
         assert f"state is {state} but all of the following are missing: {needed}" in failed["msg"]

@@ -343,14 +343,14 @@ def test_the_module_packages_once(tmp_path, program, project, run_module):
                  "spec_folder": str(plan.spec_folder), "dist": ".fc43"}  # fmt: skip
     asked = run_module("rpm_package", arguments, check=True)
     assert asked["changed"]
-    assert asked["stage"]["result"] == "would build mistralrs-ada-0.8.0-1.fc43.x86_64.rpm"
+    assert asked["step"]["result"] == "would build mistralrs-ada-0.8.0-1.fc43.x86_64.rpm"
     assert not (tmp_path / "packages").exists()
 
     first = run_module("rpm_package", arguments)
     assert first["changed"]
     assert Path(first["package"]["path"]).name == "mistralrs-ada-0.8.0-1.fc43.x86_64.rpm"
-    assert first["stage"]["name"] == "package"
-    assert first["stage"]["flavour"] == "ada"
+    assert first["step"]["name"] == "package"
+    assert first["step"]["flavour"] == "ada"
 
     for check in (True, False):
         os.utime(first["package"]["path"], (0, 0))

@@ -444,7 +444,7 @@ def playbook(tmp_path: Path, keys: dict[str, Key]) -> Callable[..., str]:
         "publisher_root": str(tmp_path / "srv"),
         "publisher_base_url": "http://repo",
         "publisher_key": str(tmp_path / "etc/trusted.asc"),
-        "publisher_trusted_key": str(keys["trusted"].public),
+        "publisher_trusted_keys": str(keys["trusted"].public),
         "publisher_channels": rows,
         "publisher_program": str(tmp_path / "libexec/mistralrs-publisher"),
         "publisher_config": str(tmp_path / "etc/publisher.json"),

@@ -351,7 +351,7 @@ def test_the_module_says_what_is_needed_and_builds_it(run_module, operator: Oper
         "url": order.url,
         "fedora": "43",
         "home": str(order.home),
-        "public_key": str(order.public_key),
+        "trusted_keys": str(order.trusted_keys),
         "root": str(order.root),
         "spec_folder": str(order.spec_folder),
     }
@@ -364,8 +364,8 @@ def test_the_module_says_what_is_needed_and_builds_it(run_module, operator: Oper
     operator.publish_release()
     done = run_module("release_package", arguments)
     assert (done["changed"], done["needed"], done["channels"]) == (False, False, [])
-    assert done["stage"]["result"] == "mistralrs-release-43-1.noarch.rpm: published"
+    assert done["step"]["result"] == "mistralrs-release-43-1.noarch.rpm: published"
     # On a machine where the key is still to be made, check mode says so too.
-    none = run_module("release_package", arguments | {"public_key": str(order.root / "none.asc")}, check=True)
+    none = run_module("release_package", arguments | {"trusted_keys": str(order.root / "none.asc")}, check=True)
     assert (none["needed"], none["channels"]) == (True, [])
-    assert "cannot be read" in run_module("release_package", arguments | {"public_key": "/nonexistent"})["msg"]
+    assert "cannot be read" in run_module("release_package", arguments | {"trusted_keys": "/nonexistent"})["msg"]

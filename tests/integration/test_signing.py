@@ -41,7 +41,7 @@ def sign(package: Package, root: Path, signer: Signer, *, check: bool = False):
         root,
         home=signer.home,
         passphrase_file=signer.passphrase_file,
-        public_key=signer.public_key,
+        trusted_keys=signer.trusted_keys,
         check=check,
     )
 
@@ -70,7 +70,7 @@ def test_a_key_is_made_once_and_is_closed_to_others(tmp_path: Path) -> None:
 
 
 def test_the_primary_key_certifies_only(signer: Signer) -> None:
-    listed = run(["gpg", "--with-colons", "--show-keys", signer.public_key]).stdout.splitlines()
+    listed = run(["gpg", "--with-colons", "--show-keys", signer.trusted_keys]).stdout.splitlines()
     capabilities = {line.split(":")[0]: line.split(":")[11] for line in listed if line[:3] in ("pub", "sub")}
     assert capabilities == {"pub": "cSC", "sub": "s"}
 
@@ -97,7 +97,7 @@ def test_a_package_is_signed_once_and_its_original_stays(tmp_path: Path, package
     assert path.name == package.filename
     assert (first.package.sha256, first.package.size) == (sha256_file(path), path.stat().st_size)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    verify_signed(path, signer.public_key)
+    verify_signed(path, signer.trusted_keys)
     assert sha256_file(Path(package.path)) == package.sha256 != first.package.sha256
 
     second = sign(package, tmp_path / "root", signer)
@@ -111,16 +111,16 @@ def test_a_signature_is_kept_when_another_key_signs_by_now_and_made_anew_when_it
     signer = make_signer(tmp_path / "keys")
     old = sign(package, tmp_path / "root", signer).package
     recipe = Recipe("Test", "test@localhost", tmp_path / "primary", "ed25519")
-    introduce(signer.home, signer.public_key, recipe=recipe)
+    introduce(signer.home, signer.trusted_keys, recipe=recipe)
     schedule(signer.home, overlap_days=0)
     assert sign(package, tmp_path / "root", signer) == Signed(False, old)
 
-    (first, _) = read_certificates(signer.public_key)
-    retire(signer.home, signer.public_key, first)
+    (first, _) = read_certificates(signer.trusted_keys)
+    retire(signer.home, signer.trusted_keys, first)
     new = sign(package, tmp_path / "root", signer)
     assert new.changed
     assert new.package.sha256 != old.sha256
-    verify_signed(Path(new.package.path), signer.public_key)
+    verify_signed(Path(new.package.path), signer.trusted_keys)
 
 
 def test_a_spoilt_result_is_made_again(tmp_path: Path, package: Package, signer: Signer) -> None:
@@ -128,7 +128,7 @@ def test_a_spoilt_result_is_made_again(tmp_path: Path, package: Package, signer:
     Path(done.path).write_bytes(b"cut off")
     again = sign(package, tmp_path, signer)
     assert again.changed
-    verify_signed(Path(again.package.path), signer.public_key)
+    verify_signed(Path(again.package.path), signer.trusted_keys)
 
 
 def test_a_passphrase_is_in_no_argument(
@@ -160,12 +160,12 @@ def empty_passphrase(package: Package, signer: Signer, folder: Path) -> tuple[Pa
 
 
 def no_home(package: Package, signer: Signer, folder: Path) -> tuple[Package, Signer]:
-    return package, Signer(folder / "nowhere", None, signer.public_key)
+    return package, Signer(folder / "nowhere", None, signer.trusted_keys)
 
 
 def no_key(package: Package, signer: Signer, folder: Path) -> tuple[Package, Signer]:
     (folder / "empty").mkdir(mode=0o700)
-    return package, Signer(folder / "empty", None, signer.public_key)
+    return package, Signer(folder / "empty", None, signer.trusted_keys)
 
 
 def expired_key(package: Package, signer: Signer, folder: Path) -> tuple[Package, Signer]:
@@ -174,7 +174,7 @@ def expired_key(package: Package, signer: Signer, folder: Path) -> tuple[Package
 
 
 def untrusted_key(package: Package, signer: Signer, folder: Path) -> tuple[Package, Signer]:
-    return package, dataclasses.replace(signer, public_key=make_signer(folder / "other").public_key)
+    return package, dataclasses.replace(signer, trusted_keys=make_signer(folder / "other").trusted_keys)
 
 
 def changed_package(package: Package, signer: Signer, folder: Path) -> tuple[Package, Signer]:
@@ -241,12 +241,12 @@ def test_a_missing_rpmsign_is_named(
 
 
 def test_the_modules_make_a_key_and_sign(run_module, tmp_path: Path, package: Package) -> None:
-    keys = {"home": str(tmp_path / "gnupg"), "public_key": str(tmp_path / "public.asc")}
+    keys = {"home": str(tmp_path / "gnupg"), "trusted_keys": str(tmp_path / "public.asc")}
     new = {**keys, "name": "Test", "email": "test@localhost", "algorithm": "ed25519"}
     assert run_module("signing_key", new, check=True)["changed"]
     made = run_module("signing_key", new)
     assert made["changed"]
-    assert made["public_key"] == keys["public_key"]
+    assert made["trusted_keys"] == keys["trusted_keys"]
     again = run_module("signing_key", new)
     assert (again["changed"], again["fingerprint"]) == (False, made["fingerprint"])
 
@@ -254,7 +254,7 @@ def test_the_modules_make_a_key_and_sign(run_module, tmp_path: Path, package: Pa
     assert run_module("rpm_signature", arguments, check=True)["changed"]
     signed = run_module("rpm_signature", arguments)
     assert signed["changed"]
-    assert signed["stage"]["flavour"] == "ada"
+    assert signed["step"]["flavour"] == "ada"
     assert not run_module("rpm_signature", arguments)["changed"]
 
     unbuilt = {**package.to_dict(), "path": "", "sha256": ""}

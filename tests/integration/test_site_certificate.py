@@ -51,7 +51,7 @@ def test_a_certificate_in_its_time_is_told_with_its_days(serve, trusted, run_mod
     assert said["findings"][0]["needed"] == "> 43 h left"
     assert said["findings"][0]["fits"]
     assert said["certificate"]["ends"] - said["certificate"]["begins"] == 9 * DAY
-    assert said["stage"]["result"] == "certificate: 9 days of 9 days left, by stand-in"
+    assert said["step"]["result"] == "certificate: 9 days of 9 days left, by stand-in"
     assert not said["changed"]
 
 

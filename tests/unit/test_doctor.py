@@ -67,7 +67,7 @@ def test_the_module_writes_first_and_fails_then(run_module, tmp_path: Path):
     assert failed["msg"].startswith("a release would fail:\n    one ada: nvcc: found none")
     assert json.loads(path.read_text())["builders"][0]["findings"] == [BAD]
     fine = run_module("doctor_report", arguments | {"entries": [entry("one", "ada", GOOD)]})
-    assert (fine["changed"], fine["stage"]["result"]) == (False, "1 of 1 builders' flavours fit")
+    assert (fine["changed"], fine["step"]["result"]) == (False, "1 of 1 builders' flavours fit")
 
 
 def test_a_report_that_cannot_be_written_is_told(run_module):

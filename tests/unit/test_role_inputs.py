@@ -69,7 +69,7 @@ def test_a_required_input_that_is_empty_is_missing(tmp_path, empty):
 
 
 def test_right_inputs_touch_nothing_either(tmp_path):
-    status, output, touched = play(tmp_path, publisher_trusted_key="/etc/hostname", publisher_keys=[])
+    status, output, touched = play(tmp_path, publisher_trusted_keys="/etc/hostname", publisher_keys=[])
     assert status == 0, output
     assert "changed=1" in output
     assert touched

@@ -79,7 +79,7 @@ class Signer:
 
     home: Path
     passphrase_file: Path | None
-    public_key: Path
+    trusted_keys: Path
 
 
 @dataclass(frozen=True)
@@ -364,7 +364,7 @@ def sign_files(paths: Sequence[Path], signer: Signer) -> None:
     with opened(signer.home, signer.passphrase_file) as keyring:
         key = keyring.signing_key()
         signatures = [keyring.sign(path.read_bytes(), key) for path in paths]
-    verify_detached(paths[0].read_bytes(), signatures[0], signer.public_key, str(paths[0]))
+    verify_detached(paths[0].read_bytes(), signatures[0], signer.trusted_keys, str(paths[0]))
     for path, signature in zip(paths, signatures, strict=True):
         path.with_name(f"{path.name}.asc").write_bytes(signature)
 

@@ -190,7 +190,7 @@ class Order:
     url: str
     fedora: str
     home: Path
-    public_key: Path
+    trusted_keys: Path
     root: Path
     spec_folder: Path
     without: str = ""
@@ -198,15 +198,15 @@ class Order:
     @property
     def channels(self) -> dict[str, Channel]:
         base = self.location.rstrip("/")
-        return {row.name: Channel(f"{base}/{row.path}", self.public_key) for row in self.rows}
+        return {row.name: Channel(f"{base}/{row.path}", self.trusted_keys) for row in self.rows}
 
     def contents(self) -> Contents:
         """What the package is to be made from, now."""
         spec = self.spec_folder / SPEC
         if not spec.is_file():
             raise PipelineError(f"{SPEC} is missing", str(spec), "Copy rpm/ of this project there")
-        keys = {name: text for name, text in read_certificates(self.public_key).items() if name != self.without}
-        made = [key.created for key in parse_keys(list_public_keys(self.public_key)) if key.fingerprint in keys]
+        keys = {name: text for name, text in read_certificates(self.trusted_keys).items() if name != self.without}
+        made = [key.created for key in parse_keys(list_public_keys(self.trusted_keys)) if key.fingerprint in keys]
         return Contents(self.fedora, self.url.rstrip("/"), self.rows, keys, max(made, default=0), spec.read_text())
 
 
@@ -215,11 +215,11 @@ def provide(order: Order, *, check: bool = False) -> Plan:
 
     With ``check`` nothing is built or fetched; without a trusted key, which may be still to be made, nothing is read.
     """
-    if check and not order.public_key.is_file():
+    if check and not order.trusted_keys.is_file():
         return Plan(True, Package(NAME, order.fedora, "1", "noarch", "", "", "", 0), (), "the first")
     channels = order.channels
     if order.without:
-        require_unused(order.without, channels, order.home, order.public_key)
+        require_unused(order.without, channels, order.home, order.trusted_keys)
     wanted = order.contents()
     planned = plan(
         wanted,
@@ -273,11 +273,11 @@ def check_head(name: str, channel: Channel, home: Path) -> Finding:
     )  # fmt: skip
 
 
-def require_unused(fingerprint: str, channels: Mapping[str, Channel], home: Path, public_key: Path) -> None:
+def require_unused(fingerprint: str, channels: Mapping[str, Channel], home: Path, trusted_keys: Path) -> None:
     """PipelineError if a certificate signs now, or signed a package of a channel's head (rule 5)."""
     with opened(home) as keyring:
         require_replaced(keyring.signing_keys(), fingerprint, str(home))
-    subkeys = [key.subkey for key in parse_keys(list_public_keys(public_key)) if key.fingerprint == fingerprint]
+    subkeys = [key.subkey for key in parse_keys(list_public_keys(trusted_keys)) if key.fingerprint == fingerprint]
     found = [
         f"{name}: {package.filename}"
         for name, channel in channels.items()

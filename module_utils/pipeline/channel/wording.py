@@ -1,6 +1,6 @@
 """What an operation on a channel did, or would do, in words for a person.
 
-``state`` is what was asked for, as the module channel_snapshot calls it.
+``state`` is what was asked for, as the module repository_snapshot calls it.
 """
 
 from __future__ import annotations

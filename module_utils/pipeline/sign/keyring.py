@@ -178,7 +178,7 @@ def check_keys(keys: Sequence[KeyState], now: float) -> list[Finding]:
             f"without {', '.join(strangers)}" if strangers else f"{len({key.fingerprint for key in keys})}",
             "with every key that signs",
             not strangers,
-            f"{rotate}: it puts them into signing_public_key, on the site and on the repo host" if strangers else "",
+            f"{rotate}: it puts them into signing_trusted_keys, on the site and on the repo host" if strangers else "",
         )
     )
     if successor:
@@ -425,7 +425,7 @@ class Recipe:
 
 def ensure(
     home: Path,
-    public_key: Path,
+    trusted_keys: Path,
     *,
     name: str,
     email: str,
@@ -436,7 +436,7 @@ def ensure(
     imported: str = "",
     check: bool = False,
 ) -> Ensured:
-    """See that ``home`` has a signing key and that ``public_key`` holds the public half of each key there.
+    """See that ``home`` has a signing key and that ``trusted_keys`` holds the public half of each key there.
 
     An existing key stays as it is. A home without one gets the ``imported`` (an armored secret), or else a new one.
     ``primary`` is by default the folder of that name beside the home. Raises PipelineError when no key is valid, and
@@ -444,10 +444,10 @@ def ensure(
     """
     recipe = Recipe(name, email, primary or home.with_name("primary"), algorithm, expires)
     new = f"{home} with a signing key of {name} <{email}>"
-    trusted = read_certificates(public_key) if public_key.is_file() else {}
+    trusted = read_certificates(trusted_keys) if trusted_keys.is_file() else {}
     changes = _home(home, check)
     if not home.is_dir():
-        return Ensured(None, (new, str(public_key)))
+        return Ensured(None, (new, str(trusted_keys)))
     with opened(home, passphrase_file) as keyring:
         if not keyring.signing_keys():
             given = _read(imported, "signing_key_import", passphrase_file) if imported else None
@@ -458,17 +458,17 @@ def ensure(
                     "Put it back from its backup, or run rotate_key.yml: it brings a new key to the clients",
                 )
             if check:
-                return Ensured(None, (new, str(public_key)))
+                return Ensured(None, (new, str(trusted_keys)))
             _take(keyring, given or _make(recipe, passphrase_file), None if given else recipe.primary)
             changes.append(new)
         key = keyring.signing_key()
-        changes += _trust(keyring, public_key, check)
+        changes += _trust(keyring, trusted_keys, check)
     return Ensured(key, tuple(changes))
 
 
 def introduce(
     home: Path,
-    public_key: Path,
+    trusted_keys: Path,
     *,
     recipe: Recipe,
     passphrase_file: Path | None = None,
@@ -476,7 +476,7 @@ def introduce(
     again: bool = False,
     check: bool = False,
 ) -> Rotation:
-    """See that ``home`` and ``public_key`` have the next certificate, made or ``imported``; it does not sign yet.
+    """See that ``home`` and ``trusted_keys`` have the next certificate, made or ``imported``; it does not sign yet.
 
     Where one waits already, or the last switch was less than SETTLED_DAYS ago (unless ``again``), there is none to
     make. It may sign at once where no other key can.
@@ -484,14 +484,14 @@ def introduce(
     new = f"the next signing key of {recipe.name} <{recipe.email}>"
     changes = _home(home, check)
     if not home.is_dir():
-        return Rotation(None, None, (new, str(public_key)))
+        return Rotation(None, None, (new, str(trusted_keys)))
     with opened(home, passphrase_file) as keyring:
         now = time.time()
         keys = keyring.signing_keys()
         signing, successor = signer_of(keys, now), successor_of(keys, now)
         given = _read(_text(imported), str(imported), passphrase_file) if imported else None
         if given and given.key.subkey not in [key.subkey for key in keys]:
-            _expect_stranger(given.key, keys, public_key, successor, imported)
+            _expect_stranger(given.key, keys, trusted_keys, successor, imported)
             begin = True
         else:
             settled = bool(signing and signing.use_from and now < signing.use_from + SETTLED_DAYS * DAY)
@@ -499,11 +499,11 @@ def introduce(
         if begin:
             changes.append(new)
             if check:
-                return Rotation(signing, None, (*changes, str(public_key)))
+                return Rotation(signing, None, (*changes, str(trusted_keys)))
             certificate = given or _make(recipe, passphrase_file)
             _take(keyring, certificate, None if given else recipe.primary, None if signing else int(now))
             keys = keyring.signing_keys()
-        changes += _trust(keyring, public_key, check)
+        changes += _trust(keyring, trusted_keys, check)
     return Rotation(signer_of(keys, time.time()), successor_of(keys, time.time()), tuple(changes))
 
 
@@ -532,7 +532,7 @@ def schedule(home: Path, *, overlap_days: int, check: bool = False) -> Rotation:
         return Rotation(signer_of(keys, time.time()), successor_of(keys, time.time()), (change,))
 
 
-def retire(home: Path, public_key: Path, fingerprint: str, *, check: bool = False) -> Rotation:
+def retire(home: Path, trusted_keys: Path, fingerprint: str, *, check: bool = False) -> Rotation:
     """Take a certificate out of ``home`` and out of the trusted keys; nothing that it signed counts any more.
 
     Whoever calls has seen that no head of a channel needs it. Raises PipelineError for the key that signs.
@@ -540,20 +540,20 @@ def retire(home: Path, public_key: Path, fingerprint: str, *, check: bool = Fals
     fingerprint = whole_fingerprint(fingerprint)
     with opened(home) as keyring:
         now = time.time()
-        trusted = read_certificates(public_key)
+        trusted = read_certificates(trusted_keys)
         keys = keyring.signing_keys()
         gone = [key.subkey for key in keys if key.fingerprint == fingerprint]
         remaining = [key for key in keys if key.fingerprint != fingerprint]
         signing, successor = signer_of(remaining, now), successor_of(remaining, now)
         require_replaced(keys, fingerprint, str(home))
         changes = [f"{home} without {fingerprint}"] if gone else []
-        changes += [f"{public_key} without {fingerprint}"] if fingerprint in trusted else []
+        changes += [f"{trusted_keys} without {fingerprint}"] if fingerprint in trusted else []
         if not check and changes:
             # Out of the home first: what signs is trusted at every moment.
             if gone:
                 keyring.remove(fingerprint)
                 keyring.forget(gone)
-            write_certificates(public_key, {name: text for name, text in trusted.items() if name != fingerprint})
+            write_certificates(trusted_keys, {name: text for name, text in trusted.items() if name != fingerprint})
     return Rotation(signing, successor, tuple(changes))
 
 
@@ -568,14 +568,14 @@ def require_replaced(keys: Iterable[SigningKey], fingerprint: str, where: str) -
         )
 
 
-def state(home: Path, public_key: Path, now: float | None = None) -> list[KeyState]:
+def state(home: Path, trusted_keys: Path, now: float | None = None) -> list[KeyState]:
     """Every key that is trusted or can sign here."""
     now = time.time() if now is None else now
     here: list[SigningKey] = []
     if home.is_dir():
         with opened(home) as keyring:
             here = keyring.signing_keys()
-    trusted = parse_keys(list_public_keys(public_key)) if public_key.is_file() else []
+    trusted = parse_keys(list_public_keys(trusted_keys)) if trusted_keys.is_file() else []
     signing = signer_of(here, now)
     known = {key.subkey: key for key in (*trusted, *here)}
     return [
@@ -589,11 +589,11 @@ def state(home: Path, public_key: Path, now: float | None = None) -> list[KeySta
     ]
 
 
-def findings(home: Path, public_key: Path, now: float | None = None) -> list[Finding]:
+def findings(home: Path, trusted_keys: Path, now: float | None = None) -> list[Finding]:
     """``check_keys`` of what is there; an error is a finding too."""
     now = time.time() if now is None else now
     try:
-        return check_keys(state(home, public_key, now), now)
+        return check_keys(state(home, trusted_keys, now), now)
     except PipelineError as error:
         return [Finding("signing key", error.what, "one that can sign", False, f"{error.where}: {error.remedy}")]
 
@@ -661,7 +661,7 @@ def _read(text: str, where: str, passphrase_file: Path | None) -> Certificate:
 
 
 def _expect_stranger(
-    key: SigningKey, keys: Sequence[SigningKey], public_key: Path, successor: SigningKey | None, file: Path | None
+    key: SigningKey, keys: Sequence[SigningKey], trusted_keys: Path, successor: SigningKey | None, file: Path | None
 ) -> None:
     if successor:
         raise PipelineError(
@@ -669,7 +669,7 @@ def _expect_stranger(
             str(file),
             "Wait for its end, or retire that key first: -e signing_retire=FINGERPRINT",
         )
-    known = [*(key.fingerprint for key in keys), *(read_certificates(public_key) if public_key.is_file() else ())]
+    known = [*(key.fingerprint for key in keys), *(read_certificates(trusted_keys) if trusted_keys.is_file() else ())]
     if key.fingerprint in known:
         raise PipelineError(
             f"clients know the certificate {key.fingerprint} already, and they take no other subkey of it",
@@ -698,16 +698,16 @@ def _take(keyring: Keyring, certificate: Certificate, primary: Path | None, use_
     keyring.add(certificate.subkey)
 
 
-def _trust(keyring: Keyring, public_key: Path, check: bool) -> list[str]:
+def _trust(keyring: Keyring, trusted_keys: Path, check: bool) -> list[str]:
     """See that the trusted keys hold every living key of the home, as it is there."""
-    old = read_certificates(public_key) if public_key.is_file() else {}
+    old = read_certificates(trusted_keys) if trusted_keys.is_file() else {}
     living = [key.fingerprint for key in keyring.signing_keys() if key.lives(time.time())]
     new = old | {fingerprint: keyring.export(fingerprint) for fingerprint in living}
     if new == old:
         return []
     if not check:
-        write_certificates(public_key, new)
-    return [str(public_key)]
+        write_certificates(trusted_keys, new)
+    return [str(trusted_keys)]
 
 
 def _write(path: Path, text: str) -> None:

@@ -42,20 +42,20 @@ def sign_package(
     *,
     home: Path,
     passphrase_file: Path | None,
-    public_key: Path,
+    trusted_keys: Path,
     check: bool = False,
 ) -> Signed:
     """The signed copy of ``package`` below ``root``/signed.
 
     Raises PipelineError for no key, an expired key, a wrong passphrase, a changed or signed package,
-    and a key that ``public_key`` does not hold; then nothing is left behind.
+    and a key that ``trusted_keys`` does not hold; then nothing is left behind.
     """
     if check and not package.path:  # still to be built
         return Signed(True, package)
     source = Path(package.path)
     with opened(home, passphrase_file) as keyring:
         folder = root / "signed" / package.sha256[:16]
-        done = find_signed(folder, package.filename, public_key)
+        done = find_signed(folder, package.filename, trusted_keys)
         if done:
             return Signed(False, done)
         key = keyring.signing_key()
@@ -70,7 +70,7 @@ def sign_package(
             target = partial / package.filename
             shutil.copyfile(source, target)
             add_signature(target, keyring, key)
-            verify_signed(target, public_key)
+            verify_signed(target, trusted_keys)
             target.chmod(0o644)
             signed = dataclasses.replace(
                 package,
@@ -86,7 +86,7 @@ def sign_package(
     return Signed(True, signed)
 
 
-def find_signed(folder: Path, filename: str, public_key: Path) -> Package | None:
+def find_signed(folder: Path, filename: str, trusted_keys: Path) -> Package | None:
     """What an earlier run left in ``folder``, if it is whole and its key is still trusted."""
     if not (folder / _RECORD).is_file():
         return None
@@ -94,7 +94,7 @@ def find_signed(folder: Path, filename: str, public_key: Path) -> Package | None
         known = dataclasses.replace(Package.read(folder / _RECORD), path=str(folder / filename))
         if sha256_file(folder / filename) != known.sha256:
             return None
-        verify_signed(folder / filename, public_key)
+        verify_signed(folder / filename, trusted_keys)
     except (PipelineError, OSError):
         return None
     return known
@@ -143,11 +143,11 @@ def add_signature(path: Path, keyring: Keyring, key: SigningKey) -> None:
     run(["rpmsign", *defines, "--addsign", path], env={"GNUPGHOME": str(keyring.home)}, timeout=600)
 
 
-def verify_signed(path: Path, public_key: Path) -> None:
-    """PipelineError unless rpm accepts ``path``, with every check required, by ``public_key`` alone."""
+def verify_signed(path: Path, trusted_keys: Path) -> None:
+    """PipelineError unless rpm accepts ``path``, with every check required, by ``trusted_keys`` alone."""
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder)
-        run(["rpmkeys", "--dbpath", database, "--import", public_key])
+        run(["rpmkeys", "--dbpath", database, "--import", trusted_keys])
         said = _check(path, database)
     signatures = [line for line in said.splitlines() if "signature" in line.lower() and line.endswith(": OK")]
     bad = [
@@ -157,7 +157,7 @@ def verify_signed(path: Path, public_key: Path) -> None:
         raise PipelineError(
             f"rpm does not accept the signature: {' | '.join(bad) or 'there is none'}",
             str(path),
-            f"Check that {public_key} is the public half of the key that signs",
+            f"Check that {trusted_keys} is the public half of the key that signs",
         )
 
 

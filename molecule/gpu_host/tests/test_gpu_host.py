@@ -207,7 +207,7 @@ def test_nothing_is_installed_that_another_key_signed(host: Host, tmp_path: Path
         subprocess.run([*home, "--armor", "--export"], check=True, stdout=subprocess.PIPE).stdout
     )
     host.check_output("rpm -e mistralrs-release && rpmkeys --delete $(rpmkeys --list | cut -d' ' -f1)")
-    done = play(mistralrs_public_key=str(tmp_path / "stranger.asc"))
+    done = play(mistralrs_trusted_keys=str(tmp_path / "stranger.asc"))
     assert done.returncode != 0
     assert "Failed to validate GPG signatures" in done.stdout
     assert host.run("rpm -q mistralrs-release").rc != 0

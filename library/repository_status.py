@@ -2,7 +2,7 @@
 """Status: what a channel holds, and what is wrong with it."""
 
 DOCUMENTATION = r"""
-module: channel_status
+module: repository_status
 short_description: Tell what a channel holds and what is wrong with it
 description:
   - Reads the channel as clients do, asks the publisher agent, and looks at the signing keys.
@@ -23,7 +23,7 @@ options:
     description: The GnuPG home with the signing key.
     type: path
     required: true
-  public_key:
+  trusted_keys:
     description: The armored public keys that everyone trusts.
     type: path
     required: true
@@ -56,11 +56,11 @@ attributes:
 
 EXAMPLES = r"""
 - name: See whether the stable channel is well
-  channel_status:
+  repository_status:
     channel: stable
     location: https://rpm.example.org/fedora/43/x86_64
     home: /var/lib/mistralrs-rpm/signer/gnupg
-    public_key: /var/lib/mistralrs-rpm/signer/public.asc
+    trusted_keys: /var/lib/mistralrs-rpm/signer/public.asc
     publisher:
       rsh: [ssh, -oBatchMode=yes]
       host: gitea_ci@rpm.example.org
@@ -85,7 +85,7 @@ table:
   returned: success
   type: list
   elements: str
-stage:
+step:
   description: The row of the run's summary table.
   returned: success
   type: dict
@@ -109,7 +109,7 @@ def main():
             "channel": {"type": "str", "required": True},
             "location": {"type": "str", "required": True},
             "home": {"type": "path", "required": True},
-            "public_key": {"type": "path", "required": True, "no_log": False},
+            "trusted_keys": {"type": "path", "required": True, "no_log": False},
             "publisher": {
                 "type": "dict",
                 "required": True,
@@ -123,14 +123,14 @@ def main():
         supports_check_mode=True,
     )
     p = module.params
-    name, home, public_key = str(p["channel"]), Path(p["home"]), Path(p["public_key"])
-    channel = Channel(str(p["location"]), public_key)
+    name, home, trusted_keys = str(p["channel"]), Path(p["home"]), Path(p["trusted_keys"])
+    channel = Channel(str(p["location"]), trusted_keys)
     agent = Publisher([str(word) for word in p["publisher"]["rsh"]], str(p["publisher"]["host"]))
     found = status.report(
         name,
         attempt(channel.read),
         attempt(agent.status, name),
-        [*keyring.findings(home, public_key), check_head(name, channel, home)],
+        [*keyring.findings(home, trusted_keys), check_head(name, channel, home)],
         attempt(agent.verify, name) if p["deep"] else None,
     )
     bad = [finding for finding in found.findings if not finding.fits]
@@ -139,7 +139,7 @@ def main():
         report=found.to_dict(),
         findings=[finding.to_dict() for finding in found.findings],
         table=[*status.lines(found), "", *findings.table(found.findings)],
-        stage={
+        step={
             "name": "status",
             "flavour": "",
             "result": f"{name}: {', '.join(finding.check for finding in bad)} wrong" if bad else f"{name} is well",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: channel_install
+module: client_proof
 short_description: Prove that a client can install a channel's packages
 description:
   - Makes a throw-away copy-on-write copy of a system, gives it the published C(.repo) file and an
@@ -121,11 +121,11 @@ notes:
 
 EXAMPLES = r"""
 - name: A client will be able to install what is staged
-  channel_install:
+  client_proof:
     url: "{{ channel_url }}"
     path: "{{ channels.stable.path }}"
     snapshot: "{{ staged.snapshot.id }}"
-    key: "{{ signing_public_key }}"
+    key: "{{ signing_trusted_keys }}"
     packages: "{{ staged.packages }}"
     previous: "{{ compared.previous }}"
     flavours: "{{ flavours }}"
@@ -133,9 +133,9 @@ EXAMPLES = r"""
   become: true
 
 - name: A client of the next generation can install what is published
-  channel_install:
+  client_proof:
     url: "{{ channel_url }}"
-    key: "{{ signing_public_key }}"
+    key: "{{ signing_trusted_keys }}"
     packages: "{{ published.packages }}"
     flavours: "{{ flavours }}"
     system: /var/cache/mistralrs-rpm/forky-1
@@ -182,7 +182,7 @@ transcript:
   description: The file with all that the client did and said.
   type: str
   returned: success
-stage:
+step:
   description: The line for the run's summary.
   type: dict
   returned: success
@@ -249,7 +249,7 @@ def tell(module: AnsibleModule, order: Order, result: str, **more: object) -> No
     more.setdefault("transcript", order.transcript)
     module.exit_json(
         changed=False,
-        stage={
+        step={
             "name": "prove",
             "flavour": flavours[0] if len(flavours) == 1 else "",
             "result": result,

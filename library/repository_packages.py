@@ -2,7 +2,7 @@
 """Compare: what of a commit a channel has, and what is missing."""
 
 DOCUMENTATION = r"""
-module: channel_packages
+module: repository_packages
 short_description: Find what of a commit is missing in a channel
 description:
   - Reads the channel's signed metadata from a folder or over HTTP, and says which flavours of a commit are
@@ -59,7 +59,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Compare the newest release with the stable channel
-  channel_packages:
+  repository_packages:
     location: https://rpm.example.org/fedora/43/x86_64
     channel: stable
     key: /var/lib/mistralrs-rpm/signer/public.asc
@@ -100,7 +100,7 @@ present:
   returned: success
   type: list
   elements: dict
-stage:
+step:
   description: The row of the run's summary table.
   returned: success
   type: dict
@@ -152,7 +152,7 @@ def main():
         missing=[flavour.to_dict() for flavour in found.missing],
         previous=[package.to_dict() for package in predecessors(source, found.missing, published.packages)],
         present=[package.to_dict() for package in found.present],
-        stage={
+        step={
             "name": "compare",
             "flavour": "" if p["flavour"] == ALL else p["flavour"],
             "result": told(source, missing, only_first=p["only_first"]),

@@ -2,7 +2,7 @@
 """Publish, and take back: whatever is done to a channel is done by its next snapshot."""
 
 DOCUMENTATION = r"""
-module: channel_snapshot
+module: repository_snapshot
 short_description: Change what a channel holds, by a new signed snapshot
 description:
   - Composes a snapshot from the channel's head and what is asked for, signs it, uploads it to the publisher agent
@@ -96,7 +96,7 @@ options:
   passphrase_file:
     description: A file whose first line is the key's passphrase.
     type: path
-  public_key:
+  trusted_keys:
     description: The armored public keys that everyone trusts.
     type: path
     required: true
@@ -131,14 +131,14 @@ attributes:
 
 EXAMPLES = r"""
 - name: Stage what was signed, to be proved
-  channel_snapshot: &channel
+  repository_snapshot: &channel
     packages: "{{ signed.results | map(attribute='package') }}"
     hold: true
     channel: stable
     location: https://rpm.example.org/fedora/43/x86_64
     root: /var/lib/mistralrs-rpm/signer
     home: /var/lib/mistralrs-rpm/signer/gnupg
-    public_key: /var/lib/mistralrs-rpm/signer/public.asc
+    trusted_keys: /var/lib/mistralrs-rpm/signer/public.asc
     publisher:
       rsh: [ssh, -oBatchMode=yes]
       host: gitea_ci@rpm.example.org
@@ -146,13 +146,13 @@ EXAMPLES = r"""
   register: staged
 
 - name: Publish it
-  channel_snapshot:
+  repository_snapshot:
     <<: *channel
     state: committed
     transaction: "{{ staged.transaction }}"
 
 - name: Take a release out of the channel and delete its packages
-  channel_snapshot:
+  repository_snapshot:
     <<: *channel
     state: removed
     names: ["mistralrs-*-0.9.2-*"]
@@ -160,12 +160,12 @@ EXAMPLES = r"""
     reason: a token in its template
 
 - name: Go back to what was published before
-  channel_snapshot:
+  repository_snapshot:
     <<: *channel
     state: rolled_back
 
 - name: Keep ten builds of each flavour
-  channel_snapshot:
+  repository_snapshot:
     <<: *channel
     state: pruned
     retention: {builds: 10}
@@ -219,7 +219,7 @@ table:
   returned: success
   type: list
   elements: str
-stage:
+step:
   description: The row of the run's summary table.
   returned: success
   type: dict
@@ -274,7 +274,7 @@ def main():
             "home": {"type": "path", "required": True},
             # The file's name, not the secret.
             "passphrase_file": {"type": "path", "no_log": False},
-            "public_key": {"type": "path", "required": True, "no_log": False},
+            "trusted_keys": {"type": "path", "required": True, "no_log": False},
             "publisher": {
                 "type": "dict",
                 "required": True,
@@ -298,10 +298,10 @@ def main():
     try:
         # 1. Who signs, who publishes.
         passphrase_file = Path(p["passphrase_file"]) if p["passphrase_file"] else None
-        signer = Signer(Path(p["home"]), passphrase_file, Path(p["public_key"]))
+        signer = Signer(Path(p["home"]), passphrase_file, Path(p["trusted_keys"]))
         engine = Engine(
             str(p["channel"]),
-            Channel(str(p["location"]), signer.public_key),
+            Channel(str(p["location"]), signer.trusted_keys),
             Publisher([str(word) for word in p["publisher"]["rsh"]], str(p["publisher"]["host"])),
             signer,
             Path(p["root"]),
@@ -335,7 +335,7 @@ def main():
             "before": "".join(f"{name}\n" for name in done.before),
             "after": "".join(f"{name}\n" for name in done.after),
         },
-        stage={
+        step={
             "name": "stage" if p["hold"] else "yank" if p["yank"] else ROWS[p["state"]],
             "flavour": "",
             "result": wording.result(p["state"], p["channel"], done),
@@ -375,7 +375,7 @@ def verify(module, engine: Engine) -> None:
         changed=False,
         head=verdict.head,
         findings=findings,
-        stage={
+        step={
             "name": "verify",
             "flavour": "",
             "result": wording.well(engine.name, verdict),

@@ -2,7 +2,7 @@
 """Check: what this builder lacks for a flavour of a commit."""
 
 DOCUMENTATION = r"""
-module: build_environment
+module: builder_check
 short_description: Check a builder before anything is compiled
 description:
   - Brings the commit to the builder, reads what it asks for, and compares that with the host, its memory included.
@@ -112,7 +112,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Check the builder
-  build_environment:
+  builder_check:
     root: /var/lib/mistralrs-rpm
     source: "{{ resolved.source }}"
     flavour: "{{ item }}"
@@ -236,7 +236,7 @@ def main():
         findings=[f.to_dict() for f in found],
         table=[title, *findings.table(found)] if p["report_only"] else [],
         tree=tree.to_dict() if tree else {},
-        stage={
+        step={
             "name": "check",
             "flavour": flavour.name,
             "result": findings.summary(found),
