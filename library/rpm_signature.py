@@ -15,21 +15,7 @@ options:
     description: The Package record; its path is the unsigned file on the signer.
     type: dict
     required: true
-  root:
-    description: The signer's root. Signed packages are kept in its folder C(signed).
-    type: path
-    required: true
-  home:
-    description: The GnuPG home with the signing subkey.
-    type: path
-    required: true
-  passphrase_file:
-    description: A file whose first line is the key's passphrase.
-    type: path
-  trusted_keys:
-    description: The armored public key that everyone trusts.
-    type: path
-    required: true
+extends_documentation_fragment: [signer]
 attributes:
   check_mode:
     description: Says whether the package would be signed; one that is still to be built counts as yes.
@@ -43,9 +29,7 @@ EXAMPLES = r"""
 - name: Sign the package
   rpm_signature:
     package: "{{ packaged.package }}"
-    root: /var/lib/mistralrs-rpm/signer
-    home: /var/lib/mistralrs-rpm/signer/gnupg
-    trusted_keys: /var/lib/mistralrs-rpm/signer/public.asc
+    signer: "{{ signer }}"
   register: signed
 """
 
@@ -62,53 +46,43 @@ step:
 
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.records import Package
 from ansible.module_utils.pipeline.sign.rpm_signature import sign_package
+from ansible.module_utils.pipeline_module import SIGNER, run, step
+
+ARGUMENT_SPEC = {"package": {"type": "dict", "required": True}, **SIGNER}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "package": {"type": "dict", "required": True},
-            "root": {"type": "path", "required": True},
-            "home": {"type": "path", "required": True},
-            # The file's name, not the secret.
-            "passphrase_file": {"type": "path", "no_log": False},
-            "trusted_keys": {"type": "path", "required": True},
-        },
-        supports_check_mode=True,
+def work(module):
+    unsigned, signer = Package.from_dict(module.params["package"]), module.params["signer"]
+    done = sign_package(
+        unsigned,
+        Path(signer["root"]),
+        home=Path(signer["home"]),
+        passphrase_file=Path(signer["passphrase_file"]) if signer["passphrase_file"] else None,
+        trusted_keys=Path(signer["trusted_keys"]),
+        check=module.check_mode,
     )
-    p = module.params
-    try:
-        unsigned = Package.from_dict(p["package"])
-        done = sign_package(
-            unsigned,
-            Path(p["root"]),
-            home=Path(p["home"]),
-            passphrase_file=Path(p["passphrase_file"]) if p["passphrase_file"] else None,
-            trusted_keys=Path(p["trusted_keys"]),
-            check=module.check_mode,
-        )
-    except PipelineError as error:
-        module.fail_json(**error.failure())
     name = unsigned.filename
     would = done.changed and module.check_mode
-    module.exit_json(
-        changed=done.changed,
-        package=done.package.to_dict(),
-        diff={
+    return {
+        "changed": done.changed,
+        "package": done.package.to_dict(),
+        "diff": {
             "before": "" if done.changed else f"{name} {done.package.sha256}\n",
             "after": f"{name} {'to be signed' if would else done.package.sha256}\n",
         },
-        step={
-            "name": "sign",
-            "flavour": unsigned.name.removeprefix("mistralrs-"),
-            "result": f"would sign {name}" if would else f"{name} signed and verified",
-            "where": done.package.path,
-        },
-    )
+        "step": step(
+            "sign",
+            f"would sign {name}" if would else f"{name} signed and verified",
+            flavour=unsigned.name.removeprefix("mistralrs-"),
+            where=done.package.path,
+        ),
+    }
+
+
+def main():
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""What the project's modules share: options that several of them have, and the one way that they run and end.
+
+Rules:
+
+1. An option that several modules have stands here once, as an argument dict, and once in ``plugins/doc_fragments`` under
+   the same name, as its documentation. A module takes it as ``{**SIGNER, **REPOSITORY, ...}`` and
+   ``extends_documentation_fragment: [signer, repository]``; a unit test holds the two against each other.
+2. A module is its documentation, ``ARGUMENT_SPEC``, a ``work(module)`` of numbered steps that returns the module's
+   result, and a ``main`` that calls ``run(work, ARGUMENT_SPEC)``. Logic lives in ``pipeline``.
+3. A PipelineError becomes ``fail_json`` with its text; a traceback is always a fault of the project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline.base.errors import PipelineError
+
+ArgumentSpec = Mapping[str, Mapping[str, Any]]
+
+# Paths of keys and of the passphrase's file are no secrets: no_log would hide them from messages and diffs.
+SIGNER: ArgumentSpec = {
+    "signer": {
+        "type": "dict",
+        "required": True,
+        "options": {
+            "root": {"type": "path", "required": True},
+            "home": {"type": "path", "required": True},
+            "passphrase_file": {"type": "path", "no_log": False},
+            "trusted_keys": {"type": "path", "required": True, "no_log": False},
+        },
+    },
+}
+REPOSITORY: ArgumentSpec = {
+    "repository": {
+        "type": "dict",
+        "required": True,
+        "options": {
+            "channel": {"type": "str", "required": True},
+            "location": {"type": "str", "required": True},
+            "agent": {
+                "type": "dict",
+                "options": {
+                    "rsh": {"type": "list", "elements": "str", "required": True},
+                    "host": {"type": "str", "required": True},
+                },
+            },
+        },
+    },
+}
+
+
+def run(
+    work: Callable[[AnsibleModule], Mapping[str, Any]],
+    argument_spec: ArgumentSpec,
+    **options: Any,
+) -> None:
+    """Run a module to its end: ``work`` returns what ``exit_json`` takes, ``changed`` at least.
+
+    ``options`` are AnsibleModule's, such as ``required_if``. Check mode is always supported.
+    """
+    module = AnsibleModule(argument_spec=dict(argument_spec), supports_check_mode=True, **options)
+    try:
+        result = work(module)
+    except PipelineError as error:
+        module.fail_json(**error.failure())
+    module.exit_json(**result)
+
+
+def step(name: str, result: str, *, flavour: str = "", where: object = "") -> dict[str, str]:
+    """The row of the run's closing table that a module returns as ``step``; ``where`` is a path or URL."""
+    return {"name": name, "flavour": flavour, "result": result, "where": str(where)}
