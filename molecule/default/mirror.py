@@ -428,7 +428,7 @@ def _downloads(what: str, url: str, files: Iterable[Path]) -> Path:
 
 def gitea() -> Path:
     """What stands in for the runner's download, which cannot be had everywhere: a scenario's files/gitea."""
-    files = sorted(PROJECT.glob("molecule/*/files/gitea/*"))
+    files = sorted(PROJECT.glob("molecule/release/files/gitea/*"))
     name = f"mirror-gitea-{digest(files=files)}"
     with made(name) as part:
         for file in files if part else ():

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+testinfra_hosts = ["ansible://builders"]
+
 HOME = "/var/lib/gitea-runner"
 USER = "gitea-runner"
 TOKEN = "stand-in-token"  # noqa: S105

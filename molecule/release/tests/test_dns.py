@@ -6,10 +6,12 @@ import json
 
 import pytest
 
+testinfra_hosts = ["ansible://repo_host"]
+
 
 @pytest.fixture
 def site_name(host) -> str:
-    return f"{host.ansible.get_variables()['inventory_hostname']}.lair.test"
+    return host.ansible.get_variables()["site_name"]
 
 
 def records_of(state, name: str) -> list[dict]:

@@ -9,6 +9,8 @@ import pytest
 from hostile import COMMANDS, REFUSALS, RSYNCS
 from repo_site import ACCOUNT, ROOT, STABLE
 
+testinfra_hosts = ["ansible://repo_host"]
+
 KEYS = f"/etc/ssh/authorized_keys.d/{ACCOUNT}"
 UNSTABLE = f"{STABLE}/unstable"
 
@@ -22,7 +24,7 @@ class Intruder:
             "-F", "none", "-o", f"User={ACCOUNT}", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes",
             "-o", "LogLevel=ERROR", "-o", f"UserKnownHostsFile={state}/known_hosts", "-o", "ConnectTimeout=10",
         ]  # fmt: skip
-        self.key = ["-i", str(state / "repo_host/intruder")]
+        self.key = ["-i", str(state / "release/intruder")]
         self.shared = ["ssh", *self.options, *self.key, "-S", str(folder / "control")]
 
     def run(self, *words: str, **more) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+testinfra_hosts = ["ansible://builders"]
+
 ROOT = "/var/lib/mistralrs-rpm"
 SPEC = "/usr/local/share/mistralrs-rpm/rpm"
 USER = "mistralrs-build"

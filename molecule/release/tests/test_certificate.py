@@ -10,12 +10,14 @@ import time
 
 import pytest
 
+testinfra_hosts = ["ansible://repo_host"]
+
 SERVICE = "mistralrs-certificate.service"
 
 
 @pytest.fixture
 def site_name(host) -> str:
-    return f"{host.ansible.get_variables()['inventory_hostname']}.lair.test"
+    return host.ansible.get_variables()["site_name"]
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from collections import Counter
 import pytest
 from repo_site import ACCOUNT, ROOT, STABLE
 
+testinfra_hosts = ["ansible://repo_host"]
+
 FOR_GOOD = ["public, max-age=31536000, immutable"]
 ASK_AGAIN = ["no-cache"]
 OPEN = f"""

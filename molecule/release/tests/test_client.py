@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-SITE = "https://repo-debian.lair.test"
+testinfra_hosts = ["ansible://oolon"]
+
+SITE = "https://rpm.lair.test"
 TO_TRY = "/etc/yum.repos.d/trial.repo"
 
 
 @pytest.fixture
 def client(host):
-    if host.ansible.get_variables()["molecule_platform"] == "debian-12":
-        pytest.skip("clients have dnf5")
     host.check_output(f"curl --fail --silent --show-error --output {TO_TRY} {SITE}/mistralrs.repo")
     yield host
     host.run(f"dnf5 -y remove mistralrs-release; rm -f {TO_TRY} /etc/yum.repos.d/mistralrs*.rpm*")
