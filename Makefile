@@ -100,7 +100,7 @@ lint: .venv/.ready ## ruff, mypy, yamllint, shellcheck, ansible-lint and a synta
 	ansible-lint --offline
 	ansible-playbook --syntax-check $(wildcard playbooks/*.yml)
 
-molecule: .venv/.ready ## The roles on real systemd hosts, all scenarios or SCENARIO=repo_host; needs root
+molecule: .venv/.ready ## The roles on real systemd hosts, all scenarios or SCENARIO=release; needs root
 	scripts/molecule $(SCENARIO)
 
 faults: .venv/.ready ## The trials of tests/faults in their long form, 45 minutes

@@ -18,6 +18,7 @@ import shutil
 import sys
 import urllib.request
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -36,9 +37,12 @@ def tree(platform: str) -> list[Path]:
 
 
 def link(www: Path) -> None:
-    """Links every part into the served folder; makes missing parts first."""
-    parts = {"debian": debian(), "fedora": fedora(), "wheels": wheels(), "rust": rust(), "gitea": gitea()}
-    for name, folder in parts.items():
+    """Links every part into the served folder; makes missing parts first, all at once."""
+    parts = {"debian": debian, "fedora": fedora, "wheels": wheels, "rust": rust, "gitea": gitea}
+    with ThreadPoolExecutor() as pool:
+        made_parts = {name: pool.submit(make) for name, make in parts.items()}
+    for name, made_part in made_parts.items():
+        folder = made_part.result()
         fresh = www / f".{name}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(folder)
