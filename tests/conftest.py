@@ -15,9 +15,8 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 PROJECT = Path(__file__).resolve().parents[1]
-# The modules import ansible.module_utils.pipeline, as on a managed host; tests of the logic import pipeline.
+# Modules import ansible.module_utils.pipeline, as on a managed host; tests of the logic import pipeline.
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
-sys.path.insert(0, str(PROJECT / "module_utils"))
 
 # What takes longest comes first, so that the end is made of small files. By the beginning of its path.
 ORDER = ("tests/e2e/test_release", "tests/e2e/test_refusals", "tests/e2e/", "tests/faults/", "tests/integration/")
