@@ -8,13 +8,13 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from channel_maker import Maker
 from pipeline.errors import PipelineError
 from pipeline.publisher import ParentMoved
 from pipeline.records import Snapshot, Transaction, sha256_file
+from publisher_agent import command_line, staged
 from publisher_host import Host
 
 
@@ -307,22 +307,21 @@ def test_many_stage_and_commit_at_once(host: Host, second: Transaction, rival: T
 
 
 def test_a_channel_that_stays_busy(
-    agent: ModuleType,
     host: Host,
     second: Transaction,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     host.publisher.upload(second)
-    monkeypatch.setattr(agent, "LOCK_WAIT", 0)
+    monkeypatch.setattr(staged, "LOCK_WAIT", 0)
     words = ["--config", str(host.config), "--rsh", "local"]
     with (host.state / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for verb in ("stage", "commit"):
-            assert agent.main([*words, verb, "stable", second.id, "--parent", second.snapshot.parent]) == 4
-        assert agent.main([*words, "prune", "stable"]) == 4
-        assert agent.main([*words, "drop", "stable", second.id]) == 4
-        assert agent.main([*words, "head", "stable"]) == 0
-        assert agent.main([*words, "status", "stable"]) == 0
+        for verb in ("stage", "publish"):
+            assert command_line.main([*words, verb, "stable", second.id, "--parent", second.snapshot.parent]) == 4
+        assert command_line.main([*words, "prune", "stable"]) == 4
+        assert command_line.main([*words, "drop", "stable", second.id]) == 4
+        assert command_line.main([*words, "head", "stable"]) == 0
+        assert command_line.main([*words, "status", "stable"]) == 0
     for line in capfd.readouterr().err.splitlines():
         assert json.loads(line)["error"] == "another command has been running for 0 s"
