@@ -33,7 +33,7 @@ COMMANDS = {
     "another channel": "head unstable",
     "a drop in another channel": f"drop unstable {TX}",
     "a prune of another channel": "prune unstable",
-    "a commit to another channel": f"publish unstable {TX} --parent -",
+    "publishing to another channel": f"publish unstable {TX} --parent -",
     "an upload to another channel": f"rsync --server {FLAGS} . unstable/{TX}/",
     "the channel's parent": f"rsync --server {FLAGS} . stable/../{TX}/",
     "out of the incoming": f"rsync --server {FLAGS} . stable/../../../{TX}/",

@@ -81,7 +81,7 @@ class Attack:
         )
 
     def refuses(self, transaction: Transaction, message: str, *, parent: str | None = None) -> None:
-        """Neither stage nor commit takes it; ``parent`` is what the attacker says that it is."""
+        """Neither stage nor publish accepts it; ``parent`` is the parent that the attacker claims."""
         self.publisher.upload(transaction)
         record = transaction.snapshot
         said = replace(transaction, snapshot=replace(record, parent=record.parent if parent is None else parent))

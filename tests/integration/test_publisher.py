@@ -420,7 +420,7 @@ def test_a_revision_that_is_not_raised(
     refused(host, transaction, "the metadata's revision 1 is not above its parent's")
 
 
-def test_there_is_nothing_to_commit(host: Host, second: Transaction) -> None:
+def test_there_is_nothing_to_publish(host: Host, second: Transaction) -> None:
     refused(host, second, "there is no such upload")
 
 

@@ -125,7 +125,7 @@ def test_what_is_not_yanked(chain: Chain, yanked: tuple[str, ...], message: str)
     refused(chain.host, transaction, message)
 
 
-def test_a_staged_yank_takes_nothing_away_before_its_commit(chain: Chain) -> None:
+def test_a_staged_yank_removes_nothing_before_it_is_published(chain: Chain) -> None:
     name = chain.rpms["1.1"].name
     transaction = chain.next(["1.2"], before=["1.1", "1.2"], yanked=(name,))
     chain.host.publisher.upload(transaction)

@@ -103,8 +103,8 @@ def test_the_role_replaces_an_agent_of_one_file(playbook: Callable[..., str], tm
     assert "usage: mistralrs-publisher" in subprocess.check_output([program, "--help"], text=True)
 
 
-def test_the_role_says_what_is_kept(playbook: Callable[..., str], tmp_path: Path) -> None:
-    """A channel's row is the signer's too: what is not the agent's is not passed on."""
+def test_the_role_configures_the_retention(playbook: Callable[..., str], tmp_path: Path) -> None:
+    """The signer reads the same rows; keys that are not the agent's are left out."""
     rows = {
         "stable": {"path": "f", "retention": {"days": "7", "snapshots": 3, "builds": 10}, "follows": "tag"},
         "unstable": {"path": "f/unstable"},

@@ -98,7 +98,7 @@ def test_another_snapshot_of_a_transaction_replaces_the_staged(
     assert not old.exists()
     assert readable(new)
     assert pool(host) == ["1.0", "1.1", "1.2"]
-    # ... and a commit takes what was uploaded last, staged or not.
+    # ... and publish takes what was uploaded last, staged or not.
     host.publish(second)
     assert not new.exists()
     assert pool(host) == ["1.0", "1.1"]
@@ -271,7 +271,7 @@ def test_what_is_abandoned_is_taken_back_after_two_days(
     assert readable(folder)
     entry.write_text(json.dumps(old | {"time": old["time"] - 2 * 86400 - 100}))
     assert host.publisher.head("stable") == first.id
-    assert readable(folder), "it can be committed until somebody clears up"
+    assert readable(folder), "it can be published until it is removed as abandoned"
     host.publisher.commit(rival)
     assert not folder.exists()
     assert not entry.exists()
