@@ -57,6 +57,8 @@ def test_it_runs_and_a_second_installation_changes_nothing(install, tmp_path):
     assert not install(version("a"), check=True)["changed"]
     assert tree(tmp_path) == before
     assert len([name for name in before if name.endswith(".pyc")]) == 4
+    next(tmp_path.rglob("__pycache__")).joinpath("first.cpython-399.pyc").touch()
+    assert not install(version("a"))["changed"], "another Python ran it"
 
 
 def test_a_module_that_a_later_version_lacks_is_gone(install, tmp_path):

@@ -68,11 +68,17 @@ class Program:
         return LAUNCHER.format(folder=str(self.folder), package=self.package)
 
     def complete(self) -> bool:
-        """Whether the folder of this version has its modules and their bytecode, and nothing else."""
+        """Whether the folder of this version has its modules and their bytecode, and nothing else.
+
+        Another Python of the host may add its own bytecode; Python ignores bytecode without a module.
+        """
         package = self.folder / self.package
-        bytecode = {f"__pycache__/{name.removesuffix('.py')}.{self.python}.pyc" for name in self.files}
-        found = {str(path.relative_to(package)) for path in package.rglob("*") if not path.is_dir()}
-        return found == bytecode | set(self.files) and modules(package) == dict(self.files)
+        bytecode = {f"{name.removesuffix('.py')}.{self.python}.pyc" for name in self.files}
+        return (
+            modules(package) == dict(self.files)
+            and {path.name for path in package.glob("*")} == {*self.files, "__pycache__"}
+            and bytecode <= {path.name for path in package.glob("__pycache__/*")}
+        )
 
     def switched(self) -> bool:
         return text_of(self.launcher) == self.launcher_text and os.access(self.launcher, os.X_OK)
