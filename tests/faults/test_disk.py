@@ -12,18 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from disks import fill, make_disk, mounted
-from kills import Point, points, spread, traced
-from line import Line
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, Transaction, sha256_file
 from pipeline.channel.agent_client import Publisher
 from pipeline.sign.rpm_signature import sign_package
-from plots import NAMES, Plot, consistent, each, upload_only
-from signer_site import Site
-from sizes import Sizes
-from sshd import sshd
-from twins import twin
+from support.disks import fill, make_disk, mounted
+from support.kills import Point, points, spread, traced
+from support.line import Line
+from support.plots import NAMES, Plot, consistent, each, upload_only
+from support.signer_site import Site
+from support.sizes import Sizes
+from support.sshd import sshd
+from support.twins import twin
 
 TAKING_SPACE = (
     *("write", "pwrite64", "writev", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat"),
@@ -181,7 +181,7 @@ def test_space_that_is_kept_for_others(small: tuple[Site, Path]) -> None:
 
 def test_a_disk_that_is_read_only(small: tuple[Site, Path], plots: dict[str, Plot]) -> None:
     site, image = small
-    package = plots["commit"].other
+    package = plots["publish"].other
     with mounted(image, site.root):
         before, head = site.served(), site.agent.head("stable")
         subprocess.run(["mount", "-o", "remount,ro", site.root], check=True)
@@ -232,7 +232,7 @@ def test_a_large_package_is_not_sent_again(plots: dict[str, Plot], sizes: Sizes,
     """Neither when the line broke, nor when somebody else was first."""
     site = twin(plots["prune"].site, tmp_path / "site", reserve_mib=0)
     size = sizes.large_mib << 20
-    package, others = large(site, size), plots["commit"].other
+    package, others = large(site, size), plots["publish"].other
     with sshd(tmp_path / "sshd", site) as ssh:
         with Line(ssh.port, cut=size // 10 * 9) as line, pytest.raises(PipelineError, match="repo host failed"):
             replace(site.engine, agent=ssh.publisher(line.port)).add([package], reason="cut off")

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from kills import Point, killed, points, spread
-from plots import NAMES, Plot, consistent, each
-from signer_site import Site
-from sizes import Sizes
-from twins import publisher, twin
+from support.kills import Point, killed, points, spread
+from support.plots import NAMES, Plot, consistent, each
+from support.signer_site import Site
+from support.sizes import Sizes
+from support.twins import publisher, twin
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,7 +69,7 @@ def test_the_signer(plots: dict[str, Plot], sizes: Sizes, tmp_path: Path) -> Non
 
 def test_the_agent_while_it_receives(plots: dict[str, Plot], tmp_path: Path) -> None:
     """Its rsync ends with the connection, and till then nobody takes the upload for complete."""
-    plot = plots["commit"]
+    plot = plots["publish"]
     site = twin(plot.site, tmp_path / "site")
     before = site.served()
     transaction = plot.words.split()[2]

@@ -11,12 +11,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from disks import as_it_is, cut_power, make_disk, mounted
-from kills import Point, killed, points, spread, traced
-from plots import NAMES, Plot, consistent, each
-from signer_site import STABLE, Site
-from sizes import Sizes
-from twins import twin
+from support.disks import as_it_is, cut_power, make_disk, mounted
+from support.kills import Point, killed, points, spread, traced
+from support.plots import NAMES, Plot, consistent, each
+from support.signer_site import STABLE, Site
+from support.sizes import Sizes
+from support.twins import twin
 
 MIB = 32
 
@@ -63,7 +63,7 @@ def test_what_was_answered_stays(plots: dict[str, Plot], tmp_path: Path, name: s
 
 def test_this_can_tell(plots: dict[str, Plot], tmp_path: Path) -> None:
     """Where fsync does nothing, the answer is given and the snapshot is gone."""
-    plot = plots["commit"]
+    plot = plots["publish"]
     site, image = on_disk(plot, tmp_path / "site")
     calls = ["fsync", "fdatasync"]
     with mounted(image, site.root):

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.channel.agent_client import Publisher
-from ports import free_port
-from signer_site import AGENT, Site
+
+from .ports import free_port
+from .signer_site import AGENT, Site
 
 # What a host allows by default stays allowed: the key's own restrictions are on trial. AcceptEnv is wider than
 # any distribution's. HOME: the publishing account has no dot files, and bash would read those of this one.
@@ -90,7 +91,7 @@ def sshd(folder: Path, site: Site, *only: str) -> Iterator[Ssh]:
     folder.mkdir()
     for name in ("host_key", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    command = [str(AGENT), "--config", str(site.folder / "publisher.json"), "--ssh"]
+    command = [*AGENT, "--config", str(site.folder / "publisher.json"), "--ssh"]
     command += [word for channel in only for word in ("--only", channel)]
     key = (folder / "key.pub").read_text()
     (folder / "authorized_keys").write_text(f'restrict,command="{shlex.join(command)}" {key}')
