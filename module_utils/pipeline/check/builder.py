@@ -30,7 +30,8 @@ from ..source.checkout import bring
 from ..source.manifest import Tree, look
 from ..source.mirrors import Mirrors
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
-from ..toolchain.rustc import Rust, find_rust
+from ..toolchain.layout import build_path
+from ..toolchain.rust import Rust, find_rust
 from . import cache_levels, downloads
 from .compatibility import (
     Compatibility,
@@ -45,8 +46,6 @@ from .trials import Trials, check_compiles, check_library, compiles, identity, l
 
 GIB = 1024**3
 PROGRAMS = ("git", "gcc", "g++", "readelf", "rpmbuild")
-SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
-"""Where a build finds what is no part of its toolchain (cargo.environment)."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,8 @@ def examine(asked: Question) -> tuple[list[Finding], Tree | None]:
     heavy = facts.heavy
     tree, findings = _commit(asked)
     rust = _rust(asked.cargo)
-    path = build_path(rust, asked.toolkit)
+    nvcc = str(asked.toolkit.get("nvcc") or "")
+    path = build_path(rust.bin if rust else None, Path(nvcc).parent if nvcc else None)
     findings += [
         *(check_program(name, shutil.which(name, path=path if name in ("gcc", "g++") else None)) for name in PROGRAMS),
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
@@ -202,13 +202,6 @@ def _rust(cargo: str) -> Rust | None:
         return find_rust(cargo)
     except (PipelineError, OSError):
         return None
-
-
-def build_path(rust: Rust | None, toolkit: Mapping[str, object]) -> str:
-    """The PATH that cargo and all it starts have."""
-    nvcc = str(toolkit.get("nvcc") or "")
-    first = [str(rust.bin)] if rust else []
-    return ":".join([*first, *([str(Path(nvcc).parent)] if nvcc else []), *SYSTEM_PATH])
 
 
 def _cuda_version(asked: Question) -> str:
