@@ -21,7 +21,7 @@ from pipeline.check.trials import Trials
 from pipeline.source.checkout import bring
 from pipeline.source.manifest import look
 from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain.rust import find_rust
 from ports import free_port
 
 LOCK = """\

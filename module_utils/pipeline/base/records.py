@@ -170,7 +170,7 @@ class Artifact(Record):
     where the recorded fallback without --locked was needed. ``seconds`` is cargo's time; ``compiled``
     and ``fresh`` count its units, ``cache`` what the compile cache was asked for. ``peak_memory`` is what the compile
     took at most, beside ``planned_memory`` (bytes). ``report`` is the report's path, a page. ``incremental``: not as
-    releases are compiled, see ``cargo.Plan``.
+    releases are compiled, see ``inputs.Build``.
     """
 
     source: Source

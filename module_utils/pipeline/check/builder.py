@@ -32,7 +32,8 @@ from ..source.checkout import bring
 from ..source.manifest import Tree, look
 from ..source.mirrors import Mirrors
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
-from ..toolchain.rustc import Rust, find_rust
+from ..toolchain.layout import build_path
+from ..toolchain.rust import Rust, find_rust
 from . import cache_levels, downloads
 from .compatibility import (
     Compatibility,
@@ -47,8 +48,6 @@ from .trials import Trials, check_compiles, check_library, compiles, identity, l
 
 GIB = 1024**3
 PROGRAMS = ("git", "gcc", "g++", "readelf", "rpmbuild")
-SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
-"""The folders of programs that are no part of the toolchain (cargo.environment)."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     flavour, facts = request.flavour, request.facts
     tree, findings = _commit(request)
     rust = _rust(request.cargo)
-    path = build_path(rust, request.nvcc)
+    path = build_path(rust.bin if rust else None, Path(request.nvcc).parent if request.nvcc else None)
     findings += [
         *(check_program(name, shutil.which(name, path=path if name in ("gcc", "g++") else None)) for name in PROGRAMS),
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
@@ -210,12 +209,6 @@ def _rust(cargo: str) -> Rust | None:
         return find_rust(cargo)
     except (PipelineError, OSError):
         return None
-
-
-def build_path(rust: Rust | None, nvcc: str) -> str:
-    """The PATH of cargo and of everything that cargo starts."""
-    first = [str(rust.bin)] if rust else []
-    return ":".join([*first, *([str(Path(nvcc).parent)] if nvcc else []), *SYSTEM_PATH])
 
 
 def _cuda_version(request: BuildRequest) -> str:

@@ -29,11 +29,10 @@ from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed
 from ..base.text import without_account
-from ..build.fetch import TARGET
 from ..source.checkout import current_commit, move
 from ..source.manifest import Tree
 from ..source.mirrors import CUTLASS, Mirrors, cutlass_commits, has_cutlass
-from ..toolchain.rustc import Rust
+from ..toolchain.rust import TARGET, Rust
 from .trials import Trials, alone, identity
 
 TIMEOUT = 15
