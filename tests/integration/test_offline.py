@@ -337,7 +337,7 @@ def test_a_builder_that_has_everything_builds_without_a_network(site, seeded, pr
             ["the crates could not be fetched", "offline-leaf", "cargo_registry_mirror is sparse+http"],
         ),
         ("cargo/git", ["the crates could not be fetched", "https://git.invalid/group/twig.git", "resolve host"]),
-        ("cudaforge", ["CUTLASS", "which kernels 0.1.0 asks for, could not be fetched", "with git_mirrors"]),
+        ("cudaforge", ["CUTLASS", "which kernels 0.1.0 needs, could not be fetched", "in git_mirrors"]),
     ],
 )
 def test_what_is_missing_without_a_network_is_named(site, seeded, project, tmp_path, lost, message):

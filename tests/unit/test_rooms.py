@@ -28,7 +28,7 @@ IMPORTS = {
     "hosts": {"sign", "package"},
 }
 # Libraries from outside Python's own that the logic may use.
-LIBRARIES = {"createrepo_c", "gnupg", "requests", "zlib_ng"}
+LIBRARIES = {"createrepo_c", "gnupg", "jinja2", "requests", "zlib_ng"}
 
 
 def imports(path: Path) -> tuple[set[Path], set[str]]:
