@@ -137,7 +137,7 @@ def test_a_broken_crate_is_named_and_old_logs_go_though_the_build_fails(builder:
     with pytest.raises(CompileFailed) as caught:
         cargo_build.make(dataclasses.replace(plan, logs_kept=2), log := builder.log())
     said = str(caught.value)
-    assert said.startswith("the build failed: mistralrs-vision 0.9.2: rustc refuses the code\n")
+    assert said.startswith("the build failed: mistralrs-vision 0.9.2: rustc rejects the code\n")
     assert "error[E0425]: cannot find function `missing` in this scope" in said
     assert "pub fn pixels() -> u32 { missing() }" in said
     times = sorted({path.name.split("-")[-1].split(".")[0] for path in log.parent.glob("cpu-0*")})

@@ -149,8 +149,8 @@ def test_a_changed_header_reaches_the_kernels_that_upstream_would_keep(builder: 
     assert builder.build(AMPERE)[2] == []
 
 
-def state(builder: Builder) -> variants.State:
-    return variants.State.read(builder.folder / "builder/target/variants/state.json")
+def state(builder: Builder) -> variants.TargetState:
+    return variants.TargetState.read(builder.folder / "builder/target/variants/state.json")
 
 
 def tree(target: Path) -> set[tuple[str, int]]:

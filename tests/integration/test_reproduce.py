@@ -142,7 +142,7 @@ def test_a_path_that_is_compiled_in_is_found_and_its_crate_named(
     result = run_module("reproduced_build", {"root": str(root), "state": "compared", **arguments})
     assert result["failed"]
     assert "the second build has other bytes:" in result["msg"]
-    assert "it comes from mistralrs-mcp" in result["msg"]
+    assert "caused by mistralrs-mcp" in result["msg"]
     (report,) = (root / "log").glob("reproduce-cpu-*.txt")
     assert str(report) in result["msg"]
     assert f"+ {root}/reproduce/src/mistralrs-mcp" in report.read_text()
@@ -170,7 +170,7 @@ def test_a_second_root_is_made_anew_and_no_other_folder_is_touched(tmp_path):
     (second / ".reproduce").unlink()
     (second / "mine").write_text("kept")
     for attempt in (reproduce.prepare, reproduce.remove):
-        with pytest.raises(PipelineError, match=r"a folder is there that no reproduction left .*Move it away"):
+        with pytest.raises(PipelineError, match=r"this folder is not from a reproduction .*Move it away"):
             attempt(root)
     assert (second / "mine").read_text() == "kept"
 
