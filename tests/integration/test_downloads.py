@@ -1,4 +1,4 @@
-"""What a build downloads is asked for before it begins, and only what is not here: the real git and cargo."""
+"""Addresses of missing dependencies get a request before a build: the real git and cargo."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def test_only_missing_dependencies_cause_requests(needs: DownloadNeeds, tmp_path
     helper.rename(tmp_path / "gone")
     assert results(needs) == {"downloads": (downloads.HERE, True)}
     # The doctor makes the requests anyway, and the check fits.
-    asked = results(replace(needs, ask=True))
-    assert asked[f"git {needs.source.url}"] == ("answers", True)
-    found, fits = asked[address]
+    doctor = results(replace(needs, ask=True))
+    assert doctor[f"git {needs.source.url}"] == ("answers", True)
+    found, fits = doctor[address]
     assert fits
     assert found.startswith(f"{downloads.HERE} (fatal:")
     # A dependency that was deleted counts as missing.
@@ -147,7 +147,7 @@ def test_a_crate_registry_is_asked_for_the_file_that_every_index_has(tmp_path: P
 
 
 def test_a_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A web server is asked as a proxy: the whole address is in the request."""
+    """The web server acts as a proxy: the request holds the whole address."""
     (tmp_path / "config.json").write_text('{"dl": "x"}')
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     monkeypatch.delenv("no_proxy", raising=False)

@@ -46,14 +46,14 @@ def test_every_failed_check_is_in_one_message_and_in_the_file(tmp_path: Path):
         "one blackwell, ampere: nvcc: found none, needed 13.2. Install CUDA 13.2",
     ]
     found.write(tmp_path / "doctor.json")
-    said = json.loads((tmp_path / "doctor.json").read_text())
-    assert [(e["builder"], e["flavour"], e["fits"]) for e in said["builders"]] == [
+    written = json.loads((tmp_path / "doctor.json").read_text())
+    assert [(e["builder"], e["flavour"], e["fits"]) for e in written["builders"]] == [
         ("one", "ada", True),
         ("one", "blackwell", False),
         ("one", "ampere", False),
     ]
-    assert said["fits"] is False
-    assert said["builders"][1]["findings"][1]["warning"] is True
+    assert written["fits"] is False
+    assert written["builders"][1]["findings"][1]["warning"] is True
 
 
 @pytest.mark.parametrize("answer", [{}, {"unreachable": True}])

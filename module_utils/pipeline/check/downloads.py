@@ -85,8 +85,8 @@ def git_answer(url: str) -> str:
         git("ls-remote", "--exit-code", "--", url, "HEAD", timeout=TIMEOUT)
     except CommandFailed as error:
         # 2: it answers, and has no HEAD.
-        said = [line for line in error.stderr.strip().splitlines() if line.startswith(("fatal:", "error:"))]
-        return "" if error.status == 2 else said[0] if said else error.what
+        lines = [line for line in error.stderr.strip().splitlines() if line.startswith(("fatal:", "error:"))]
+        return "" if error.status == 2 else next(iter(lines), error.what)
     except PipelineError as error:
         return error.what
     return ""
@@ -111,14 +111,14 @@ def check_downloads(downloads: Sequence[Download]) -> list[Finding]:
     """A finding for each address; all requests run at the same time, one for each address."""
     # An address that one of several downloads needs is needed.
     rows = sorted(downloads, key=lambda download: not download.here)
-    asked = list({(row.what, row.where): row for row in rows}.values())
-    with ThreadPoolExecutor(max_workers=len(asked) or 1) as threads:
+    needed = list({(row.what, row.where): row for row in rows}.values())
+    with ThreadPoolExecutor(max_workers=len(needed) or 1) as threads:
         reasons = list(
-            threads.map(lambda one: (registry_answer if one.what == REGISTRY else git_answer)(one.where), asked)
+            threads.map(lambda one: (registry_answer if one.what == REGISTRY else git_answer)(one.where), needed)
         )
     return [
         check_download(one.what, without_account(one.where), without_account(reason), here=one.here)
-        for one, reason in zip(asked, reasons, strict=True)
+        for one, reason in zip(needed, reasons, strict=True)
     ]
 
 
