@@ -47,7 +47,7 @@ def built(tmp_path_factory, stand_in):
     return build, cargo_build.make(build, log), log
 
 
-def test_an_artifact_is_the_binary_and_what_is_known_of_it(built):
+def test_an_artifact_is_the_binary_with_companions_and_manifest(built):
     build, artifact, log = built
     folder = Path(artifact.folder)
     assert folder == build.folder
@@ -65,7 +65,7 @@ def test_the_progress_is_in_the_log(built):
     assert re.search(r"^\[cpu\] \d+/\d+ [\w-]+, \d:\d\d", log.read_text(), re.MULTILINE)
 
 
-def test_upstreams_native_cpu_is_replaced_and_the_manifest_says_by_what(built):
+def test_upstreams_native_cpu_is_replaced_and_the_manifest_names_the_flags(built):
     build, artifact, _ = built
     assert "native" in (build.checkout / ".cargo/config.toml").read_text()
     assert artifact.rustflags == "-C target-cpu=x86-64"
@@ -78,7 +78,7 @@ def test_the_audit_passes_the_real_binary(built):
     assert [finding for finding in audited.findings if not finding.fits] == []
 
 
-def test_what_was_built_is_recognised_and_a_damaged_artifact_is_not(built):
+def test_an_existing_artifact_is_found_and_a_damaged_one_is_not(built):
     build, artifact, _ = built
     assert cargo_build.existing(build) == artifact
     binary = Path(artifact.folder) / "mistralrs"
@@ -90,8 +90,8 @@ def test_what_was_built_is_recognised_and_a_damaged_artifact_is_not(built):
         binary.write_bytes(bytes_before)
 
 
-def test_the_checkout_is_moved_not_cloned_anew(built, stand_in):
-    """Cargo judges by modification times: files that two commits share keep theirs."""
+def test_the_checkout_moves_and_is_not_cloned_again(built, stand_in):
+    """cargo compares modification times: files that two commits share keep theirs."""
     build, _, _ = built
     repository = Path(build.source.url.removeprefix("file://"))
     unchanged = build.checkout / "mistralrs-cli/src/main.rs"
@@ -123,11 +123,11 @@ def test_a_compile_error_shows_its_own_lines_and_leaves_no_artifact(built, stand
 
 
 def drop_last_package(text: str) -> str:
-    """A lock that lacks a package of the workspace: what a forgotten commit of it leaves."""
+    """A stale lock, which lacks a package of the workspace."""
     return text[: text.rindex("[[package]]")]
 
 
-def test_a_lock_that_does_not_fit_stops_a_release_and_is_recorded_elsewhere(built, stand_in, tmp_path):
+def test_a_stale_lock_fails_a_release_and_is_recorded_elsewhere(built, stand_in, tmp_path):
     build, _, _ = built
     repository = tmp_path / "stale.git"
     stand_in.create(repository)
@@ -169,7 +169,7 @@ except errors.PipelineError as error:
 
 @pytest.fixture
 def slow_build(built, project, stand_in, tmp_path):
-    """Starts a build that takes a while (its build script sleeps) in a process of its own; returns how."""
+    """Returns a function that starts a slow build (its build script sleeps) in a process of its own."""
     build, _, _ = built
     repository = tmp_path / "slow.git"
     stand_in.create(repository)
@@ -200,7 +200,7 @@ def slow_build(built, project, stand_in, tmp_path):
 
 
 def sleepers(root: Path) -> list[int]:
-    """The build scripts of this builder that are asleep, by process id."""
+    """The process ids of this builder's sleeping build scripts."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -214,24 +214,24 @@ def sleepers(root: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_build_takes_cargo_and_its_children_with_it(slow_build, number):
+def test_an_interrupted_build_kills_cargo_and_its_children(slow_build, number):
     start, build, slow = slow_build
     process = start()
     process.send_signal(number)
-    said, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=20)
     assert process.returncode == 3
-    assert f"interrupted by {number.name}" in said
-    assert "compiled units are kept" in said
+    assert f"interrupted by {number.name}" in output
+    assert "compiled units are kept" in output
     assert sleepers(build.root) == []
     assert not slow.folder.exists()
-    # Started again, with what stopped it gone: nothing is in the way.
+    # Without the sleeping build script the next build succeeds.
     assert cargo_build.make(build, build.root / "log/again.log").sha256
 
 
-def test_a_build_whose_controller_is_gone_ends_by_itself(slow_build):
+def test_a_build_without_its_controller_stops(slow_build):
     start, build, _ = slow_build
     process = start(lease=2)
-    said, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert "its controller has been silent for 2 s" in said
+    assert "its controller has been silent for 2 s" in output
     assert sleepers(build.root) == []

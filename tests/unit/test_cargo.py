@@ -1,4 +1,4 @@
-"""What cargo is told, without running it."""
+"""The inputs of a build, and cargo's command and environment, without running it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_nothing_of_the_callers_environment_reaches_the_compile(monkeypatch):
     assert "leaked" not in environment(BUILD).values()
 
 
-def test_a_gpu_flavour_names_its_compute_capability_and_one_toolkit():
+def test_a_gpu_flavour_sets_its_compute_capability_and_one_toolkit():
     env = environment(BUILD)
     assert env["CUDA_COMPUTE_CAP"] == "89"
     assert env["NVCC"] == "/b/toolchain/nvcc-13.0.88/bin/nvcc"
@@ -47,14 +47,14 @@ def test_a_flavour_without_a_gpu_has_no_cuda_in_its_environment():
     assert "--features" not in build_argv(cpu, locked=True)
 
 
-def test_the_builders_folders_are_mapped_out_of_what_it_makes():
+def test_the_builders_root_is_mapped_out_of_the_output():
     env = environment(BUILD)
     assert env["RUSTFLAGS"] == "-C target-cpu=x86-64 --remap-path-prefix=/b=/builder"
     assert {env[name] for name in ("CFLAGS", "CXXFLAGS")} == {"-ffile-prefix-map=/b=/builder"}
     assert env["SOURCE_DATE_EPOCH"] == "315532800"
 
 
-def test_the_variant_is_the_architecture_nvccs_own_version_and_the_wrappers():
+def test_the_variant_is_architecture_nvccs_version_and_the_wrappers_digest():
     assert BUILD.variant == f"sm_89-cuda-13.0.88-{DIGEST}"
     assert dataclasses.replace(BUILD, flavour=Flavour("cpu", "any"), toolkit_version="").variant == ""
 
@@ -82,12 +82,12 @@ def test_the_argv():
         {"mirrors": Mirrors(registry="https://mirror.example/")},
     ],
 )
-def test_what_changes_the_bytes_changes_the_artifacts_name(change):
+def test_an_input_that_changes_the_bytes_changes_the_artifacts_name(change):
     assert dataclasses.replace(BUILD, **change).inputs != BUILD.inputs
 
 
 @pytest.mark.parametrize(
     "change", [{"parallel": Parallel(1, 1, 0)}, {"root": Path("/c")}, {"toolkit": "/usr/local/cuda"}]
 )
-def test_what_does_not_change_the_bytes_does_not(change):
+def test_other_settings_keep_the_artifacts_name(change):
     assert dataclasses.replace(BUILD, **change).inputs == BUILD.inputs
