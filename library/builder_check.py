@@ -104,7 +104,7 @@ ARGUMENT_SPEC = {
 
 
 def build_request(p: dict[str, Any], *, check_mode: bool) -> BuildRequest:
-    root, cache, toolkit = Path(p["root"]), p["cache"], p["toolkit"]
+    root, toolkit = Path(p["root"]), p["toolkit"]
     flavour, failure = Flavour.from_dict(p["flavour"]), toolkit.get("failure", "")
     # Check mode only announces a toolkit: there is no nvcc to run yet.
     absent = not Path(toolkit.get("nvcc") or "/").is_file()
@@ -122,11 +122,7 @@ def build_request(p: dict[str, Any], *, check_mode: bool) -> BuildRequest:
         cargo=p["cargo"],
         jobs=p["jobs"],
         low_memory=p["low_memory"],
-        cache=Cache(
-            Path(cache["program"]), Path(cache["settings"]) if cache["settings"] else None, root / "cache/sccache"
-        )
-        if cache
-        else None,
+        cache=Cache.from_option(p["cache"], root),
         mirrors=Mirrors(git_mirrors(os.environ), **p["mirrors"]),
         registry=p["registry"],
         ask=p["report_only"],
