@@ -291,7 +291,7 @@ def test_crates_and_git_come_from_the_mirrors_and_the_lock_stays(site, seeded):
 
 
 def test_crates_lie_below_the_name_of_the_registry_that_replaces(seeded):
-    """The name is in the compile cache's keys; docs/operator.md says so."""
+    """The name is in the compile cache's keys; docs/provision.md says so."""
     plan, _ = seeded
     folders = [path.name for path in (plan.root / "cargo/registry/src").iterdir()]
     assert len(folders) == 1
