@@ -20,7 +20,7 @@ import pytest
 import yaml
 from pipeline.cache import compile_cache, shared_cache
 from pipeline.cache.compile_cache import Cache, Session, Wheel
-from ports import free_port
+from support.ports import free_port
 
 PROJECT = Path(__file__).parents[2]
 ROLES = PROJECT / "roles"
