@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import ansible.module_utils
 import pytest
 import yaml
+from _pytest.terminal import TerminalReporter
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 PROJECT = Path(__file__).resolve().parents[1]
-# The modules import ansible.module_utils.pipeline, as on a managed host; tests of the logic import pipeline.
+# Modules import ansible.module_utils.pipeline, as on a managed host; tests of the logic import pipeline.
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
-sys.path.insert(0, str(PROJECT / "module_utils"))
 
 # What takes longest comes first, so that the end is made of small files. By the beginning of its path.
 ORDER = ("tests/e2e/test_release", "tests/e2e/test_refusals", "tests/e2e/", "tests/faults/", "tests/integration/")
 # Files whose path begins so stay in one process: their tests share what takes long to make.
 TOGETHER = ("tests/e2e/test_re", "tests/faults/")
+
+
+# PARTS=files: the closing table has a row for each file.
+DETAILS = os.environ.get("PARTS") == "files"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,6 +45,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Notes the processor time of a test and of the programs that it ran to their end."""
+    before = os.times()
+    item.user_properties.append(("processor", before))
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if call.when == "teardown":
+        before, now = dict(item.user_properties)["processor"], os.times()
+        report.user_properties = [("processor", sum(now[:4]) - sum(before[:4]))]
+    else:
+        report.user_properties = []
+    return report
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """Several processes (``-n 2``) share the tests by their files, in this order."""
@@ -50,6 +75,25 @@ class ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return next((name for name in TOGETHER if file.startswith(name)), file)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """What each part took: its tests, the seconds of all processes together, and the processors' seconds of these."""
+    parts: dict[str, list[float]] = {}
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if isinstance(report, pytest.TestReport):
+            row = parts.setdefault(report.nodeid.partition("::")[0] if DETAILS else part_of(report.nodeid), [0, 0, 0])
+            row[0] += report.when == "teardown"
+            row[1] += report.duration
+            row[2] += dict(report.user_properties).get("processor", 0)
+    terminalreporter.write_line(f"{'part':40} {'tests':>6} {'time':>8} {'processor':>10}")
+    for name, (tests, time, processor) in sorted(parts.items(), key=lambda row: -row[1][2]):
+        terminalreporter.write_line(f"{name:40} {tests:6.0f} {time:6.0f} s {processor:8.0f} s")
+
+
+def part_of(nodeid: str) -> str:
+    """The folder of a test: tests/unit, tests/e2e, …"""
+    return "/".join(nodeid.split("/")[:2])
 
 
 @pytest.fixture(scope="session")

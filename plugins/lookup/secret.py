@@ -60,7 +60,7 @@ def find(name: str, folder: Path, default: str | None) -> str:
         return found or str(default)
     raise AnsibleLookupError(
         f"There is no secret {name}: neither the file {file} nor the environment variable {variable} holds one. "
-        f"Create the file (mode 0600), set the variable, or use a vault (docs/operator.md, Secrets)"
+        f"Create the file (mode 0600), set the variable, or use a vault (docs/variables.md, Secrets)"
     )
 
 

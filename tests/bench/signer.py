@@ -8,8 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "module_utils"))
-
 from pipeline.base.records import Package
 from pipeline.channel.agent_client import Publisher
 from pipeline.channel.changes import added

@@ -30,7 +30,8 @@ from pipeline.base.run import run
 from pipeline.channel.engine import sign_files
 from pipeline.channel.metadata import TYPES, Entry, entry_of, foot, head, packages_txt, write_repodata
 from pipeline.sign.rpm_signature import sign_package
-from signer_site import AGENT, COMMIT, STABLE, Site
+from support import PROJECT
+from support.signer_site import AGENT, COMMIT, STABLE, Site
 
 SMALL, LARGE = 100, 10_000
 MIB = 250
@@ -164,7 +165,9 @@ class Bench:
 
     def signer(self, verb: str) -> dict[str, float]:
         self.reset()
-        return measured(sys.executable, HERE / "signer.py", verb, self.order)
+        return measured(
+            "env", f"PYTHONPATH={PROJECT / 'module_utils'}", sys.executable, HERE / "signer.py", verb, self.order
+        )
 
     def createrepo(self) -> dict[str, float]:
         self.reset()

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import Pipeline, Run, new_machine
+from support.machine import Pipeline, Run, new_machine
 
 RUNS = 3
 

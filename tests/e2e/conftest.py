@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from machine import Pipeline, new_machine
+from support.machine import Pipeline, new_machine
 
 
 @pytest.fixture(scope="session")

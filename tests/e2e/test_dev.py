@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from clones import state
 from pipeline.base.git import git
+from support.clones import state
 
 LIMITS = "mistralrs-core/src/limits.rs"
 

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 from pipeline.base.git import git
-from ports import free_port
+from support.ports import free_port
 
 
 @pytest.fixture(scope="module")

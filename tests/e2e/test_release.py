@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import interrupt
+from support.machine import interrupt
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-# What the integration tests have for a signer and a repo host serves here too.
-sys.path.append(str(Path(__file__).parents[1] / "integration"))
-
-from plots import Plot, make_plots
-from sizes import LONG, SHORT, Sizes
+from support.plots import Plot, make_plots
+from support.sizes import LONG, SHORT, Sizes
 
 
 @pytest.fixture(scope="session")

@@ -20,16 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from line import Line
 from pipeline.base.records import Package, sha256_file
 from pipeline.hosts import loopback_site
 from pipeline.prove.sandbox import Client
 from pipeline.sign.keyring import opened
-from ports import free_port
-from signer_site import STABLE, Site
-from sizes import Sizes
-from systems import systems
-from twins import twin
+from support.line import Line
+from support.ports import free_port
+from support.signer_site import STABLE, Site
+from support.sizes import Sizes
+from support.systems import systems
+from support.twins import twin
 
 DELAYS = (0, 0.05, 0.3)  # seconds for each request
 PACE = 0.5  # seconds from one snapshot to the next, if the machine can; the control keeps the pace that it could

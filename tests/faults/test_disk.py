@@ -12,18 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from disks import fill, make_disk, mounted
-from kills import Point, points, spread, traced
-from line import Line
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, Transaction, sha256_file
 from pipeline.channel.agent_client import Publisher
 from pipeline.sign.rpm_signature import sign_package
-from plots import NAMES, Plot, consistent, each, upload_only
-from signer_site import Site
-from sizes import Sizes
-from sshd import sshd
-from twins import twin
+from support.disks import fill, make_disk, mounted
+from support.kills import Point, points, spread, traced
+from support.line import Line
+from support.plots import NAMES, Plot, consistent, each, upload_only
+from support.signer_site import Site
+from support.sizes import Sizes
+from support.sshd import sshd
+from support.twins import twin
 
 TAKING_SPACE = (
     *("write", "pwrite64", "writev", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat"),

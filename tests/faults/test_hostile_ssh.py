@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hostile import COMMANDS, REFUSALS, RSYNCS
 from pipeline.base.records import sha256_file
 from pipeline.channel.agent_client import Publisher
-from ports import free_port
-from signer_site import STABLE, Site
-from sshd import Ssh, sshd
-from twins import twin
+from support.hostile import COMMANDS, REFUSALS, RSYNCS
+from support.ports import free_port
+from support.signer_site import STABLE, Site
+from support.sshd import Ssh, sshd
+from support.twins import twin
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from channel_maker import Key, Maker
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, Snapshot, Transaction
 from pipeline.channel.agent_client import Publisher
 from pipeline.channel.engine import Engine
-from plots import Plot, consistent
-from signer_site import STABLE, Site
-from sshd import sshd
-from twins import twin
+from support.channel_maker import Key, Maker
+from support.plots import Plot, consistent
+from support.signer_site import STABLE, Site
+from support.sshd import sshd
+from support.twins import twin
 
 TX = "tx-hostile-01"
 CHANNELS = {"stable": {"path": STABLE}, "unstable": {"path": f"{STABLE}/unstable"}}

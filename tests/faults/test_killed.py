@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from kills import Point, killed, points, spread
-from plots import NAMES, Plot, consistent, each
-from signer_site import Site
-from sizes import Sizes
-from twins import publisher, twin
+from support.kills import Point, killed, points, spread
+from support.plots import NAMES, Plot, consistent, each
+from support.signer_site import Site
+from support.sizes import Sizes
+from support.twins import publisher, twin
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from signer_site import Site
-from sizes import Sizes
-from sshd import sshd
-from twins import publisher
+from support.signer_site import Site
+from support.sizes import Sizes
+from support.sshd import sshd
+from support.twins import publisher
 
 
 @pytest.fixture

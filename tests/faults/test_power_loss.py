@@ -11,12 +11,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from disks import as_it_is, cut_power, make_disk, mounted
-from kills import Point, killed, points, spread, traced
-from plots import NAMES, Plot, consistent, each
-from signer_site import STABLE, Site
-from sizes import Sizes
-from twins import twin
+from support.disks import as_it_is, cut_power, make_disk, mounted
+from support.kills import Point, killed, points, spread, traced
+from support.plots import NAMES, Plot, consistent, each
+from support.signer_site import STABLE, Site
+from support.sizes import Sizes
+from support.twins import twin
 
 MIB = 32
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from channel_maker import Key, Maker, make_package
 from pipeline.base.records import Snapshot, Transaction
 from pipeline.toolchain.cuda import Toolkit, Wheels
-from publisher_host import PROGRAM, Host, copy_of
+from support.channel_maker import Key, Maker, make_package
+from support.publisher_host import PROGRAM, Host, copy_of
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import pytest
 from pipeline.base.findings import Finding
 from pipeline.cache.compile_cache import Cache
 from pipeline.check import cache_levels
-from ports import free_port
+from support.ports import free_port
 
 PASSWORD = "open-sesame"
 Ask = Callable[..., dict[str, Finding]]

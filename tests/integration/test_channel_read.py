@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.channel.reader import EMPTY, Channel, Published
-from signer_site import STABLE, Site, make_signer
+from support.signer_site import STABLE, Site, make_signer
 
 
 @pytest.fixture(scope="module")

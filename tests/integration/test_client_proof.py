@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_channel import FLAVOURS, FOLDER, PROJECT, Channel, Key
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package
 from pipeline.hosts.loopback_site import Site, started, stopped
 from pipeline.prove import dnf_client as client_module
 from pipeline.prove.dnf_client import Order, Proof, begin, prove
 from pipeline.prove.sandbox import Client
-from ports import free_port
-from systems import CLIENTS, HERE, root_of
+from support import PROJECT
+from support.client_channel import FLAVOURS, FOLDER, Channel, Key
+from support.ports import free_port
+from support.systems import CLIENTS, HERE, root_of
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a throw-away client"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cloudflare_site import TOKEN, Site, cloudflare
+from support.cloudflare_site import TOKEN, Site, cloudflare
 
 BOTH = {"A 192.0.2.1", "AAAA 2001:db8::1"}
 ADDRESSES, AUTHORITY, OLD = "Publish the addresses", "Say who may issue certificates", "Remove old addresses"

@@ -22,7 +22,7 @@ from pipeline.channel.engine import Engine, workplace
 from pipeline.channel.metadata import TYPES, entry_of
 from pipeline.channel.reader import EMPTY
 from pipeline.sign.keyring import opened
-from signer_site import COMMIT, STABLE, Site
+from support.signer_site import COMMIT, STABLE, Site
 
 
 @pytest.fixture

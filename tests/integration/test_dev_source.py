@@ -9,13 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from clones import state
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.records import Flavour
 from pipeline.source import checkout
 from pipeline.source.local_clone import DevRequest, resolve_local
 from pipeline.source.upstream import resolve, resolve_commit
+from support.clones import state
 
 LIMITS = "mistralrs-core/src/limits.rs"
 PERSON = ("-c", "user.name=Dev", "-c", "user.email=dev@example.org", "-c", "commit.gpgSign=false")

@@ -22,7 +22,7 @@ from pipeline.source.checkout import bring
 from pipeline.source.manifest import look
 from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder
 from pipeline.toolchain.rust import find_rust
-from ports import free_port
+from support.ports import free_port
 
 LOCK = """\
 version = 4

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pipeline.channel.reader import Channel
-from signer_site import STABLE, Site
+from support.signer_site import STABLE, Site
 
 
 @pytest.fixture(scope="module")

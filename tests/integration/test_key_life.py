@@ -10,7 +10,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from channel_maker import Key
 from pipeline.base.errors import PipelineError
 from pipeline.base.run import run
 from pipeline.sign import keyring
@@ -27,7 +26,8 @@ from pipeline.sign.keyring import (
     state,
 )
 from pipeline.sign.trust import read_certificates, verify_detached
-from signer_site import QuickFolder, make_quick
+from support.channel_maker import Key
+from support.signer_site import QuickFolder, make_quick
 
 PASSPHRASE = "correct hörse 100%"
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_channel import PROJECT
 from pipeline.base.errors import PipelineError
 from pipeline.hosts import loopback_site
 from pipeline.hosts.loopback_site import Site, started, stopped
-from ports import free_port
+from support import PROJECT
+from support.ports import free_port
 
 DIGEST = "0123456789abcdef" * 4
 

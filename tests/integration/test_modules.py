@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pipeline.base.records import Flavour
 from pipeline.source.upstream import resolve
-from signer_site import COMMIT, STABLE, Site
+from support.signer_site import COMMIT, STABLE, Site
 
 CPU = Flavour("cpu", "any x86-64", published=False).to_dict()
 PACKAGE = {"package": "mistralrs-cli", "rustflags": "-C target-cpu=x86-64"}

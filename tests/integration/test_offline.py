@@ -293,7 +293,7 @@ def test_crates_and_git_come_from_the_mirrors_and_the_lock_stays(site, seeded):
 
 
 def test_crates_are_below_the_name_of_the_replacing_registry(seeded):
-    """The name is part of the compile cache's keys (docs/operator.md)."""
+    """The name is part of the compile cache's keys (docs/provision.md)."""
     build, _ = seeded
     folders = [path.name for path in (build.root / "cargo/registry/src").iterdir()]
     assert len(folders) == 1

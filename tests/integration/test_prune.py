@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.channel.retention import Retention
-from signer_site import STABLE, Site
+from support.signer_site import STABLE, Site
 
 NAMES = [f"mistralrs-ada-0.9.{number}-1.fc43.x86_64.rpm" for number in range(3)]
 CPU = "mistralrs-cpu-0.9.0-1.fc43.x86_64.rpm"

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from channel_maker import Key, Maker
 from pipeline.base.records import Snapshot, Transaction
 from pipeline.channel.agent_client import ParentMoved, Publisher
-from publisher_host import CHANNELS, PROGRAM, Host, refused
+from support.channel_maker import Key, Maker
+from support.publisher_host import CHANNELS, PROGRAM, Host, refused
 
 # What it publishes
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from channel_maker import Key, Maker
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Snapshot, Transaction
-from publisher_host import Host, copy_of, refused
+from support.channel_maker import Key, Maker
+from support.publisher_host import Host, copy_of, refused
 
 DAY = 86400
 NOTHING = {"snapshots": 1, "days": 0, "grace_hours": 0}

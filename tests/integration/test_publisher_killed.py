@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from channel_maker import Maker
 from pipeline.base.records import Snapshot, Transaction
-from publisher_host import Host, copy_of
+from support.channel_maker import Maker
+from support.publisher_host import Host, copy_of
 
 CHANGES = ("os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from channel_maker import Maker
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Snapshot, Transaction, sha256_file
 from pipeline.channel.agent_client import ParentMoved
-from publisher_host import Host
+from support.channel_maker import Maker
+from support.publisher_host import Host
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Snapshot, Transaction
 from pipeline.channel.agent_client import Busy
-from publisher_host import CHANNELS, Host, ssh
+from support.publisher_host import CHANNELS, Host, ssh
 
 # The commands
 

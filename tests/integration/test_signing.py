@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from channel_maker import Key
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, sha256_file
 from pipeline.base.run import run
@@ -18,7 +17,8 @@ from pipeline.channel.engine import Signer
 from pipeline.sign.keyring import Recipe, ensure, introduce, opened, retire, schedule
 from pipeline.sign.rpm_signature import Signed, sign_package, verify_signed
 from pipeline.sign.trust import read_certificates
-from signer_site import make_package, make_signer
+from support.channel_maker import Key
+from support.signer_site import make_package, make_signer
 
 PASSPHRASE = "correct hörse 100%"
 

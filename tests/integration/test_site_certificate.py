@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from cloudflare_site import Site, authority, certificate
 from pipeline.base.errors import PipelineError
 from pipeline.hosts import site_certificate
 from pipeline.hosts.site_certificate import Validity, check
+from support.cloudflare_site import Site, authority, certificate
 
 DAY = 86400
 

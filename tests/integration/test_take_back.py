@@ -12,7 +12,7 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, Transaction
 from pipeline.channel.agent_client import Publisher
 from pipeline.channel.engine import Engine, Outcome
-from signer_site import STABLE, Site
+from support.signer_site import STABLE, Site
 
 VERSIONS = ("0.9.0", "0.9.1", "0.9.2")
 OLD, MIDDLE, NEW = (f"mistralrs-ada-{version}-1.fc43.x86_64.rpm" for version in VERSIONS)

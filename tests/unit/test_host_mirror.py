@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import mirror
 import pytest
+import settings
 import yaml
 
 PROJECT = Path(__file__).parents[2]
-sys.path.append(str(PROJECT / "molecule/default"))
-import mirror  # noqa: E402
-import settings  # noqa: E402
 
 
 @pytest.fixture

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from records import Records
 
 PROJECT = Path(__file__).parents[2]
-sys.path.append(str(PROJECT / "molecule"))
-from records import Records  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_the_error_of_a_missing_secret_names_both_places(folder):
 
 def test_the_handbook_names_every_secret():
     table = yaml.safe_load((PROJECT / "inventory/group_vars/all/secrets.yml").read_text())
-    handbook = (PROJECT / "docs/operator.md").read_text()
+    handbook = (PROJECT / "docs/variables.md").read_text()
     for variable in table:
         name = variable.removeprefix("secret_")
         assert f"| `{name}` | `MISTRALRS_RPM_{name.upper()}` | `{variable}` |" in handbook

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.append(str(Path(__file__).parents[2] / "molecule/default"))
 import cloudflare
+import pytest
 
 TOKEN = "t" * 40
 RECORDS = f"/zones/{cloudflare.ZONE_ID}/dns_records"

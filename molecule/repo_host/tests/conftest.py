@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from repo_site import ACCOUNT, LAY_OUT, ROOT, STABLE, Site
-
-# The list of what a publishing key does not give.
-sys.path.append(str(Path(__file__).resolve().parents[3] / "tests/faults"))
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import json
 import subprocess
 
 import pytest
-from hostile import COMMANDS, REFUSALS, RSYNCS
 from repo_site import ACCOUNT, ROOT, STABLE
+from support.hostile import COMMANDS, REFUSALS, RSYNCS
 
 KEYS = f"/etc/ssh/authorized_keys.d/{ACCOUNT}"
 UNSTABLE = f"{STABLE}/unstable"

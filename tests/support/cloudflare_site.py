@@ -9,11 +9,8 @@ from __future__ import annotations
 import http.server
 import ssl
 import subprocess
-import sys
 import threading
 from pathlib import Path
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "molecule/default"))
 
 import cloudflare
 

@@ -19,8 +19,9 @@ from pipeline.base.records import Package, Transaction
 from pipeline.channel.agent_client import Publisher
 from pipeline.channel.engine import Engine
 from pipeline.channel.reader import Channel
-from signer_site import AGENT, STABLE, Site
-from twins import twin
+
+from .signer_site import AGENT, STABLE, Site
+from .twins import twin
 
 Place = TypeVar("Place")
 

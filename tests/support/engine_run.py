@@ -6,17 +6,14 @@ import json
 import sys
 from pathlib import Path
 
-MODULE_UTILS = Path(__file__).parents[2] / "module_utils"
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Package
+from pipeline.channel.agent_client import Publisher
+from pipeline.channel.engine import Engine, Signer
+from pipeline.channel.reader import Channel
 
 
 def main() -> None:
-    sys.path.insert(0, str(MODULE_UTILS))
-    from pipeline.base.errors import PipelineError
-    from pipeline.base.records import Package
-    from pipeline.channel.agent_client import Publisher
-    from pipeline.channel.engine import Engine, Signer
-    from pipeline.channel.reader import Channel
-
     known = json.loads(Path(sys.argv[1]).read_text())
     key = Path(known["trusted_keys"])
     engine = Engine(

@@ -18,7 +18,8 @@ import yaml
 from pipeline.base.records import Flavour, Package, sha256_file
 from pipeline.hosts.loopback_site import Site
 
-PROJECT = Path(__file__).parents[2]
+from . import PROJECT
+
 FOLDER = "fedora/43/x86_64"
 
 SOURCES = PROJECT / "rpm/systemd"

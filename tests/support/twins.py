@@ -10,7 +10,9 @@ from pathlib import Path
 
 from pipeline.base.records import Package
 from pipeline.channel.agent_client import Publisher
-from signer_site import STABLE, Site
+
+from . import PROJECT
+from .signer_site import STABLE, Site
 
 
 def twin(site: Site, folder: Path, **configuration: object) -> Site:
@@ -39,4 +41,5 @@ def publisher(site: Site, packages: Sequence[Package], way: Publisher, order: Pa
         "packages": [package.to_dict() for package in packages],
     }
     order.write_text(json.dumps(known))
-    return [sys.executable, "-B", str(Path(__file__).with_name("engine_run.py")), str(order)]
+    way_in = f"PYTHONPATH={PROJECT / 'module_utils'}"
+    return ["env", way_in, sys.executable, "-B", str(Path(__file__).with_name("engine_run.py")), str(order)]

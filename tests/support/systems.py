@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-PROJECT = Path(__file__).parents[1]
+from . import PROJECT
 
 HERE = "dnf5" if shutil.which("dnf5") else "dnf"
 """The client of this machine's own system."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from ports import free_port
+from .ports import free_port
 
 
 @dataclass

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import jinja2
 import yaml
-from client_channel import PROJECT
 from pipeline.base.records import Package
 from pipeline.channel.agent_client import Publisher
 from pipeline.channel.engine import Engine, Signer
@@ -25,8 +24,10 @@ from pipeline.hosts.loopback_site import Site
 from pipeline.sign import keyring
 from pipeline.sign.keyring import Recipe, Rotation
 from pipeline.sign.rpm_signature import sign_package
-from ports import free_port
-from signer_site import AGENT, make_package
+
+from . import PROJECT
+from .ports import free_port
+from .signer_site import AGENT, make_package
 
 CHANNELS = {
     "stable": {"path": "fedora/43/x86_64", "repo": "mistralrs.repo"},

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.channel.agent_client import Publisher
-from ports import free_port
-from signer_site import AGENT, Site
+
+from .ports import free_port
+from .signer_site import AGENT, Site
 
 # What a host allows by default stays allowed: the key's own restrictions are on trial. AcceptEnv is wider than
 # any distribution's. HOME: the publishing account has no dot files, and bash would read those of this one.

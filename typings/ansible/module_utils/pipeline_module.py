@@ -1,0 +1,1 @@
+../../../module_utils/pipeline_module.py
