@@ -90,9 +90,9 @@ from ansible.module_utils.pipeline.cache.compile_cache import Cache
 from ansible.module_utils.pipeline.check.builder import BuildRequest, check
 from ansible.module_utils.pipeline.check.compatibility import Compatibility
 from ansible.module_utils.pipeline.source.mirrors import Mirrors, git_mirrors
-from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, run, step
+from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     **BUILDER_ROOT,
     **BUILD,
     "free_gib": {"type": "float", "required": True},

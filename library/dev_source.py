@@ -119,9 +119,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Flavour
 from ansible.module_utils.pipeline.source.local_clone import DevRequest, one_flavour, resolve_local
 from ansible.module_utils.pipeline.source.upstream import resolve_commit
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "source": {"type": "path", "default": ""},
     "ref": {"type": "str", "default": ""},
     "uncommitted": {"type": "bool", "default": False},
@@ -153,10 +153,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     request.refuse()
     row = one_flavour([Flavour.from_dict(one) for one in p["flavours"]], p["flavour"])
     # 2. The commit, and a pack of the objects that the builder lacks.
-    pack = None
+    pack, warnings = None, tuple[str, ...]()
     if request.commit:
         source, branches = resolve_commit(p["url"], Path(p["mirror"]), request.commit)
-        warnings = () if branches else (f"{source.commit} is on no branch of upstream; it may be a fork's",)
+        if not branches:
+            warnings = (f"{source.commit} is on no branch of upstream; it may be a fork's",)
     else:
         found = resolve_local(request, p["url"], Path(p["mirror"]), p["known"], Path(p["packs"]))
         source, pack, warnings = found.source, found.pack, found.warnings

@@ -83,9 +83,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.findings import Finding
 from ansible.module_utils.pipeline.check import doctor
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "path": {"type": "path", "required": True},
     "source": {"type": "dict", "default": {}},
     "signer": {"type": "list", "elements": "dict", "default": []},

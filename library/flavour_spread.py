@@ -120,9 +120,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Flavour
 from ansible.module_utils.pipeline.plan.outcomes import outcomes_of
 from ansible.module_utils.pipeline.plan.spread import Builder, spread, verified, version_line
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "flavours": {"type": "list", "elements": "dict", "required": True},
     "table": {"type": "list", "elements": "dict", "required": True},
     "builders": {

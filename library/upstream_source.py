@@ -80,9 +80,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Flavour
 from ansible.module_utils.pipeline.plan.compare import select_flavours
 from ansible.module_utils.pipeline.source.upstream import resolve
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "url": {"type": "str", "required": True},
     "kind": {"type": "str", "choices": ["tag", "branch"], "default": "tag"},
     "version": {"type": "str", "default": ""},

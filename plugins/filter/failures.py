@@ -54,5 +54,5 @@ def failures(outcomes: Mapping[str, Mapping[str, Any]], upstream: bool | None = 
 
 
 class FilterModule:
-    def filters(self):
+    def filters(self) -> dict[str, Any]:
         return {"failures": failures}

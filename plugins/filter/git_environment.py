@@ -52,5 +52,5 @@ def git_environment(mirrors: Any) -> dict[str, str]:
 
 
 class FilterModule:
-    def filters(self):
+    def filters(self) -> dict[str, Any]:
         return {"git_environment": git_environment}
