@@ -12,7 +12,7 @@ import pytest
 PIPELINE = Path(__file__).resolve().parents[2] / "module_utils/pipeline"
 FILES_A_ROOM = 14
 LINES_A_FILE = 450
-# The direct imports that a room may have beside its own files and base; docs/decisions.md explains the order.
+# The rooms that each room may import beside itself and base; docs/architecture.md draws them.
 IMPORTS = {
     "base": set(),
     "source": set(),
