@@ -2,8 +2,8 @@
 
 Rules:
 
-1. An option of several modules stands here once, as an argument dict, and once in ``plugins/doc_fragments`` under
-   the same name, as its documentation. A module takes it as ``{**SIGNER, **REPOSITORY, ...}`` and
+1. An option that several modules have stands here once, as an argument dict, and once in ``plugins/doc_fragments``
+   under the same name, as its documentation. A module takes it as ``{**SIGNER, **REPOSITORY, ...}`` and
    ``extends_documentation_fragment: [signer, repository]``; a unit test holds the two against each other.
 2. A module is its documentation, ``ARGUMENT_SPEC``, a ``work(module)`` of numbered steps that returns the module's
    result, and a ``main`` that calls ``run(work, ARGUMENT_SPEC)``. Logic lives in ``pipeline``.

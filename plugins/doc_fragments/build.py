@@ -1,4 +1,4 @@
-"""The options that say what a builder compiles, and with what."""
+"""The options that describe a build."""
 
 
 class ModuleDocFragment:
@@ -37,7 +37,7 @@ options:
     type: int
     default: 0
   low_memory:
-    description: Run one compiler at a time, nvcc included, whatever O(jobs) says.
+    description: Run one compiler at a time, nvcc included, regardless of O(jobs).
     type: bool
     default: false
   cache:

@@ -126,4 +126,4 @@ def test_a_build(builder: Builder, capsys: pytest.CaptureFixture[str]) -> None:
         for name, seconds, beside in rows:
             print(f"{name:40}{seconds:9.2f}  {beside}")
         planned = clean.artifact.planned_memory
-        print(f"{'memory':40}{'':9}  {peak / planned:.2f} of what was planned, {planned >> 30} GiB")
+        print(f"{'memory':40}{'':9}  {peak / planned:.2f} of the plan, {planned >> 30} GiB")

@@ -104,7 +104,7 @@ name = "offline-twig"
 version = "0.1.0"
 source = "git+https://git.invalid/group/twig.git?rev={twig}#{twig}"
 """
-# What cudaforge 0.1.4 does before it would clone (src/dependency.rs).
+# cudaforge 0.1.4's check before it clones (src/dependency.rs).
 FORGE = """\
 pub struct KernelBuilder;
 impl KernelBuilder {

@@ -107,7 +107,7 @@ def test_a_wrong_archive_installs_nothing_and_keeps_the_installed_release(
     dist = publish("1.94.0" if wrong == "release" else "1.95.0")
     archive = next((tmp_path / "dist").glob("cargo-*"))
     if wrong in {"bytes", "no archive"}:
-        archive.write_bytes(b"not what was pinned")
+        archive.write_bytes(b"other bytes")
     changes = {
         "bytes": {"pins": dist.pins + "#"},
         "nowhere": {"url": "file:///nonexistent"},

@@ -33,7 +33,7 @@ from .fetch import fetch, packages
 from .inputs import REMAP, Build, build_argv, environment
 from .report_data import Level, Observed, build_report
 
-# What a package wants beside the binary, by its name in upstream's tree.
+# Files of upstream's tree that a package contains beside the binary.
 _COMPANIONS = ("LICENSE", "chat_templates")
 
 
@@ -59,7 +59,7 @@ def make(
 ) -> Artifact:
     """Move the checkout, fetch, compile and collect.
 
-    Output and progress are added to ``log``; the report lies beside it. ``warn`` gets the warnings of a successful
+    Output and progress are added to ``log``; the report is beside it. ``warn`` gets the warnings of a successful
     build. ``alive`` and ``lease`` stop a build whose controller is gone (Cargo).
     """
     for folder in (build.target, build.root / "home", build.root / "cargo", log.parent):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 _PROGRESS = re.compile(r"Building \[[=> ]*\] (?P<done>\d+)/(?P<total>\d+)(?:: (?P<crates>.*))?")
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
-STANDS = 30.0
+LONG_UNIT = 30.0
 """The fewest seconds without a finished unit after which a line shows how long the current one runs."""
 
 
@@ -34,7 +34,7 @@ class Progress:
         """
         line = f"[{flavour}] {self.done}/{self.total} {self.crate or 'finishing'}, {clock(seconds)}"
         left = seconds / max(self.done, 1) * (self.total - self.done)
-        if standing >= max(left, STANDS):
+        if standing >= max(left, LONG_UNIT):
             return f"{line}, running for {clock(standing)}"
         # The first tenth of the units is too cheap to estimate the rest.
         estimate = self.done * 10 >= self.total and self.done < self.total

@@ -32,7 +32,7 @@ _NAME = re.compile(r"(?P<flavour>.+)-[^-]+-(?P<time>\d{8}T\d{6}Z)\.(?:log|json|h
 _CUDA = ("CUDA", "CUDA (Device code)", "PTX", "CUBIN")
 
 
-# ---------------------------------------------------------------- what fell
+# ---------------------------------------------------------------- fewer cache hits
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,7 @@ def _facts(report: BuildReport) -> list[tuple[str, str]]:
         ("CUDA", artifact.cuda),
         ("host compiler", report.host_compiler),
         ("Cargo.lock", "used as it is" if artifact.locked else "stale: cargo changed it"),
-        ("upstream's crates", "compiled incrementally" if artifact.incremental else "compiled whole, as for a release"),
+        ("incremental", "yes" if artifact.incremental else "no"),
         ("SHA-256", artifact.sha256),
         ("inputs", artifact.inputs),
         ("artifact", artifact.folder),
