@@ -265,7 +265,7 @@ def configured(folder: Path, **row: object) -> Any:
 
 def test_what_a_configuration_leaves_out(tmp_path: Path) -> None:
     config = configured(tmp_path)
-    assert config.channels == {"stable": ChannelRow("fedora/43/x86_64", snapshots=50, days=90, grace_hours=48)}
+    assert config.channels == {"stable": ChannelRow("fedora/43/x86_64", snapshots=50, days=180, grace_hours=48)}
     assert (config.reserve, config.incoming) == (1 << 30, 20 << 30)
     assert configured(tmp_path, days=0).channels["stable"].days == 0
 
