@@ -336,7 +336,7 @@ def test_a_ref_that_will_not_do(warm, options, message):
 @pytest.mark.parametrize("below", [".", "none", "clone/mistralrs-core"])
 def test_a_source_that_is_no_repository(warm, below):
     """A folder below a checkout is none either: which one is meant is not guessed."""
-    with pytest.raises(PipelineError, match=r"source is no git repository.*Name the top folder of a checkout"):
+    with pytest.raises(PipelineError, match=r"source is no readable git repository.*Name the top folder of a checkout"):
         warm.resolve(warm.folder / below)
     assert not (warm.folder / "packs").exists()
 
@@ -419,12 +419,12 @@ def test_a_commit_of_a_branch_is_had_also_from_a_server_that_gives_none_by_its_i
     assert checkout.current_commit(desk.builder) == commit
 
 
-def test_a_commit_on_no_branch_is_had_by_all_of_its_id_alone(desk, stand_in):
+def test_a_commit_on_no_branch_needs_its_whole_id(desk, stand_in):
     before = git("rev-parse", "master", repository=desk.upstream).strip()
     commit = stand_in.add_commit(desk.upstream, "thrown away", {LIMITS: "// x\n"})
     git("update-ref", "refs/heads/master", before, repository=desk.upstream)
     mirror = desk.folder / "mirror.git"
-    with pytest.raises(PipelineError, match=f"upstream has no commit {commit[:9]}.*by all 40 digits"):
+    with pytest.raises(PipelineError, match=f"upstream has no commit {commit[:9]}.*needs all 40 digits"):
         resolve_commit(desk.url, mirror, commit[:9])
     source, branches = resolve_commit(desk.url, mirror, commit)
     assert (source.commit, branches) == (commit, [])
