@@ -206,6 +206,15 @@ class Artifact(Record):
         return sum(count.misses for count in self.cache)
 
 
+COMMIT_CAPABILITY = "mistralrs(commit)"
+"""What a package Provides, with upstream's commit as its version."""
+
+
+def nevra(name: str, version: str, release: str, arch: str) -> str:
+    """A package's name-version-release.arch; its file name is this with ".rpm"."""
+    return f"{name}-{version}-{release}.{arch}"
+
+
 @dataclass(frozen=True)
 class Package(Record):
     """An RPM: one that a step made (``path`` is a file), or a published one (``path`` is its file name).
@@ -225,7 +234,7 @@ class Package(Record):
 
     @property
     def nevra(self) -> str:
-        return f"{self.name}-{self.version}-{self.release}.{self.arch}"
+        return nevra(self.name, self.version, self.release, self.arch)
 
     @property
     def filename(self) -> str:

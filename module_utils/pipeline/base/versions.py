@@ -12,6 +12,7 @@ Rules (from upstream's tags v0.7.0 to v0.9.2; the tests check the order with rpm
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import re
 from collections.abc import Iterable
@@ -92,6 +93,14 @@ def rpm_order(left: str, right: str) -> int:
         if a != b and not a.isdigit():
             return 1 if a > b else -1
     return 0
+
+
+def _build_order(left: tuple[str, str], right: tuple[str, str]) -> int:
+    return rpm_order(left[0], right[0]) or rpm_order(left[1], right[1])
+
+
+by_build = functools.cmp_to_key(_build_order)
+"""The sort key of a build, a version with its release, in rpm's order."""
 
 
 def _pieces(version: str) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..base.errors import PipelineError
-from ..base.records import Flavour, Package, Source
+from ..base.records import Flavour, Package, Source, nevra
 from ..base.versions import rpm_order
 
 ALL = "all"
@@ -73,10 +73,10 @@ def plan(
         present += exact
         if exact:
             continue
-        nevra = f"{flavour.package_name}-{source.rpm_version}-{package_release}{dist}.{arch}"
-        if f"{nevra}.rpm" in yanked:
+        name = nevra(flavour.package_name, source.rpm_version, f"{package_release}{dist}", arch)
+        if f"{name}.rpm" in yanked:
             raise PipelineError(
-                f"{nevra} was yanked from this repository, and is never published again",
+                f"{name} was yanked from this repository, and is never published again",
                 source.url,
                 "To build it again, raise package_release",
             )
