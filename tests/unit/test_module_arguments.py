@@ -17,26 +17,15 @@ MODULES = sorted(path.stem for path in (PROJECT / "library").glob("*.py"))
 UNCONVERTED = {
     "binary_audit",
     "builder_artifacts",
-    "builder_check",
-    "builder_checkout",
-    "cargo_build",
     "client_proof",
-    "compile_cache",
-    "cuda_toolkit",
-    "dev_source",
-    "doctor_report",
-    "flavour_spread",
     "gitea_runner_registration",
     "loopback_site",
     "mistralrs_health",
     "mistralrs_instances",
     "nvidia_gpu",
     "python_program",
-    "reproduced_build",
     "rpm_package",
-    "rust_toolchain",
     "site_certificate",
-    "upstream_source",
 }
 
 
