@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from pipeline.base.text import SNAPSHOT_ID, ago, clock, day, last_words, moment, size, without_account
+from pipeline.base.text import SNAPSHOT_ID, ago, day, last_words, moment, size, without_account
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,6 @@ def test_times_and_sizes():
         "3 h ago",
         "12 days ago",
     ]
-    assert (clock(190), clock(3723)) == ("3:10", "1:02:03")
     assert (size(2e5), size(1.34e9)) == ("0.2 MB", "1.3 GB")
 
 
