@@ -60,7 +60,7 @@ def find(name: str, folder: Path, default: str | None) -> str:
         return found or str(default)
     raise AnsibleLookupError(
         f"There is no secret {name}: no file {file} with something in it, and no environment variable {variable}. "
-        f"Make the file (mode 0600), set the variable, or set what asks for it from a vault (docs/variables.md, Secrets)"
+        f"Make the file (mode 0600), set the variable, or set what asks for it from a vault: docs/variables.md, Secrets"
     )
 
 
