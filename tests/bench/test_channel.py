@@ -189,7 +189,7 @@ class Bench:
     def commit(self) -> dict[str, float]:
         """The last step alone: what is staged becomes the head."""
         transaction, parent = str(self.signer("hold")["said"]).split()
-        words = [AGENT, "--config", self.site.folder / "publisher.json", "--rsh", "local"]
+        words = [*AGENT, "--config", self.site.folder / "publisher.json", "--rsh", "local"]
         cost = measured(*words, "commit", "stable", transaction, "--parent", parent)
         assert self.site.channel.head() != self.start
         return cost

@@ -181,7 +181,7 @@ def test_space_that_is_kept_for_others(small: tuple[Site, Path]) -> None:
 
 def test_a_disk_that_is_read_only(small: tuple[Site, Path], plots: dict[str, Plot]) -> None:
     site, image = small
-    package = plots["commit"].other
+    package = plots["publish"].other
     with mounted(image, site.root):
         before, head = site.served(), site.agent.head("stable")
         subprocess.run(["mount", "-o", "remount,ro", site.root], check=True)
@@ -232,7 +232,7 @@ def test_a_large_package_is_not_sent_again(plots: dict[str, Plot], sizes: Sizes,
     """Neither when the line broke, nor when somebody else was first."""
     site = twin(plots["prune"].site, tmp_path / "site", reserve_mib=0)
     size = sizes.large_mib << 20
-    package, others = large(site, size), plots["commit"].other
+    package, others = large(site, size), plots["publish"].other
     with sshd(tmp_path / "sshd", site) as ssh:
         with Line(ssh.port, cut=size // 10 * 9) as line, pytest.raises(PipelineError, match="repo host failed"):
             replace(site.engine, agent=ssh.publisher(line.port)).add([package], reason="cut off")

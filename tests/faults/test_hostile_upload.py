@@ -81,7 +81,7 @@ class Attack:
         )
 
     def refuses(self, transaction: Transaction, message: str, *, parent: str | None = None) -> None:
-        """Neither stage nor commit takes it; ``parent`` is what the attacker says that it is."""
+        """Neither stage nor publish accepts it; ``parent`` is the parent that the attacker claims."""
         self.publisher.upload(transaction)
         record = transaction.snapshot
         said = replace(transaction, snapshot=replace(record, parent=record.parent if parent is None else parent))
@@ -237,7 +237,7 @@ def test_an_upload_of_another_shape(attack: Attack, tmp_path: Path, what: str) -
     # Everybody else goes on as before.
     for text in ("head stable", "status stable", "prune stable --dry-run"):
         assert attack.say(text).returncode == 0
-    for verb in ("stage", "commit"):
+    for verb in ("stage", "publish"):
         done = attack.say(f"{verb} stable {TX} --parent {attack.head.id}")
         assert done.returncode == 1
         assert json.loads(done.stderr)["error"]
@@ -290,7 +290,7 @@ def test_somebody_who_never_ends_his_upload(own: Attack) -> None:
         try:
             assert silent.stdout.read(1)
             assert own.engine.add([own.honest], reason="meanwhile").changed
-            assert own.say(f"commit stable {TX} --parent {own.head.id}").returncode == 4
+            assert own.say(f"publish stable {TX} --parent {own.head.id}").returncode == 4
             for text in ("prune stable", "verify stable", "status stable"):
                 assert own.say(text).returncode == 0
         finally:

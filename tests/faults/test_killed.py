@@ -69,7 +69,7 @@ def test_the_signer(plots: dict[str, Plot], sizes: Sizes, tmp_path: Path) -> Non
 
 def test_the_agent_while_it_receives(plots: dict[str, Plot], tmp_path: Path) -> None:
     """Its rsync ends with the connection, and till then nobody takes the upload for complete."""
-    plot = plots["commit"]
+    plot = plots["publish"]
     site = twin(plot.site, tmp_path / "site")
     before = site.served()
     transaction = plot.words.split()[2]

@@ -63,7 +63,7 @@ def test_what_was_answered_stays(plots: dict[str, Plot], tmp_path: Path, name: s
 
 def test_this_can_tell(plots: dict[str, Plot], tmp_path: Path) -> None:
     """Where fsync does nothing, the answer is given and the snapshot is gone."""
-    plot = plots["commit"]
+    plot = plots["publish"]
     site, image = on_disk(plot, tmp_path / "site")
     calls = ["fsync", "fdatasync"]
     with mounted(image, site.root):

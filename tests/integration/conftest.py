@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from pipeline.base.records import Snapshot, Transaction
-from pipeline.toolchain.cuda import Toolkit, Wheels
 from support.channel_maker import Key, Maker, make_package
-from support.publisher_host import PROGRAM, Host, copy_of
+from pipeline.toolchain.cuda import Toolkit, Wheels
+from pipeline.base.records import Snapshot, Transaction
+from support.publisher_host import Host, copy_of
 
 
 @pytest.fixture(scope="session")
@@ -67,16 +65,6 @@ def maker(keys: dict[str, Key], tmp_path: Path) -> Maker:
 def second(maker: Maker, rpms: dict[str, Path], first: Snapshot) -> Transaction:
     """1.1 is added to 1.0."""
     return maker.compose([rpms["1.0"], rpms["1.1"]], parent=first, before=[rpms["1.0"]])
-
-
-@pytest.fixture(scope="session")
-def agent() -> ModuleType:
-    sys.dont_write_bytecode = True
-    loader = SourceFileLoader("mistralrs_publisher", str(PROGRAM))
-    module = ModuleType(loader.name)
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

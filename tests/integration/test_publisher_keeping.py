@@ -98,7 +98,7 @@ def test_a_yanked_package_leaves_the_pool_and_its_name_does_not_come_back(chain:
     refused(host, again, "a package was yanked, and its name is never published again")
     forgetful = chain.next(["1.1", "1.2"], before=["1.2"], yanked=())
     host.publisher.upload(forgetful)
-    refused(host, forgetful, "snapshot.json does not go on with its parent's list of yanked packages")
+    refused(host, forgetful, "snapshot.json does not extend its parent's list of yanked packages")
     # The next snapshot knows it still; an older one can be gone back to, but for that package.
     chain.snapshots.append(host.publish(chain.next(["1.0", "1.2"], before=["1.2"])))
     assert chain.snapshots[-1].yanked == (name,)
@@ -113,10 +113,10 @@ def test_a_package_that_only_old_snapshots_have_is_yanked(chain: Chain) -> None:
 @pytest.mark.parametrize(
     ("yanked", "message"),
     [
-        (("mistralrs-ada-7-1.noarch.rpm",), "snapshot.json yanks what this channel never had"),
-        (("../../../../mirrorlist",), "snapshot.json yanks what this channel never had"),
+        (("mistralrs-ada-7-1.noarch.rpm",), "snapshot.json yanks a package that this channel never had"),
+        (("../../../../mirrorlist",), "snapshot.json yanks a package that this channel never had"),
         (("mistralrs-ada-1.2-1.noarch.rpm",), "a package was yanked, and its name is never published again"),
-        (("mistralrs-ada-1.1-1.noarch.rpm",) * 2, "snapshot.json does not go on with its parent's list"),
+        (("mistralrs-ada-1.1-1.noarch.rpm",) * 2, "snapshot.json does not extend its parent's list"),
     ],
 )
 def test_what_is_not_yanked(chain: Chain, yanked: tuple[str, ...], message: str) -> None:
@@ -125,7 +125,7 @@ def test_what_is_not_yanked(chain: Chain, yanked: tuple[str, ...], message: str)
     refused(chain.host, transaction, message)
 
 
-def test_a_staged_yank_takes_nothing_away_before_its_commit(chain: Chain) -> None:
+def test_a_staged_yank_removes_nothing_before_it_is_published(chain: Chain) -> None:
     name = chain.rpms["1.1"].name
     transaction = chain.next(["1.2"], before=["1.1", "1.2"], yanked=(name,))
     chain.host.publisher.upload(transaction)

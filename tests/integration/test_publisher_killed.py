@@ -12,18 +12,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from pipeline.base.records import Snapshot, Transaction
 from support.channel_maker import Maker
+from pipeline.base.records import Snapshot, Transaction
+from publisher_agent import command_line, publish
 from support.publisher_host import Host, copy_of
 
 CHANGES = ("os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree")
 
 
-def served(agent: ModuleType, host: Host, command: str, step: int = 0) -> int:
+def served(host: Host, command: str, step: int = 0) -> int:
     """One command in a process that is killed before its ``step``-th change; the process's wait status."""
     child = os.fork()
     if child:
@@ -43,7 +43,7 @@ def served(agent: ModuleType, host: Host, command: str, step: int = 0) -> int:
     with suppress(BaseException):
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
         sys.addaudithook(count)
-        os._exit(agent.main(["--config", str(host.config), "--rsh", "local", command]))
+        os._exit(command_line.main(["--config", str(host.config), "--rsh", "local", command]))
     os._exit(9)
 
 
@@ -89,7 +89,7 @@ def trial(
 ) -> Trial:
     def uploaded() -> Trial:
         host.publisher.upload(second)
-        return Trial(host, f"commit stable {second.id} --parent {first.id}", first.id, second.snapshot.id)
+        return Trial(host, f"publish stable {second.id} --parent {first.id}", first.id, second.snapshot.id)
 
     def staged() -> Trial:
         trial = uploaded()
@@ -100,7 +100,7 @@ def trial(
         name = rpms["1.0"].name
         transaction = maker.compose([rpms["1.1"]], parent=first, before=[rpms["1.0"]], yanked=(name,))
         host.publisher.upload(transaction)
-        return Trial(host, f"commit stable {transaction.id} --parent {first.id}", first.id, transaction.snapshot.id)
+        return Trial(host, f"publish stable {transaction.id} --parent {first.id}", first.id, transaction.snapshot.id)
 
     def replacing() -> Trial:
         staged()
@@ -127,10 +127,10 @@ def trial(
         return Trial(pruned, "prune stable", snapshot.id, snapshot.id)
 
     plots: dict[str, Callable[[], Trial]] = {
-        "commit": uploaded,
-        "commit of what is staged": staged,
-        "commit that yanks": yanking,
-        "commit beside another": beside,
+        "publish": uploaded,
+        "publish of what is staged": staged,
+        "publish that yanks": yanking,
+        "publish beside another": beside,
         "stage": lambda: replace(uploaded(), command=f"stage stable {second.id} --parent {first.id}", new=first.id),
         "stage in the place of another": replacing,
         "drop": lambda: replace(staged(), command=f"drop stable {second.id}", new=first.id),
@@ -142,10 +142,10 @@ def trial(
 @pytest.mark.parametrize(
     "trial",
     [
-        "commit",
-        "commit of what is staged",
-        "commit that yanks",
-        "commit beside another",
+        "publish",
+        "publish of what is staged",
+        "publish that yanks",
+        "publish beside another",
         "stage",
         "stage in the place of another",
         "drop",
@@ -153,26 +153,26 @@ def trial(
     ],
     indirect=True,
 )
-def test_at_every_step(agent: ModuleType, trial: Trial, tmp_path: Path) -> None:
+def test_at_every_step(trial: Trial, tmp_path: Path) -> None:
     whole = copied(trial.host, tmp_path / "whole")
-    assert served(agent, whole, trial.command) == 0
+    assert served(whole, trial.command) == 0
     assert consistent(whole) == trial.new
     new = settled(whole)
     seen, step, status = [], 0, 9
     while status:
         step += 1
         victim = copied(trial.host, tmp_path / "victim")
-        status = served(agent, victim, trial.command, step)
+        status = served(victim, trial.command, step)
         assert status in (0, signal.SIGKILL), "the command failed before its step"
         seen.append(consistent(victim))
         # Any call clears up: nothing is there by half, and no head was changed by that.
-        assert served(agent, victim, "head stable") == 0
+        assert served(victim, "head stable") == 0
         assert consistent(victim) == seen[-1]
         ids = {json.loads(path.read_text())["snapshot"] for path in (victim.state / "staged").iterdir()}
         assert seen[-1] not in ids
         assert all((victim.stable / "snapshots" / id_).is_dir() for id_ in ids)
         # Asked again it ends as if it had never been killed.
-        assert served(agent, victim, trial.command) == 0
+        assert served(victim, trial.command) == 0
         assert consistent(victim) == trial.new
         assert settled(victim) == new
         shutil.rmtree(victim.folder)
@@ -199,7 +199,6 @@ def rest(host: Host) -> list[Path]:
 
 
 def test_a_disk_that_is_full(
-    agent: ModuleType,
     host: Host,
     second: Transaction,
     monkeypatch: pytest.MonkeyPatch,
@@ -211,10 +210,10 @@ def test_a_disk_that_is_full(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device", "staging")
 
-    words = ["--config", str(host.config), "--rsh", "local", "commit", "stable", second.id, "--parent"]
+    words = ["--config", str(host.config), "--rsh", "local", "publish", "stable", second.id, "--parent"]
     with monkeypatch.context() as patch:
-        patch.setattr(agent, "recent_metadata", full)
-        assert agent.main([*words, second.snapshot.parent]) == 1
+        patch.setattr(publish, "recent_metadata", full)
+        assert command_line.main([*words, second.snapshot.parent]) == 1
     said = json.loads(capfd.readouterr().err)
     assert said["error"] == "the repo host failed: No space left on device"
     assert "then repeat the same command" in said["remedy"]

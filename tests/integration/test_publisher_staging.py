@@ -8,13 +8,13 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from pipeline.base.errors import PipelineError
-from pipeline.base.records import Snapshot, Transaction, sha256_file
-from pipeline.channel.agent_client import ParentMoved
 from support.channel_maker import Maker
+from pipeline.base.errors import PipelineError
+from pipeline.channel.agent_client import ParentMoved
+from pipeline.base.records import Snapshot, Transaction, sha256_file
+from publisher_agent import command_line, staged
 from support.publisher_host import Host
 
 
@@ -98,7 +98,7 @@ def test_another_snapshot_of_a_transaction_replaces_the_staged(
     assert not old.exists()
     assert readable(new)
     assert pool(host) == ["1.0", "1.1", "1.2"]
-    # ... and a commit takes what was uploaded last, staged or not.
+    # ... and publish takes what was uploaded last, staged or not.
     host.publish(second)
     assert not new.exists()
     assert pool(host) == ["1.0", "1.1"]
@@ -271,7 +271,7 @@ def test_what_is_abandoned_is_taken_back_after_two_days(
     assert readable(folder)
     entry.write_text(json.dumps(old | {"time": old["time"] - 2 * 86400 - 100}))
     assert host.publisher.head("stable") == first.id
-    assert readable(folder), "it can be committed until somebody clears up"
+    assert readable(folder), "it can be published until it is removed as abandoned"
     host.publisher.commit(rival)
     assert not folder.exists()
     assert not entry.exists()
@@ -307,22 +307,21 @@ def test_many_stage_and_commit_at_once(host: Host, second: Transaction, rival: T
 
 
 def test_a_channel_that_stays_busy(
-    agent: ModuleType,
     host: Host,
     second: Transaction,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     host.publisher.upload(second)
-    monkeypatch.setattr(agent, "LOCK_WAIT", 0)
+    monkeypatch.setattr(staged, "LOCK_WAIT", 0)
     words = ["--config", str(host.config), "--rsh", "local"]
     with (host.state / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for verb in ("stage", "commit"):
-            assert agent.main([*words, verb, "stable", second.id, "--parent", second.snapshot.parent]) == 4
-        assert agent.main([*words, "prune", "stable"]) == 4
-        assert agent.main([*words, "drop", "stable", second.id]) == 4
-        assert agent.main([*words, "head", "stable"]) == 0
-        assert agent.main([*words, "status", "stable"]) == 0
+        for verb in ("stage", "publish"):
+            assert command_line.main([*words, verb, "stable", second.id, "--parent", second.snapshot.parent]) == 4
+        assert command_line.main([*words, "prune", "stable"]) == 4
+        assert command_line.main([*words, "drop", "stable", second.id]) == 4
+        assert command_line.main([*words, "head", "stable"]) == 0
+        assert command_line.main([*words, "status", "stable"]) == 0
     for line in capfd.readouterr().err.splitlines():
         assert json.loads(line)["error"] == "another command has been running for 0 s"

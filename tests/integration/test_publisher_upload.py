@@ -7,12 +7,12 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.base.records import Snapshot, Transaction
 from pipeline.channel.agent_client import Busy
+from pipeline.base.records import Snapshot, Transaction
+from publisher_agent import command_line, staged
 from support.publisher_host import CHANNELS, Host, ssh
 
 # The commands
@@ -22,7 +22,7 @@ def test_a_forced_command(host: Host, first: Snapshot, second: Transaction) -> N
     said = json.loads(ssh(host, "head stable").stdout)
     assert (said["snapshot"], said["path"]) == (first.id, CHANNELS["stable"])
     host.publisher.upload(second)
-    done = ssh(host, f"commit stable {second.id} --parent {first.id}")
+    done = ssh(host, f"publish stable {second.id} --parent {first.id}")
     assert json.loads(done.stdout) == {"snapshot": second.snapshot.id}
     assert "192.0.2.7" in (host.state / "journal").read_text()
 
@@ -34,7 +34,7 @@ def test_a_forced_command(host: Host, first: Snapshot, second: Transaction) -> N
         ("sh -c id", 2, "this command is not allowed here"),
         ("head nightly", 2, "there is no channel nightly"),
         ("rsync --server --sender -re.iLsfxCIvu . stable/00000000/", 2, "this command is not allowed here"),
-        ("commit stable 00000000 --parent -", 3, "the head is"),
+        ("publish stable 00000000 --parent -", 3, "the head is"),
     ],
 )
 def test_refusals_over_ssh(host: Host, command: str, status: int, message: str) -> None:
@@ -80,7 +80,7 @@ def test_a_key_for_some_channels(host: Host, first: Snapshot) -> None:
     done = ssh(host, "head stable", "--only", "unstable")
     assert (done.returncode, done.stdout) == (2, "")
     said = json.loads(done.stderr)
-    assert "there is no channel stable for you" in said["error"]
+    assert "there is no channel stable for this key" in said["error"]
     assert said["remedy"] == "There are: unstable"
     both = ("--only", "unstable", "--only", "stable")
     assert json.loads(ssh(host, "head stable", *both).stdout)["snapshot"] == first.id
@@ -91,24 +91,24 @@ def test_every_command_is_written_down(host: Host, second: Transaction) -> None:
     log = host.root / ".publisher/log"
     log.unlink()
     host.publisher.upload(second)
-    for command in ("head stable", "id", f"commit stable {second.id} --parent -", f"drop stable {second.id}"):
+    for command in ("head stable", "id", f"publish stable {second.id} --parent -", f"drop stable {second.id}"):
         ssh(host, command)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["from"], line["command"].split()[0], line["status"]) for line in lines] == [
         ("here", "rsync", 0),
         ("192.0.2.7", "head", 0),
         ("192.0.2.7", "id", 2),
-        ("192.0.2.7", "commit", 3),
+        ("192.0.2.7", "publish", 3),
         ("192.0.2.7", "drop", 0),
     ]
     assert lines[2]["error"] == "this command is not allowed here"
-    # What is told as refused is what somebody did wrong; a moved head is nobody's fault.
+    # status lists mistakes of a caller; a moved head is none.
     assert [row["command"] for row in host.publisher.status("stable")["refusals"]] == ["id"]
 
 
 def test_the_name_of_a_key_is_in_the_log_and_in_the_journal(host: Host, first: Snapshot, second: Transaction) -> None:
     host.publisher.upload(second)
-    assert ssh(host, f"commit stable {second.id} --parent {first.id}", "--as", "signer").returncode == 0
+    assert ssh(host, f"publish stable {second.id} --parent {first.id}", "--as", "signer").returncode == 0
     for file in (host.root / ".publisher/log", host.state / "journal"):
         assert json.loads(file.read_text().splitlines()[-1])["who"].startswith("signer")
 
@@ -245,10 +245,8 @@ def test_too_many_uploads(host: Host, second: Transaction) -> None:
     host.publish(second)
 
 
-def test_uploads_that_nobody_commits_are_cleared(
-    agent: ModuleType, host: Host, second: Transaction, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_abandoned_uploads_are_removed(host: Host, second: Transaction, monkeypatch: pytest.MonkeyPatch) -> None:
     host.publisher.upload(second)
-    monkeypatch.setattr(agent, "ABANDONED", -1)
-    assert agent.main(["--config", str(host.config), "--rsh", "local", "drop stable another-transaction"]) == 0
+    monkeypatch.setattr(staged, "ABANDONED", -1)
+    assert command_line.main(["--config", str(host.config), "--rsh", "local", "drop stable another-transaction"]) == 0
     assert not host.incoming(second).exists()

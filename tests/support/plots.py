@@ -42,7 +42,7 @@ class Plot:
     """The packages of the head when ``wanted`` and the publishing of ``other`` were done, by SHA-256."""
 
     def argv(self, site: Site) -> list[str]:
-        return [str(AGENT), "--config", str(site.folder / "publisher.json"), "--rsh", "local", self.words]
+        return [*AGENT, "--config", str(site.folder / "publisher.json"), "--rsh", "local", self.words]
 
     def say(self, site: Site) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.argv(site), capture_output=True, text=True, check=False)
@@ -136,7 +136,7 @@ def make_plots(folder: Path) -> dict[str, Plot]:
     begun = upload_only(empty, add)
     uploaded = twin(start, folder / "uploaded")
     upload = upload_only(uploaded, add)
-    commit = f"commit stable {upload.id} --parent {head}"
+    publish = f"publish stable {upload.id} --parent {head}"
     staged_site = twin(uploaded, folder / "staged")
     staged_site.agent.stage(upload)
     yanked_site = twin(start, folder / "yanked")
@@ -146,19 +146,19 @@ def make_plots(folder: Path) -> dict[str, Plot]:
     })  # fmt: skip
     new = upload.snapshot.id
     plots = [
-        plot("first", empty, f"commit stable {begun.id} --parent -", begun.snapshot.id, add, 3, 4, old=""),
+        plot("first", empty, f"publish stable {begun.id} --parent -", begun.snapshot.id, add, 3, 4, old=""),
         plot("stage", uploaded, f"stage stable {upload.id} --parent {head}", head, add, 1, 2, 3, 4),
-        plot("commit", uploaded, commit, new, add, 1, 2, 3, 4),
-        plot("commit of a staged", staged_site, commit, new, add, 1, 2, 3, 4),
+        plot("publish", uploaded, publish, new, add, 1, 2, 3, 4),
+        plot("publish of a staged", staged_site, publish, new, add, 1, 2, 3, 4),
         plot("drop of an upload", uploaded, f"drop stable {upload.id}", head, drop, 1, 2, 4),
         plot("drop of a staged", staged_site, f"drop stable {upload.id}", head, drop, 1, 2, 4),
-        plot("yank", yanked_site, f"commit stable {yanking.id} --parent {head}", yanking.snapshot.id, yank, 2, 4),
+        plot("yank", yanked_site, f"publish stable {yanking.id} --parent {head}", yanking.snapshot.id, yank, 2, 4),
         plot("prune", pruned, "prune stable", head, prune, 1, 2, 4),
     ]
     return {plot.name: plot for plot in plots}
 
 
-NAMES = ("first", "stage", "commit", "commit of a staged", "drop of an upload", "drop of a staged", "yank", "prune")
+NAMES = ("first", "stage", "publish", "publish of a staged", "drop of an upload", "drop of a staged", "yank", "prune")
 
 
 def each(points: Sequence[Place], trial: Callable[[int, Place], None]) -> None:

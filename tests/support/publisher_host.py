@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.records import Snapshot, Transaction
 from pipeline.channel.agent_client import Publisher
 
-PROGRAM = Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher"
+AGENT = [sys.executable, "-I", str(Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher")]
 CHANNELS = {"stable": "fedora/43/x86_64", "unstable": "fedora/43/x86_64/unstable"}
 
 
@@ -58,7 +59,7 @@ class Host:
 
     @property
     def publisher(self) -> Publisher:
-        return Publisher([str(PROGRAM), "--config", str(self.config), "--rsh"], "local")
+        return Publisher([*AGENT, "--config", str(self.config), "--rsh"], "local")
 
     def publish(self, transaction: Transaction) -> Snapshot:
         self.publisher.upload(transaction)
@@ -100,9 +101,9 @@ def refused(host: Host, transaction: Transaction, message: str) -> None:
 
 
 def ssh(host: Host, command: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Say a command as sshd would, for a key whose forced command has these options."""
+    """Run a command as sshd does, for a key whose forced command has these options."""
     return subprocess.run(
-        [PROGRAM, "--config", host.config, "--ssh", *options],
+        [*AGENT, "--config", host.config, "--ssh", *options],
         env={**os.environ, "SSH_ORIGINAL_COMMAND": command, "SSH_CONNECTION": "192.0.2.7 1 192.0.2.1 22"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

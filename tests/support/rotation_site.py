@@ -92,7 +92,7 @@ class Operator:
         return Channel(str(self.web.root / CHANNELS[name]["path"]), self.public)
 
     def engine(self, name: str = "stable") -> Engine:
-        agent = Publisher([str(AGENT), "--config", str(self.folder / "publisher.json"), "--rsh"], "local")
+        agent = Publisher([*AGENT, "--config", str(self.folder / "publisher.json"), "--rsh"], "local")
         return Engine(name, self.channel(name), agent, self.signer, self.folder / "signer")
 
     def signs(self) -> keyring.SigningKey:

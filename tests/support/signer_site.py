@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.channel.reader import Channel
 from pipeline.sign import keyring
 from pipeline.sign.rpm_signature import sign_package
 
-AGENT = Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher"
+AGENT = [sys.executable, "-I", str(Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher")]
 STABLE = "fedora/43/x86_64"
 COMMIT = "0123456789" * 4
 SPEC = """
@@ -137,7 +138,7 @@ class Site:
 
     @property
     def agent(self) -> Publisher:
-        return Publisher([str(AGENT), "--config", str(self.folder / "publisher.json"), "--rsh"], "local")
+        return Publisher([*AGENT, "--config", str(self.folder / "publisher.json"), "--rsh"], "local")
 
     @property
     def channel(self) -> Channel:

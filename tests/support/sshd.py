@@ -91,7 +91,7 @@ def sshd(folder: Path, site: Site, *only: str) -> Iterator[Ssh]:
     folder.mkdir()
     for name in ("host_key", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    command = [str(AGENT), "--config", str(site.folder / "publisher.json"), "--ssh"]
+    command = [*AGENT, "--config", str(site.folder / "publisher.json"), "--ssh"]
     command += [word for channel in only for word in ("--only", channel)]
     key = (folder / "key.pub").read_text()
     (folder / "authorized_keys").write_text(f'restrict,command="{shlex.join(command)}" {key}')

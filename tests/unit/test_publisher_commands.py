@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.base.run import CommandFailed
 from pipeline.channel.agent_client import Busy, ParentMoved, Publisher
+from pipeline.base.run import CommandFailed
+from publisher_agent import examine
+from publisher_agent.command import Command, parse
+from publisher_agent.examine import changed_packages, check_layout
+from publisher_agent.host import ChannelRow, Config
+from publisher_agent.metadata import ListedFile, ParentSnapshot, parse_package, parse_primary
+from publisher_agent.refusal import Refused, UsageError
 
-PROGRAM = Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher"
 TX = "stable-20261121-0001"
 ID = "20261121T105321Z-e3814494"
 
 
-@pytest.fixture(scope="module")
-def agent() -> ModuleType:
-    sys.dont_write_bytecode = True
-    loader = SourceFileLoader("mistralrs_publisher", str(PROGRAM))
-    module = ModuleType(loader.name)
-    sys.modules[loader.name] = module  # dataclasses look their module up
-    loader.exec_module(module)
-    return module
-
-
-def test_the_commands(agent: ModuleType) -> None:
+def test_the_commands() -> None:
     for verb in ("head", "prune", "verify", "status"):
-        assert agent.parse(f"{verb} stable") == agent.Command(verb, "stable")
-    for verb in ("stage", "commit"):
-        assert agent.parse(f"{verb} stable {TX} --parent {ID}") == agent.Command(verb, "stable", TX, ID)
-        assert agent.parse(f"{verb} unstable {TX} --parent -") == agent.Command(verb, "unstable", TX, "")
-    assert agent.parse(f"drop stable {TX}") == agent.Command("drop", "stable", TX)
-    assert agent.parse("prune stable --dry-run") == agent.Command("prune", "stable", dry_run=True)
+        assert parse(f"{verb} stable") == Command(verb, "stable")
+    for verb in ("stage", "publish"):
+        assert parse(f"{verb} stable {TX} --parent {ID}") == Command(verb, "stable", TX, ID)
+        assert parse(f"{verb} unstable {TX} --parent -") == Command(verb, "unstable", TX, "")
+    assert parse(f"drop stable {TX}") == Command("drop", "stable", TX)
+    assert parse("prune stable --dry-run") == Command("prune", "stable", dry_run=True)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +40,9 @@ def test_the_commands(agent: ModuleType) -> None:
         ["-tre31.14iLsfxC", "--partial"],  # a pre-release
     ],
 )
-def test_what_rsync_sends(agent: ModuleType, flags: list[str]) -> None:
+def test_what_rsync_sends(flags: list[str]) -> None:
     command = f"rsync --server {' '.join(flags)} . stable/{TX}/"
-    assert agent.parse(command) == agent.Command("rsync", "stable", TX, flags=tuple(flags))
+    assert parse(command) == Command("rsync", "stable", TX, flags=tuple(flags))
 
 
 @pytest.mark.parametrize(
@@ -66,14 +58,14 @@ def test_what_rsync_sends(agent: ModuleType, flags: list[str]) -> None:
         "head .publisher",
         "head 'stable",
         "HEAD stable",
-        f"commit stable {TX}",
-        f"commit stable {TX} --parent ..",
-        f"commit stable {TX} --parent {ID}/..",
-        f"commit stable ../{TX} --parent -",
-        f"commit stable {TX} --parent - --force",
-        "commit stable short --parent -",
-        "commit stable '' --parent -",
-        f"commit stable {TX} --parent ''",
+        f"publish stable {TX}",
+        f"publish stable {TX} --parent ..",
+        f"publish stable {TX} --parent {ID}/..",
+        f"publish stable ../{TX} --parent -",
+        f"publish stable {TX} --parent - --force",
+        "publish stable short --parent -",
+        "publish stable '' --parent -",
+        f"publish stable {TX} --parent ''",
         f"stage stable {TX}",
         f"stage ../stable {TX} --parent -",
         "drop stable",
@@ -86,7 +78,7 @@ def test_what_rsync_sends(agent: ModuleType, flags: list[str]) -> None:
         "prune --dry-run",
         "verify stable --dry-run",
         "status",
-        f"commit stable '{TX}\n' --parent -",
+        f"publish stable '{TX}\n' --parent -",
         f"rsync --server --sender -tre.iLsfxCIvu . stable/{TX}/",
         f"rsync --server -tre.iLsfxCIvu --sender . stable/{TX}/",
         f"rsync --server -stre.iLsfxCIvu . stable/{TX}/",  # secluded arguments come by the pipe
@@ -115,9 +107,9 @@ def test_what_rsync_sends(agent: ModuleType, flags: list[str]) -> None:
         "/usr/lib/openssh/sftp-server",
     ],
 )
-def test_everything_else_is_refused(agent: ModuleType, command: str) -> None:
-    with pytest.raises(agent.UsageError, match="this command is not allowed here") as refused:
-        agent.parse(command)
+def test_everything_else_is_refused(command: str) -> None:
+    with pytest.raises(UsageError, match="this command is not allowed here") as refused:
+        parse(command)
     assert refused.value.status == 2
     assert "no shell and no reading" in refused.value.remedy
 
@@ -133,9 +125,9 @@ FIXED = {
 PACKAGE = "Packages/mistralrs-ada-0.8.4~rc4-1.fc43.x86_64.rpm"
 
 
-def test_the_layout_of_an_upload(agent: ModuleType) -> None:
-    agent.check_layout({**FIXED, **METADATA, PACKAGE: 250 << 20})
-    agent.check_layout({**FIXED, **METADATA})
+def test_the_layout_of_an_upload() -> None:
+    check_layout({**FIXED, **METADATA, PACKAGE: 250 << 20})
+    check_layout({**FIXED, **METADATA})
 
 
 @pytest.mark.parametrize(
@@ -153,15 +145,15 @@ def test_the_layout_of_an_upload(agent: ModuleType) -> None:
         ({f"snapshot/repodata/{'b' * 64}-other.xml.gz": 300 << 20}, "too large"),
     ],
 )
-def test_what_an_upload_may_not_hold(agent: ModuleType, extra: dict[str, int], message: str) -> None:
-    with pytest.raises(agent.Refused, match=message):
-        agent.check_layout({**FIXED, **METADATA, **extra})
+def test_what_an_upload_may_not_hold(extra: dict[str, int], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        check_layout({**FIXED, **METADATA, **extra})
 
 
 @pytest.mark.parametrize("name", list(FIXED))
-def test_what_an_upload_must_hold(agent: ModuleType, name: str) -> None:
-    with pytest.raises(agent.Refused, match="incomplete") as refused:
-        agent.check_layout({path: size for path, size in (FIXED | METADATA).items() if path != name})
+def test_what_an_upload_must_hold(name: str) -> None:
+    with pytest.raises(Refused, match="incomplete") as refused:
+        check_layout({path: size for path, size in (FIXED | METADATA).items() if path != name})
     assert refused.value.where == name
 
 
@@ -191,10 +183,10 @@ def primary(folder: Path, text: bytes) -> Path:
 
 
 @pytest.mark.parametrize("names", [[], ["a"], ["a", "b", "c"]])
-def test_primary_metadata_is_cut_into_packages(agent: ModuleType, tmp_path: Path, names: list[str]) -> None:
+def test_primary_metadata_is_cut_into_packages(tmp_path: Path, names: list[str]) -> None:
     text = HEAD % len(names) + b"".join(map(package, names)) + b"</metadata>"
-    texts = agent.parse_primary(primary(tmp_path, text))
-    assert dict(map(agent.parse_package, texts)) == {f"{name}-1-1.noarch.rpm": agent.Listed(name, 7) for name in names}
+    texts = parse_primary(primary(tmp_path, text))
+    assert dict(map(parse_package, texts)) == {f"{name}-1-1.noarch.rpm": ListedFile(name, 7) for name in names}
 
 
 @pytest.mark.parametrize(
@@ -212,9 +204,9 @@ def test_primary_metadata_is_cut_into_packages(agent: ModuleType, tmp_path: Path
         (HEAD % 1).replace(b"UTF-8", b"UTF-7") + package("a") + b"</metadata>",
     ],
 )
-def test_primary_metadata_of_another_shape(agent: ModuleType, tmp_path: Path, text: bytes) -> None:
-    with pytest.raises(agent.Refused, match="the primary metadata is not fit for this channel"):
-        agent.parse_primary(primary(tmp_path, text))
+def test_primary_metadata_of_another_shape(tmp_path: Path, text: bytes) -> None:
+    with pytest.raises(Refused, match="the primary metadata is not fit for this channel"):
+        parse_primary(primary(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -230,52 +222,52 @@ def test_primary_metadata_of_another_shape(agent: ModuleType, tmp_path: Path, te
         package("a").replace(b"<name>a", b"<name>&b;"),
     ],
 )
-def test_a_package_of_another_shape(agent: ModuleType, text: bytes) -> None:
+def test_a_package_of_another_shape(text: bytes) -> None:
     """Cut out of its file it must be one whole element, or what stands beside it could change what it means."""
-    with pytest.raises(agent.Refused, match="the primary metadata is not fit for this channel"):
-        agent.parse_package(text.removesuffix(b"</package>\n"))
+    with pytest.raises(Refused, match="the primary metadata is not fit for this channel"):
+        parse_package(text.removesuffix(b"</package>\n"))
 
 
-def test_only_what_comes_or_goes_is_parsed(agent: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_comes_or_goes_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {name: package(name).removesuffix(b"</package>\n") for name in "abcd"}
-    parent = agent.Parent(
+    parent = ParentSnapshot(
         ID,
         packages={f"{name}-1-1.noarch.rpm": name for name in "abc"},
         texts=frozenset(texts[name] for name in "abc"),
     )
-    parse, parsed = agent.parse_package, []
+    parse_one, parsed = parse_package, []
 
     def count(text: bytes) -> object:
         parsed.append(text)
-        return parse(text)
+        return parse_one(text)
 
-    monkeypatch.setattr(agent, "parse_package", count)
+    monkeypatch.setattr(examine, "parse_package", count)
     packages = {f"{name}-1-1.noarch.rpm": name for name in "bcd"}
-    new = agent.changed(frozenset(texts[name] for name in "bcd"), packages, parent)
-    assert new == {"d-1-1.noarch.rpm": agent.Listed("d", 7)}
+    new = changed_packages(frozenset(texts[name] for name in "bcd"), packages, parent)
+    assert new == {"d-1-1.noarch.rpm": ListedFile("d", 7)}
     assert sorted(parsed) == sorted([texts["a"], texts["d"]])
-    with pytest.raises(agent.Refused, match="packages.txt and the primary metadata name different packages"):
-        agent.changed(frozenset(texts[name] for name in "bcd"), parent.packages, parent)
+    with pytest.raises(Refused, match="packages.txt and the primary metadata name different packages"):
+        changed_packages(frozenset(texts[name] for name in "bcd"), parent.packages, parent)
     again = frozenset([*(texts[name] for name in "bc"), package("b", "<x/>").removesuffix(b"</package>\n")])
-    with pytest.raises(agent.Refused, match=r"b-1-1\.noarch\.rpm is named twice"):
-        agent.changed(again, parent.packages, parent)
+    with pytest.raises(Refused, match=r"b-1-1\.noarch\.rpm is named twice"):
+        changed_packages(again, parent.packages, parent)
 
 
 ROW = {"path": "fedora/43/x86_64"}
 
 
-def configured(agent: ModuleType, folder: Path, **row: object) -> Any:
+def configured(folder: Path, **row: object) -> Any:
     path = folder / "publisher.json"
     channels = {"stable": ROW | row}
     path.write_text(json.dumps({"root": "/srv", "base_url": "http://x/", "key": "/key", "channels": channels}))
-    return agent.Config.read(path)
+    return Config.read(path)
 
 
-def test_what_a_configuration_leaves_out(agent: ModuleType, tmp_path: Path) -> None:
-    config = configured(agent, tmp_path)
-    assert config.channels == {"stable": agent.Row("fedora/43/x86_64", snapshots=50, days=90, grace_hours=48)}
+def test_what_a_configuration_leaves_out(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    assert config.channels == {"stable": ChannelRow("fedora/43/x86_64", snapshots=50, days=90, grace_hours=48)}
     assert (config.reserve, config.incoming) == (1 << 30, 20 << 30)
-    assert configured(agent, tmp_path, days=0).channels["stable"].days == 0
+    assert configured(tmp_path, days=0).channels["stable"].days == 0
 
 
 @pytest.mark.parametrize(
@@ -291,9 +283,9 @@ def test_what_a_configuration_leaves_out(agent: ModuleType, tmp_path: Path) -> N
         {"versions": 3},
     ],
 )
-def test_a_configuration_that_does_not_fit(agent: ModuleType, tmp_path: Path, row: dict[str, object]) -> None:
-    with pytest.raises(agent.Refused, match="the configuration (cannot be read|names an unfit root or channel)"):
-        configured(agent, tmp_path, **row)
+def test_a_configuration_that_does_not_fit(tmp_path: Path, row: dict[str, object]) -> None:
+    with pytest.raises(Refused, match="the configuration (cannot be read|has an invalid root or channel)"):
+        configured(tmp_path, **row)
 
 
 @pytest.mark.parametrize(

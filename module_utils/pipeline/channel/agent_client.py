@@ -7,7 +7,7 @@ the same words, so nothing here knows which it is.
 Rules:
 
 1. Every command may be repeated. ``upload`` sends what is missing and goes on with a file that was cut off;
-   ``stage`` and ``commit`` answer the same for what is done already; ``drop`` of what is gone is done.
+   ``stage`` and ``publish`` answer the same for what is done already; ``drop`` of what is gone is done.
 2. A refusal of the agent becomes a PipelineError with the agent's what, where and remedy. ParentMoved:
    somebody else committed first, compose again on the new head. Busy: try the same again a little later.
 3. Nothing is tried again here: whoever holds the work knows whether it is still wanted.
@@ -69,7 +69,7 @@ class Publisher:
         return self.look(channel)[1]
 
     def upload(self, transaction: Transaction) -> None:
-        """Bring the transaction's files to the repo host, where they wait for ``stage`` or ``commit``."""
+        """Bring the transaction's files to the repo host, where they wait for ``stage`` or ``publish``."""
         try:
             run(
                 [
@@ -89,7 +89,7 @@ class Publisher:
 
     def commit(self, transaction: Transaction) -> str:
         """Publish what was uploaded or staged, whole or not at all; the id of the new head."""
-        return self._publish("commit", transaction)
+        return self._publish("publish", transaction)
 
     def drop(self, channel: str, transaction: str) -> str:
         """Take back an upload and what was staged of it, by the transaction's id; the id of the head."""
@@ -112,7 +112,7 @@ class Publisher:
         snapshot = transaction.snapshot
         words = (verb, snapshot.channel, transaction.id, "--parent", snapshot.parent or "-")
         done = str(self._ask(*words, timeout=PATIENT)["snapshot"])
-        if done != snapshot.id:  # the agent answers a repeated commit by the transaction's id
+        if done != snapshot.id:  # the agent answers a repeated publish by the transaction's id
             raise ParentMoved(
                 f"another snapshot, {done}, was published by a transaction of the same id",
                 f"{snapshot.channel}/{transaction.id}",

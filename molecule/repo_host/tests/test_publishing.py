@@ -10,6 +10,7 @@ from repo_site import ACCOUNT, ROOT, STABLE
 from support.hostile import COMMANDS, REFUSALS, RSYNCS
 
 KEYS = f"/etc/ssh/authorized_keys.d/{ACCOUNT}"
+PROGRAM = "/usr/local/libexec/mistralrs-publisher"
 UNSTABLE = f"{STABLE}/unstable"
 
 
@@ -132,7 +133,7 @@ def test_no_key_but_those_that_were_given(host, state, intruder):
     assert (keys.user, keys.mode) == ("root", 0o644)
     lines = [line for line in keys.content_string.splitlines() if not line.startswith("#")]
     assert [line.split(",")[0] for line in lines] == ["restrict", "restrict"]
-    assert all('command="/usr/local/libexec/mistralrs-publisher --config ' in line for line in lines)
+    assert all(f'command="{PROGRAM} --config ' in line for line in lines)
     assert "--as intruder --only stable --ssh" in lines[1]
 
 
@@ -156,7 +157,9 @@ def test_the_account_writes_only_what_the_agent_writes(host):
 
 def test_the_agent_and_what_it_trusts_are_roots(host):
     for path in (
-        "/usr/local/libexec/mistralrs-publisher",
+        PROGRAM,
+        f"{PROGRAM}.d",
+        *host.check_output(f"find {PROGRAM}.d -mindepth 1").splitlines(),
         "/etc/mistralrs-rpm/publisher.json",
         "/etc/mistralrs-rpm/trusted.asc",
     ):
@@ -166,7 +169,18 @@ def test_the_agent_and_what_it_trusts_are_roots(host):
     assert (state.user, state.mode) == (ACCOUNT, 0o700)
 
 
-def test_who_published_is_told(host):
+def test_the_agent_is_one_version_with_its_bytecode(host):
+    version, *more = host.file(f"{PROGRAM}.d").listdir()
+    assert more == []
+    assert f"{PROGRAM}.d/{version}" in host.file(PROGRAM).content_string
+    package = f"{PROGRAM}.d/{version}/publisher_agent"
+    modules = [name.removesuffix(".py") for name in host.file(package).listdir() if name.endswith(".py")]
+    bytecode = [name.split(".")[0] for name in host.file(f"{package}/__pycache__").listdir()]
+    assert sorted(modules) == sorted(bytecode)
+    assert "command_line" in modules
+
+
+def test_the_journal_names_who_published(host):
     """The host that the signer publishes to; the journal holds a line for each snapshot."""
     journal = host.run(f"tail -1 {ROOT}/.publisher/stable/journal")
     if journal.rc:
