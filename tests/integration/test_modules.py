@@ -8,7 +8,7 @@ from pipeline.source.upstream import resolve
 from signer_site import COMMIT, STABLE, Site
 
 CPU = Flavour("cpu", "any x86-64", published=False).to_dict()
-PACKAGE = {"package": "mistralrs-cli"}
+PACKAGE = {"package": "mistralrs-cli", "rustflags": "-C target-cpu=x86-64"}
 # The stand-in takes little memory, whatever this machine has.
 SMALL = {"compatibility": {"heavy": False}}
 
@@ -40,7 +40,7 @@ def test_build_environment_warns_where_the_tags_version_is_not_cargos(run_module
     stand_in.tag(upstream, "v0.9.9")
     found = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.9").to_dict()
     arguments = {"root": str(tmp_path / "b"), "source": found, "flavour": CPU, "free_gib": 0.1, **PACKAGE, **SMALL}
-    result = run_module("builder_check", arguments | {"rustflags": "-C target-cpu=x86-64"})
+    result = run_module("builder_check", arguments)
     assert result["tree"]["crate_version"] == "0.9.2"
     assert result["tree"]["rust_version"] == "1.88"
     assert any("Cargo.toml says 0.9.2" in str(warning) for warning in result["warnings"])
@@ -62,7 +62,7 @@ def test_build_environment_tells_all_findings_when_it_fails(run_module, source, 
         ("binary_audit", {"artifact": {"binary": "x"}}),
         (
             "builder_check",
-            {"root": "/nonexistent", "source": {"url": "x"}, "flavour": CPU, "free_gib": 1, "rustflags": "", **PACKAGE},
+            {"root": "/nonexistent", "source": {"url": "x"}, "flavour": CPU, "free_gib": 1, **PACKAGE},
         ),
     ],
 )
