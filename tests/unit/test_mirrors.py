@@ -92,7 +92,9 @@ def test_the_kind_of_a_folder_is_seen_in_it(tmp_path):
 def test_playbooks_get_the_environment_from_a_filter():
     environment = _filter.FilterModule().filters()["git_environment"]
     assert environment(GITHUB) == Mirrors(GITHUB).environment
-    with pytest.raises(AnsibleFilterError, match="git_mirrors must map addresses to mirrors, not be \\['https://m/'\\]"):
+    with pytest.raises(
+        AnsibleFilterError, match="git_mirrors must map addresses to mirrors, not be \\['https://m/'\\]"
+    ):
         environment(["https://m/"])
     with pytest.raises(AnsibleFilterError, match="holds a password") as caught:
         environment({"https://github.com/": "https://me:secret@m/"})
