@@ -1,6 +1,7 @@
-"""The first command that someone types in a checkout may be any target of make."""
+"""Any target of make may be the first command in a checkout: it sets up what it needs, and no more."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,12 +12,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-INPUTS = ("Makefile", "requirements.lock", "bindep.txt", ".python-version", "scripts/setup")
+INPUTS = ("Makefile", "requirements.lock", "requirements-tests.lock", "bindep.txt", ".python-version", "scripts/setup")
+STAMPS = (".venv/.ready", ".venv/.ready-tests")
+RUNS = ["setup", "release", "doctor", "provision", "serve", "lock"]
+TESTS = ["test", "lint", "unit", "molecule", "faults", "bench", "bench-build", "bench-channel"]
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout that looks as if it was set up, with a set-up that only leaves its stamp."""
+    """A checkout whose stamps are newer than their inputs."""
     folder = tmp_path / "checkout"
     for name in INPUTS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -24,8 +28,9 @@ def checkout(tmp_path: Path) -> Path:
         os.utime(folder / name, (1, 1))
     (folder / ".venv/bin").mkdir(parents=True)
     (folder / ".venv/bin/python").symlink_to(sys.executable)
-    (folder / ".venv/.ready").write_text(str(folder))
-    os.utime(folder / ".venv/.ready", (time.time() + 60,) * 2)
+    for delay, stamp in enumerate(STAMPS, start=60):
+        (folder / stamp).write_text(str(folder))
+        os.utime(folder / stamp, (time.time() + delay,) * 2)
     return folder
 
 
@@ -39,16 +44,44 @@ def test_a_finished_set_up_runs_nothing(checkout: Path) -> None:
     assert make(checkout, "setup") == []
 
 
-@pytest.mark.parametrize("target", ["setup", "release", "doctor", "lint", "unit", "serve", "lock"])
-def test_every_target_sets_up_first(checkout: Path, target: str) -> None:
-    (checkout / ".venv/.ready").unlink()
-    assert make(checkout, target)[0] == "scripts/setup"
+@pytest.mark.parametrize("target", TESTS)
+def test_a_finished_set_up_of_tests_runs_nothing(checkout: Path, target: str) -> None:
+    assert not [line for line in make(checkout, target) if "setup" in line and "shellcheck" not in line]
 
 
-@pytest.mark.parametrize("name", [name for name in INPUTS if name != "Makefile"])
+@pytest.mark.parametrize("target", RUNS)
+def test_a_target_that_runs_the_pipeline_sets_up_without_the_tests(checkout: Path, target: str) -> None:
+    for stamp in STAMPS:
+        (checkout / stamp).unlink()
+    commands = make(checkout, target)
+    assert commands[0] == "scripts/setup"
+    assert "scripts/setup tests" not in commands
+
+
+@pytest.mark.parametrize("target", TESTS)
+def test_a_target_that_tests_sets_up_both(checkout: Path, target: str) -> None:
+    for stamp in STAMPS:
+        (checkout / stamp).unlink()
+    assert make(checkout, target)[:2] == ["scripts/setup", "scripts/setup tests"]
+
+
+@pytest.mark.parametrize("target", TESTS)
+def test_a_target_that_tests_adds_to_a_set_up_for_runs(checkout: Path, target: str) -> None:
+    (checkout / STAMPS[1]).unlink()
+    assert make(checkout, target)[0] == "scripts/setup tests"
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "bindep.txt", ".python-version", "scripts/setup"])
 def test_a_changed_input_sets_up_again(checkout: Path, name: str) -> None:
     os.utime(checkout / name, (time.time() + 120,) * 2)
     assert make(checkout, "setup") == ["scripts/setup"]
+    assert make(checkout, "unit")[:2] == ["scripts/setup", "scripts/setup tests"]
+
+
+def test_a_changed_lock_of_the_tests_sets_up_the_tests_again(checkout: Path) -> None:
+    os.utime(checkout / "requirements-tests.lock", (time.time() + 120,) * 2)
+    assert make(checkout, "setup") == []
+    assert make(checkout, "unit")[0] == "scripts/setup tests"
 
 
 def test_a_python_that_has_gone_sets_up_again(checkout: Path) -> None:
@@ -89,7 +122,7 @@ def test_variables_reach_ansible_as_they_were_typed(
     assert given == variables
 
 
-def test_a_machine_without_a_fit_python_is_told_what_to_do(tmp_path: Path) -> None:
+def test_a_machine_without_a_usable_python_gets_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     (tmp_path / "bin").mkdir()
     shutil.copy(ROOT / "scripts/setup", tmp_path / "scripts/setup")
@@ -106,6 +139,38 @@ def test_a_machine_without_a_fit_python_is_told_what_to_do(tmp_path: Path) -> No
         env={"HOME": str(tmp_path), "PATH": str(tmp_path / "bin")},
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("setup: no Python from 3.12 on was found")
+    assert done.stderr.startswith("setup: no Python 3.12 or later was found")
     assert "make setup PYTHON=" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize(("words", "message"), [(["tests"], "the environment is not set up"), (["x"], "Usage: ")])
+def test_a_wrong_call_changes_nothing(checkout: Path, words: list[str], message: str) -> None:
+    (checkout / STAMPS[0]).unlink()
+    done = subprocess.run([checkout / "scripts/setup", *words], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert (checkout / STAMPS[1]).exists()
+
+
+def locked(path: str) -> set[str]:
+    return set(re.findall(r"^([\w.-]+)==", (ROOT / path).read_text(), re.MULTILINE))
+
+
+def test_each_package_is_locked_once_and_runs_need_no_tool_of_the_tests() -> None:
+    runs, tests = locked("requirements.lock"), locked("requirements-tests.lock")
+    assert not runs & tests
+    assert {"ansible-core", "bindep", "uv"} <= runs
+    assert {"ansible-lint", "molecule", "mypy", "pytest", "ruff", "yamllint"} <= tests
+
+
+def test_no_lock_and_no_pin_names_a_registry() -> None:
+    for path in [*ROOT.glob("requirements*.lock"), *ROOT.glob("roles/*/files/*.txt")]:
+        assert "://" not in path.read_text(), path
+
+
+def test_tools_of_the_tests_are_no_packages_of_a_release() -> None:
+    rows = [line for line in (ROOT / "bindep.txt").read_text().splitlines() if line and not line.startswith("#")]
+    for_runs = {row.split()[0] for row in rows if "test" not in row}
+    assert {"git", "rsync", "nginx"} <= for_runs
+    assert not for_runs & {"nmap", "pebble", "openssh-server", "redis-server", "valkey", "strace", "systemd-container"}
