@@ -30,9 +30,8 @@ from ..base.findings import Finding
 from ..base.records import Package, digest_of, sha256_file
 from ..base.run import CommandFailed, run
 from ..package.rpm import alone, last_words, read_package, rpmbuild_argv, rpmbuild_environment
-from ..prove.dnf_client import signer_of as signer_in
 from ..sign.keyring import SigningKey, opened, parse_keys, require_replaced, short
-from ..sign.trust import list_public_keys, read_certificates, verify_detached
+from ..sign.trust import list_public_keys, read_certificates, signer_of, verify_detached
 from .metadata import read_packages, texts
 from .reader import Channel
 
@@ -312,7 +311,7 @@ def package_signer(channel: Channel, package: Package, end: int) -> str:
     with tempfile.NamedTemporaryFile(suffix=".rpm") as file:
         file.write(channel.file(f"Packages/{package.path}", end))
         file.flush()
-        return signer_in(run(["rpm", "-qpi", "--nosignature", "--nodigest", file.name]).stdout)
+        return signer_of(run(["rpm", "-qpi", "--nosignature", "--nodigest", file.name]).stdout)
 
 
 def build(wanted: Contents, number: int, root: Path, spec_folder: Path) -> Package:

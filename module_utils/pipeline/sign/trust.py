@@ -124,3 +124,13 @@ def _refusal(status: set[str]) -> tuple[str, str]:
             "Check that {key} is the public key of the signer that publishes here",
         )
     return "there is no signature that can be checked", "Publish a new snapshot"
+
+
+def signer_of(information: str) -> str:
+    """The id of the key that signed a package, from ``rpm -qi``: 16 hex digits, or "" for an unsigned package.
+
+    rpm 4 shows an id and rpm 6 a fingerprint, of which the id is the end.
+    """
+    above_description = information.partition("\nSource RPM")[0]
+    found = re.search(r"(?s)\nSignature.*?Key (?:ID|Fingerprint):? *([0-9a-fA-F]{16,})", above_description)
+    return found[1][-16:].lower() if found else ""
