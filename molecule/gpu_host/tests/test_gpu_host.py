@@ -150,7 +150,7 @@ def test_the_flavour_of_other_gpus(host: Host, answers: Callable[[str], None], a
 
 
 def test_a_host_without_driver(host: Host) -> None:
-    assert "no NVIDIA GPU" in (said := flavour_of(host, program="no-nvidia-smi")) or "Install the driver" in said
+    assert "neither an NVIDIA GPU" in (said := flavour_of(host, program="no-nvidia-smi")) or "Install the driver" in said
 
 
 # ---------------------------------------------------------------- what the operator changes, one after the other
@@ -160,7 +160,7 @@ def test_bad_input_is_named_before_anything_is_touched(host: Host) -> None:
     before = host.check_output("ls -l --time-style=full-iso /etc/mistralrs")
     done = play(mistralrs_instances=[SMALL, SMALL | {"port": 99999}, {"name": "Upper", "model": "x", "port": 1}])
     assert done.returncode != 0
-    for text in ("Upper: a name is of small letters", "port 99999 is not a number", "small: the name is there 2 times"):
+    for text in ("Upper: a name has lower-case letters", "port 99999 is not a number", "small: the name occurs 2 times"):
         assert text in done.stdout
     assert "changed=0" in done.stdout
     assert host.check_output("ls -l --time-style=full-iso /etc/mistralrs") == before
