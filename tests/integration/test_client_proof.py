@@ -414,7 +414,7 @@ def test_without_root_dnf_or_overlay_the_error_says_so(
     with monkeypatch.context() as patch:
         patch.setattr(Client, "_HOLDER", Client._HOLDER.replace("-t overlay", "-t nosuchfs"))
         error = failure(order)
-        assert "making the throw-away client failed: mount:" in error.what
+        assert "a throw-away client cannot be made: mount:" in error.what
         assert "may mount an overlay" in error.remedy
     error = failure(dataclasses.replace(order, system=str(tmp_path / "none")))
     assert (error.what, error.where) == ("there is no system to copy", str(tmp_path / "none"))

@@ -20,7 +20,7 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.records import Artifact, Flavour
 from pipeline.build import cargo, processes, variants
-from pipeline.package import audit
+from pipeline.package.binary import read_binary
 from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit
 from pipeline.toolchain.rustc import find_rust
@@ -68,7 +68,7 @@ class Builder:
         self.stand_in.add_commit(self.repository, message, changes)
 
     def archs(self, artifact: Artifact) -> set[str]:
-        binary = audit.read_binary(Path(artifact.folder) / "mistralrs", f"{self.compiler.folder}/bin/cuobjdump")
+        binary = read_binary(Path(artifact.folder) / "mistralrs", f"{self.compiler.folder}/bin/cuobjdump")
         return set(binary.ptx | binary.sass)
 
 

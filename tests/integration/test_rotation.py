@@ -16,9 +16,8 @@ from pipeline.base.records import sha256_file
 from pipeline.channel.release_package import KEY_FILE
 from pipeline.hosts.loopback_site import started, stopped
 from pipeline.prove.sandbox import Client
-from pipeline.sign.trust import signer_of
 from pipeline.sign.keyring import parse_keys
-from pipeline.sign.trust import list_public_keys, read_certificates
+from pipeline.sign.trust import list_public_keys, read_certificates, signer_of
 from rotation_site import CHANNELS, RELEASE, Operator
 from signer_site import make_package
 

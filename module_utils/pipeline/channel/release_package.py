@@ -29,7 +29,7 @@ from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import Package, digest_of, sha256_file
 from ..base.run import CommandFailed, run
-from ..package.rpm import alone, last_words, read_package, rpmbuild_argv, rpmbuild_environment
+from ..package.rpm import alone, read_package, rpm_errors, rpmbuild_argv, rpmbuild_environment
 from ..sign.keyring import SigningKey, opened, parse_keys, require_replaced, short
 from ..sign.trust import list_public_keys, read_certificates, signer_of, verify_detached
 from .metadata import read_packages, texts
@@ -329,7 +329,7 @@ def build(wanted: Contents, number: int, root: Path, spec_folder: Path) -> Packa
             run(argv, cwd=topdir, env=rpmbuild_environment(topdir, wanted.time), timeout=TIMEOUT)
         except CommandFailed as error:
             raise PipelineError(
-                f"rpmbuild could not make {NAME}: {last_words(error.stderr or error.stdout)}",
+                f"rpmbuild could not make {NAME}: {rpm_errors(error.stderr or error.stdout)}",
                 str(spec_folder / SPEC),
                 "See that no row of channels has an unfit path or repo",
             ) from error

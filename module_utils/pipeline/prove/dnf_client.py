@@ -75,7 +75,7 @@ def prove(order: ProofOrder) -> Proof:
     for key in repo.keys:
         if strangers := set(fingerprints_of(fetch(key), key)) - set(trusted):
             raise PipelineError(
-                f"the site offers a key that is not trusted: {', '.join(sorted(strangers))}",
+                f"the channel offers a key that is not trusted: {', '.join(sorted(strangers))}",
                 key,
                 f"Find out who put it there; the trusted keys are in {order.trusted_keys}",
             )

@@ -105,7 +105,7 @@ class Client:
         if not self._pid:
             stderr = self._close()
             raise PipelineError(
-                f"making the throw-away client failed: {stderr.strip() or 'no overlay'}",
+                f"a throw-away client cannot be made: {stderr.strip() or 'no overlay'}",
                 "unshare, mount -t overlay",
                 "Prove on a host where root may mount an overlay: a machine, not a container",
             )
