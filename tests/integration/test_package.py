@@ -169,14 +169,14 @@ def test_what_the_driver_and_nobody_provides_is_recommended_not_required(tmp_pat
     assert not [line for line in requires if line.startswith(("libcuda.", "libnccl"))]
     assert query(rpm, "--recommends") == ["libcuda.so.1()(64bit)", "libnccl.so.2()(64bit)"]
     assert "mistralrs(driver) = 580" in query(rpm, "--provides")
-    assert "It needs NVIDIA's driver 580 or newer (CUDA 13.0)" in "\n".join(query(rpm, "--qf", "%{DESCRIPTION}"))
+    assert "It requires NVIDIA's driver 580 or newer (CUDA 13.0)" in "\n".join(query(rpm, "--qf", "%{DESCRIPTION}"))
 
 
 def test_the_flavour_without_a_gpu_asks_for_no_driver(home, project):
     rpm = plain(home, project, "0.8.0", "cpu")
     assert query(rpm, "--recommends") == []
     assert not [line for line in query(rpm, "--provides") if "driver" in line]
-    assert "It needs no GPU." in query(rpm, "--qf", "%{DESCRIPTION}")
+    assert "It requires no GPU." in query(rpm, "--qf", "%{DESCRIPTION}")
 
 
 def test_a_package_says_which_commit_it_is(tmp_path, program, project):

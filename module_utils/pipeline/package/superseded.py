@@ -1,6 +1,6 @@
 """Prune the artifacts and packages of a builder, and the copies on the signer.
 
-A builder has ``artifacts/<flavour>/<digest>/`` and ``packages/<digest>/``; the signer has ``incoming/<digest>/``, the
+A builder has ``artifacts/<flavour>/<digest>/`` and ``packages/<digest>/``; the signer has ``incoming/<name>/``, the
 packages in its inbox, and ``signed/<digest>/``, those that it signed. Rules:
 
 1. The newest artifacts of each flavour stay, the same number of those compiled incrementally, and the same number of
