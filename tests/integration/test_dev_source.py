@@ -14,7 +14,7 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.records import Flavour
 from pipeline.source import checkout
-from pipeline.source.local_clone import Asked, resolve_local
+from pipeline.source.local_clone import DevRequest, resolve_local
 from pipeline.source.upstream import resolve, resolve_commit
 
 LIMITS = "mistralrs-core/src/limits.rs"
@@ -46,7 +46,7 @@ class Desk:
 
     def resolve(self, source: Path | None = None, **asked):
         return resolve_local(
-            Asked(source=str(source or self.clone), **asked), self.url, self.folder / "mirror.git",
+            DevRequest(source=str(source or self.clone), **asked), self.url, self.folder / "mirror.git",
             checkout.known(self.builder), self.folder / "packs",
         )  # fmt: skip
 
@@ -182,7 +182,7 @@ def test_a_work_tree_that_is_another_folder_is_refused_for_uncommitted_work_alon
     git("config", "core.worktree", "../..", repository=warm.clone)
     before = state(warm.clone)
     with pytest.raises(PipelineError, match=(
-        rf"the work tree .* is another folder, {warm.folder}: .*\({warm.clone}\).*git config --unset core.worktree"
+        rf"core.worktree .* names another folder, {warm.folder} .*\({warm.clone}\).*git config --unset core.worktree"
     )):  # fmt: skip
         warm.resolve(uncommitted=True)
     assert state(warm.clone) == before
@@ -231,7 +231,7 @@ def test_a_merge_that_is_under_way_is_refused(warm):
     warm.commit("another", **{LIMITS: "// theirs\n"})
     subprocess.run(["git", *PERSON, "-C", warm.clone, "merge", "-q", "master"], capture_output=True, check=False)
     before = state(warm.clone)
-    with pytest.raises(PipelineError, match=r"a merge is under way: .*limits\.rs has conflicts"):
+    with pytest.raises(PipelineError, match=r"a merge is in progress: .*limits\.rs has conflicts"):
         warm.resolve(uncommitted=True)
     assert state(warm.clone) == before
 
@@ -352,7 +352,7 @@ def test_a_source_that_is_no_repository(warm, below):
         ({"source": "/x", "publish": "all"}, "cannot be published to all"),
         ({"source": "/x", "publish": "unstable", "incremental": True}, "incremental was given with publish"),
         ({"source": "/x", "channel": "stable"}, "channel=stable was asked for.*belongs to unstable"),
-        ({"source": "/x", "flavour": "all"}, "a development build is of one flavour.*one of: ada, cpu"),
+        ({"source": "/x", "flavour": "all"}, "a development build has one flavour.*one of: ada, cpu"),
         ({"source": "/x", "flavour": "hopper"}, "there is no flavour hopper.*one of: ada, cpu"),
     ],
 )
@@ -370,7 +370,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_done(run_module
     [("", None, True), ("", False, False), ("", True, True), ("unstable", None, False), ("unstable", False, False)],
 )
 def test_what_is_published_is_not_incremental_and_else_it_is_as_one_says(publish, incremental, expected):
-    assert Asked(source="/x", publish=publish, incremental=incremental).incrementally == expected
+    assert DevRequest(source="/x", publish=publish, incremental=incremental).incrementally == expected
 
 
 def test_a_nights_flavours_are_all_that_are_published_or_the_one_that_is_named(run_module, desk, flavours):

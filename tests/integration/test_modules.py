@@ -69,7 +69,7 @@ def test_build_environment_tells_all_findings_when_it_fails(run_module, source, 
 def test_a_record_that_does_not_fit_is_named(run_module, module, arguments):
     result = run_module(module, arguments)
     assert result["failed"]
-    assert "record with unknown keys" in result["msg"]
+    assert "record lacks" in result["msg"]
 
 
 def test_a_cargo_that_is_not_there_is_told_with_what_to_do(run_module, source, tmp_path):

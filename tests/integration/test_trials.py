@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from pipeline.check import trials
-from pipeline.check.builder import SYSTEM_PATH, is_mended
+from pipeline.check.builder import is_mended
 from pipeline.check.trials import Trials
 from pipeline.toolchain.cuda import Toolkit, Wheels, provide
+from pipeline.toolchain.layout import SYSTEM_PATH
 
 PROJECT = Path(__file__).parents[2]
 PATH = ":".join(SYSTEM_PATH)

@@ -62,7 +62,7 @@ def test_the_longest_beginning_wins_as_with_git():
         ({"git": {"github.com": "https://m/"}}, "'github.com' is neither a URL nor an absolute path"),
         ({"git": {"https://github.com/": "mirrors/github"}}, "'mirrors/github' is neither a URL nor an absolute path"),
         ({"git": {"https://github.com/": "https://m/\nx"}}, "is neither a URL nor an absolute path"),
-        ({"git": {"https://github.com/": "https://me:secret@m/"}}, "holds a password, which would end in logs"),
+        ({"git": {"https://github.com/": "https://me:secret@m/"}}, "holds a password, which logs would show"),
         ({"registry": "sparse+https://me:secret@m/"}, "holds a password.*cargo_registry_mirror.*netrc"),
         ({"registry": "crates"}, "'crates' is neither.*cargo_registry_mirror"),
         ({"cutlass_commits": ["7127592"]}, "'7127592' is no commit.*cutlass_commits.*40 hex"),
@@ -176,7 +176,7 @@ def test_only_build_scripts_of_what_is_built_count(metadata):
 
 def test_a_commit_that_cannot_be_read_is_an_error_that_names_the_script(metadata, tmp_path):
     (tmp_path / "quant/build.rs").write_text("fn main() { b.with_cutlass(Some(&elsewhere())) }")
-    with pytest.raises(PipelineError, match="quant 1.0 takes CUTLASS, and its commit cannot be read.*cutlass_commits"):
+    with pytest.raises(PipelineError, match="quant 1.0 uses CUTLASS, but names no readable commit.*cutlass_commits"):
         cutlass_wanted(metadata, "server")
     (tmp_path / "cudaforge/src").mkdir(parents=True)
     (tmp_path / "cudaforge/src/dependency.rs").write_text(f'const CUTLASS_DEFAULT_COMMIT: &str = "{TWO}";')

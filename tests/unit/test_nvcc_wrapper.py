@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.build.nvcc_wrapper import absolute, made_object, mapped, sources, split
+from pipeline.toolchain.nvcc_wrapper import absolute, mapped, object_of, sources, split
 
 COMMON = ["--generate-code=arch=compute_89,code=sm_89", "--default-stream", "per-thread", "-O3"]
 
@@ -89,4 +89,4 @@ def test_nothing_to_map(words, prefix):
     ],
 )
 def test_the_object_that_a_call_makes(words, made):
-    assert made_object(words) == made
+    assert object_of(words) == made

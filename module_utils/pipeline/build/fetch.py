@@ -16,10 +16,10 @@ from typing import IO, Any
 
 from ..base.errors import PipelineError
 from ..source.mirrors import Mirrors, cutlass_wanted, place_registry, seed_cutlass
+from ..toolchain.rust import TARGET
 from .failures import first_error
 from .progress import LineReader
 
-TARGET = "x86_64-unknown-linux-gnu"
 _ENVIRONMENT = (
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO",

@@ -67,7 +67,7 @@ class Comparison(Record):
     def same(self) -> bool:
         return self.first == self.second
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line for a person."""
         if self.same:
             return f"{self.what}: the same bytes, SHA-256 {self.first}"
@@ -306,21 +306,23 @@ def report(first: Artifact, second: Artifact, comparisons: Sequence[Comparison],
         "",
     ]
     for comparison in comparisons:
-        lines.append(comparison.told())
+        lines.append(comparison.summary())
         lines += [f"    {string}" for string in comparison.strings]
     return "\n".join([*lines, *([more] if more else [])]) + "\n"
 
 
 def refuse(comparisons: Sequence[Comparison], where: str) -> None:
-    """PipelineError where something differs."""
+    """PipelineError, with the comparisons, if anything differs."""
     if all(comparison.same for comparison in comparisons):
         return
-    told = "".join(f"    {comparison.told()}\n" for comparison in comparisons)
-    raise PipelineError(
-        f"the second build has other bytes:\n{told}",
+    lines = "".join(f"    {comparison.summary()}\n" for comparison in comparisons)
+    error = PipelineError(
+        f"the second build has other bytes:\n{lines}",
         where,
-        "Something of the builder (a path, a time, an order) is in what it makes: the report shows it",
+        "The output depends on the builder (a path, a time, an order): the report names the place",
     )
+    error.details["comparisons"] = [comparison.to_dict() for comparison in comparisons]
+    raise error
 
 
 def compared(root: Path, artifacts: Sequence[Artifact], packages: Sequence[Package]) -> tuple[list[Comparison], Path]:
