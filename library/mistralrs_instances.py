@@ -46,12 +46,8 @@ options:
         description: The token of an account at Hugging Face.
         type: str
       token_file:
-        description: The controller's file with the token. The caller passes its content in O(tokens).
+        description: A file on the controller with the token. It overrides O(instances[].token).
         type: str
-  tokens:
-    description: Tokens by the instance's name. They override O(instances[].token).
-    type: dict
-    default: {}
   flavour:
     description: The flavour whose units serve the instances.
     type: str
@@ -124,10 +120,10 @@ ARGUMENT_SPEC = {
             "config": {"type": "str"},
             "environment": {"type": "dict", "default": {}},
             "token": {"type": "str", "no_log": True},
+            # The action plugin replaces it by the token.
             "token_file": {"type": "str", "no_log": False},
         },
     },
-    "tokens": {"type": "dict", "default": {}, "no_log": True},
     "flavour": {"type": "str", "required": True},
     "folder": {"type": "path", "default": "/etc/mistralrs"},
 }
@@ -137,7 +133,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
     folder = Path(p["folder"])
     # 1. Compare the data with the folder.
-    wanted = logic.read_instances(p["instances"], p["flavour"], p["tokens"])
+    wanted = logic.read_instances(p["instances"], p["flavour"])
     found = logic.read_folder(folder)
     changes = logic.changes(wanted, found)
     leaving, links = logic.installed(changes.leaving), logic.aliases(changes.leaving)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import runpy
 import tomllib
 from pathlib import Path
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from pipeline.base.errors import PipelineError
 from pipeline.hosts import instances as logic
 from pipeline.hosts.instances import (
@@ -20,6 +22,7 @@ from pipeline.hosts.instances import (
     without_secrets,
 )
 
+PLUGIN = Path(__file__).resolve().parents[2] / "plugins/action/mistralrs_instances.py"
 ANY = "0.0.0.0"  # noqa: S104  written, not bound
 QWEN = {"name": "qwen", "model": "Qwen/Qwen3-4B", "port": 1234}
 PUBLIC = {"name": "wide", "model": "some/model", "port": 1300, "host": ANY}
@@ -68,8 +71,7 @@ def test_a_whole_configuration_is_taken_as_it_is() -> None:
 
 
 def test_the_token_goes_into_the_environment() -> None:
-    row = QWEN | {"environment": {"CUDA_VISIBLE_DEVICES": 0}, "token": "hf_given"}
-    (made,) = read_instances([row], "ada", {"qwen": "hf_file\n"})
+    (made,) = read_instances([QWEN | {"environment": {"CUDA_VISIBLE_DEVICES": 0}, "token": "hf_file\n"}], "ada")
     assert made.environment.splitlines()[1:] == ['CUDA_VISIBLE_DEVICES="0"', 'HF_TOKEN="hf_file"']
     assert "hf_" not in made.config
     assert "hf_" not in repr(made)
@@ -118,6 +120,17 @@ def test_every_fault_is_reported_at_once() -> None:
     with pytest.raises(PipelineError) as error:
         read_instances([{"name": "A", "port": 1, "model": "x"}, {"name": "b", "port": 70000}], "ada")
     assert error.value.what.count(";") == 2
+
+
+def test_a_token_file_is_read_on_the_controller_and_overrides_the_token(tmp_path: Path) -> None:
+    with_tokens = runpy.run_path(str(PLUGIN))["with_tokens"]
+    (tmp_path / "token").write_text("hf_file\n")
+    rows = [QWEN | {"token_file": str(tmp_path / "token"), "token": "hf_given"}, PUBLIC | {"token_file": ""}]
+    assert with_tokens(rows) == [QWEN | {"token": "hf_file"}, PUBLIC]
+    with pytest.raises(
+        AnsibleActionFail, match="qwen: the token file cannot be read: .*No such file.*Correct token_file"
+    ):
+        with_tokens([QWEN | {"token_file": str(tmp_path / "none")}])
 
 
 # ---------------------------------------------------------------- changes
@@ -195,7 +208,7 @@ def test_the_module_reports_in_check_mode_and_shows_no_secret(
     tmp_path: Path, run_module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ansible.module_utils.pipeline.hosts.instances.properties", lambda *_: {})
-    arguments = {"instances": [QWEN], "tokens": {"qwen": "hf_secret"}, "flavour": "ada", "folder": str(tmp_path)}
+    arguments = {"instances": [QWEN | {"token": "hf_secret"}], "flavour": "ada", "folder": str(tmp_path)}
     checked = run_module("mistralrs_instances", arguments, check=True)
     assert list(tmp_path.iterdir()) == []
     done = run_module("mistralrs_instances", arguments)

@@ -99,12 +99,10 @@ class InstanceChanges:
 # ---------------------------------------------------------------- decisions
 
 
-def read_instances(
-    rows: Sequence[Mapping[str, Any]], flavour: str, tokens: Mapping[str, str] | None = None
-) -> tuple[Instance, ...]:
+def read_instances(rows: Sequence[Mapping[str, Any]], flavour: str) -> tuple[Instance, ...]:
     """The instances of the data; PipelineError lists every fault of the data."""
     wrong: list[str] = []
-    found = [_instance(row, flavour, (tokens or {}).get(str(row.get("name")), ""), wrong) for row in rows]
+    found = [_instance(row, flavour, wrong) for row in rows]
     names = [str(row.get("name")) for row in rows]
     wrong += [f"{name}: the name occurs {names.count(name)} times" for name in _repeated(names)]
     made = [instance for instance in found if instance]
@@ -116,7 +114,7 @@ def read_instances(
     return tuple(made)
 
 
-def _instance(row: Mapping[str, Any], flavour: str, token: str, wrong: list[str]) -> Instance | None:
+def _instance(row: Mapping[str, Any], flavour: str, wrong: list[str]) -> Instance | None:
     """The instance of one row, or None; its faults are appended to ``wrong``."""
     before = len(wrong)
     name = str(row.get("name") or "")
@@ -132,7 +130,7 @@ def _instance(row: Mapping[str, Any], flavour: str, token: str, wrong: list[str]
         wrong.append(f"{label}: no host to listen on; upstream would listen on every interface, without authentication")
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
         wrong.append(f"{label}: port {port!r} is not a number from 1 to 65535")
-    environment = _environment(row, token or str(row.get("token") or ""), label, wrong)
+    environment = _environment(row, label, wrong)
     if len(wrong) > before:
         return None
     unit = f"mistralrs-{flavour}@{name}.service"
@@ -185,12 +183,12 @@ def _whole(row: Mapping[str, Any], label: str, wrong: list[str]) -> dict[str, An
         return {"server": {"host": "127.0.0.1", "port": DEFAULT_PORT}}
 
 
-def _environment(row: Mapping[str, Any], token: str, label: str, wrong: list[str]) -> dict[str, str]:
+def _environment(row: Mapping[str, Any], label: str, wrong: list[str]) -> dict[str, str]:
     variables = {str(key): str(value) for key, value in (row.get("environment") or {}).items()}
     for key, value in variables.items():
         if not _ENVIRONMENT.fullmatch(key) or any(c in value for c in "\n\r\0"):
             wrong.append(f"{label}: {key} is not a variable with a value of one line")
-    token = token.strip()
+    token = str(row.get("token") or "").strip()
     if not token:
         return variables
     if "HF_TOKEN" in variables:
