@@ -221,7 +221,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     steps = steps_of(order)
     if module.check_mode:
         planned = {"installed": [], "steps": [one.to_dict() for one in steps], "transcript": order.transcript}
-        return result(order, f"would {', '.join(map(str, steps))}") | planned
+        return {**result(order, f"would {', '.join(map(str, steps))}"), **planned}
 
     # 2. Prove.
     with served(Path(serve["root"]), serve["port"]) if serve else nullcontext():
@@ -231,7 +231,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     verbs = "installed, upgraded, run" if previous_packages(order) else "installed, run"
     staged = ", staged" if order.snapshot else ""
     summary = f"{verbs} and removed by {proof.client} in {proof.seconds:.1f} s{staged}"
-    return result(order, summary) | proof.to_dict()
+    return {**result(order, summary), **proof.to_dict()}
 
 
 def result(order: ProofOrder, summary: str) -> dict[str, Any]:
