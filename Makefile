@@ -105,6 +105,7 @@ molecule: .venv/.ready ## The roles on real systemd hosts, all scenarios or SCEN
 
 faults: .venv/.ready ## The trials of tests/faults in their long form, 45 minutes
 	FAULTS=long pytest -s tests/faults $(ARGS)
+	FAULTS=long scripts/molecule release
 
 bench: .venv/.ready ## Measure a release, and what compressing a real payload costs
 	pytest tests/bench/test_release.py tests/bench/test_payload.py $(ARGS)

@@ -1,8 +1,10 @@
-"""A builder compiles, as its own account: for a GPU with the real nvcc, with the pinned Rust, from the cache."""
+"""A builder compiles as its account: for a GPU with the real nvcc, with the pinned Rust, from the cache."""
 
 import json
 
 import pytest
+
+testinfra_hosts = ["ansible://builders"]
 
 ROOT = "/var/lib/mistralrs-rpm"
 SPEC = "/usr/local/share/mistralrs-rpm/rpm"
@@ -11,13 +13,13 @@ KERNEL = "__global__ void add(float *a, const float *b) { a[threadIdx.x] += rsqr
 
 
 def as_builder(host, script: str) -> str:
-    """What a script printed that the builder's account ran, in a folder of its own."""
+    """The output of a script that the build account runs in a new folder."""
     done = host.run("sudo -H -u %s sh -ec %s", USER, f'cd "$(mktemp -d)"\n{script}')
     assert done.rc == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_the_account_is_nobodys_login_and_owns_what_it_builds_with(host):
+def test_nobody_can_log_in_to_the_account_and_it_owns_its_toolchain(host):
     account = host.user(USER)
     assert account.shell == "/usr/sbin/nologin"
     assert account.password.startswith("!")
@@ -30,8 +32,8 @@ def test_the_account_is_nobodys_login_and_owns_what_it_builds_with(host):
 def test_each_flavours_nvcc_compiles_a_kernel_for_its_gpu(host, cuda, architecture):
     toolkit = f"{ROOT}/toolchain/cuda-{cuda}"
     compiled = f"printf '%s\\n' '{KERNEL}' >kernel.cu; {toolkit}/bin/nvcc -arch={architecture} -c kernel.cu -o kernel.o"
-    said = as_builder(host, f"{compiled}; {toolkit}/bin/cuobjdump --list-elf kernel.o")
-    assert f"{architecture}.cubin" in said
+    listed = as_builder(host, f"{compiled}; {toolkit}/bin/cuobjdump --list-elf kernel.o")
+    assert f"{architecture}.cubin" in listed
 
 
 def test_rust_is_the_pinned_release(host):
@@ -56,13 +58,13 @@ $RUSTC_WRAPPER --stop-server >/dev/null
 """
 
 
-def test_a_crate_that_was_compiled_once_comes_from_the_cache(host):
+def test_a_second_compile_is_a_cache_hit(host):
     stats = json.loads(as_builder(host, CRATE.format(root=ROOT)))["stats"]
     assert stats["cache_misses"]["counts"] == {"Rust": 1}
     assert stats["cache_hits"]["counts"] == {"Rust": 1}
 
 
-def test_the_caches_settings_are_the_builders_alone(host):
+def test_only_the_builder_reads_the_caches_settings(host):
     settings = host.file(f"{ROOT}/cache/sccache.env")
     assert (settings.user, settings.mode) == (USER, 0o600)
     assert f"SCCACHE_DIR={ROOT}/cache/sccache" in settings.content_string

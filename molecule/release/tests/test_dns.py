@@ -1,4 +1,4 @@
-"""The names of the repository hosts are theirs: the records at Cloudflare's stand-in, and what DNS answers."""
+"""The names of the repository hosts: their records at Cloudflare's stand-in, and the answers of DNS."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 
 import pytest
 
+testinfra_hosts = ["ansible://repo_host"]
+
 
 @pytest.fixture
 def site_name(host) -> str:
-    return f"{host.ansible.get_variables()['inventory_hostname']}.lair.test"
+    return host.ansible.get_variables()["site_name"]
 
 
 def records_of(state, name: str) -> list[dict]:
@@ -31,9 +33,9 @@ def test_only_the_hosts_own_account_may_get_certificates(host, state, site_name)
     assert authority == {"flags": 0, "tag": "issue", "value": f"letsencrypt.org; accounturi={account}"}
 
 
-def test_the_records_say_where_they_come_from(state, site_name):
+def test_the_records_have_the_roles_comment(state, site_name):
     assert {record["comment"] for record in records_of(state, site_name)} == {"Kept by Ansible (mistralrs-rpm)"}
 
 
-def test_nothing_is_left_of_the_proofs(state, site_name):
+def test_no_challenge_is_left(state, site_name):
     assert records_of(state, f"_acme-challenge.{site_name}") == []

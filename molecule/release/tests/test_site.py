@@ -1,4 +1,4 @@
-"""The site as clients meet it: https alone, HTTP/2, fresh where it must be, kept where it may be, nothing beside."""
+"""The site for clients: https only, HTTP/2, cached only where files never change, and nothing but its files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections import Counter
 import pytest
 from repo_site import ACCOUNT, ROOT, STABLE
 
-FOR_GOOD = ["public, max-age=31536000, immutable"]
-ASK_AGAIN = ["no-cache"]
+testinfra_hosts = ["ansible://repo_host"]
+
+IMMUTABLE = ["public, max-age=31536000, immutable"]
+REVALIDATE = ["no-cache"]
 OPEN = f"""
 set -e; cd {ROOT}{STABLE}; ln -sfn /etc/passwd link-file; ln -sfn /etc link-folder; ln -sfn /proc/self/environ link-proc
 ln -sfn ../../../.publisher/log link-log; ln -sfn {ROOT}/mistralrs.repo link-to-root
@@ -21,20 +23,20 @@ LOG = "/var/log/nginx/mistralrs-rpm.log"
 @pytest.mark.parametrize(
     ("path", "freshness", "kind"),
     [
-        ("STABLE/mirrorlist", ASK_AGAIN, "text/plain"),
-        ("STABLE/repodata/repomd.xml", ASK_AGAIN, "text/xml"),
-        ("STABLE/repodata/repomd.xml.asc", ASK_AGAIN, "text/plain"),
-        ("STABLE/repodata/HASHED", FOR_GOOD, "application/gzip"),
-        ("SNAPSHOT/repodata/repomd.xml", FOR_GOOD, "text/xml"),
-        ("SNAPSHOT/repodata/HASHED", FOR_GOOD, "application/gzip"),
-        ("SNAPSHOT/Packages/mistralrs-release-43-1.noarch.rpm", FOR_GOOD, "application/x-rpm"),
-        ("STABLE/Packages/mistralrs-release-43-1.noarch.rpm", FOR_GOOD, "application/x-rpm"),
-        ("/mistralrs.repo", ASK_AGAIN, "text/plain"),
-        ("/mistralrs-unstable.repo", ASK_AGAIN, "text/plain"),
-        ("/RPM-GPG-KEY-mistralrs", ASK_AGAIN, "text/plain"),
+        ("STABLE/mirrorlist", REVALIDATE, "text/plain"),
+        ("STABLE/repodata/repomd.xml", REVALIDATE, "text/xml"),
+        ("STABLE/repodata/repomd.xml.asc", REVALIDATE, "text/plain"),
+        ("STABLE/repodata/HASHED", IMMUTABLE, "application/gzip"),
+        ("SNAPSHOT/repodata/repomd.xml", IMMUTABLE, "text/xml"),
+        ("SNAPSHOT/repodata/HASHED", IMMUTABLE, "application/gzip"),
+        ("SNAPSHOT/Packages/mistralrs-release-43-1.noarch.rpm", IMMUTABLE, "application/x-rpm"),
+        ("STABLE/Packages/mistralrs-release-43-1.noarch.rpm", IMMUTABLE, "application/x-rpm"),
+        ("/mistralrs.repo", REVALIDATE, "text/plain"),
+        ("/mistralrs-unstable.repo", REVALIDATE, "text/plain"),
+        ("/RPM-GPG-KEY-mistralrs", REVALIDATE, "text/plain"),
     ],
 )
-def test_each_kind_of_file(host, site, snapshot, path, freshness, kind):
+def test_each_kind_of_file_has_its_headers(host, site, snapshot, path, freshness, kind):
     hashed = host.check_output(f"cd {ROOT}{STABLE}/repodata && ls | grep primary | head -1")
     names = {"STABLE": STABLE, "SNAPSHOT": snapshot.rstrip("/"), "HASHED": hashed}
     answer = site.get(re.sub("|".join(names), lambda name: names[name[0]], path))
@@ -47,41 +49,41 @@ def test_each_kind_of_file(host, site, snapshot, path, freshness, kind):
     assert "etag" in answer.headers
 
 
-def test_a_file_that_did_not_change_is_not_sent_again(site):
+def test_an_unchanged_file_is_not_sent_again(site):
     first = site.get("/RPM-GPG-KEY-mistralrs")
     again = site.get("/RPM-GPG-KEY-mistralrs", "--header", f"If-None-Match: {first.headers['etag'][0]}")
     assert (again.status, again.body) == (304, "")
 
 
-def test_a_download_goes_on_where_it_broke_off(site):
+def test_an_interrupted_download_is_resumed(site):
     whole = site.get("/RPM-GPG-KEY-mistralrs").body
     part = site.get("/RPM-GPG-KEY-mistralrs", "--range", "100-")
     assert (part.status, part.body) == (206, whole[100:])
 
 
-def test_http_leads_to_https(site):
+def test_http_redirects_to_https(site):
     answer = site.get(f"http://{site.name}/mistralrs.repo")
     assert (answer.status, answer.headers["location"]) == (301, [f"{site.url}/mistralrs.repo"])
 
 
 def test_another_name_gets_no_answer(site):
-    """Neither a certificate nor a page: status 52 is an empty answer, 35 a refused handshake."""
+    """Neither a certificate nor a page: curl's status 52 is an empty answer, 35 a refused handshake."""
     for name in (site.address, "other.lair.test"):
         places = ["--resolve", f"{name}:80:{site.address}", "--resolve", f"{name}:443:{site.address}"]
         assert site.curl(*places, f"http://{name}/").returncode == 52
         assert site.curl("--insecure", *places, f"https://{name}/").returncode == 35
 
 
-def test_a_request_without_a_name_is_not_told_the_version(site):
+def test_a_request_without_a_name_does_not_get_the_version(site):
     assert "nginx/" not in site.curl("--header", "Host:", f"http://{site.address}/").stdout
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "MKCOL"])
-def test_nothing_can_be_done_but_to_read(site, method):
+def test_only_reading_is_allowed(site, method):
     assert site.get("/mistralrs.repo", "--request", method, "--data", "x").status == 405
 
 
-def test_a_head_is_an_answer_without_a_body(site):
+def test_head_has_headers_and_no_body(site):
     answer = site.get("/mistralrs.repo", "--head")
     assert (answer.status, answer.headers["content-length"] != ["0"]) == (200, True)
 
@@ -93,7 +95,7 @@ def test_a_head_is_an_answer_without_a_body(site):
         "/.git/config", f"{STABLE}/.hidden", "/RPM-GPG-KEY-mistralrs/.publisher",
     ],
 )  # fmt: skip
-def test_hidden_folders_are_not_there(site, path):
+def test_hidden_files_are_not_found(site, path):
     assert site.get(path).status == 404
 
 
@@ -111,7 +113,7 @@ def test_no_folder_is_listed(site, snapshot, path):
         "/..%252f..%252fetc/passwd",
     ],
 )
-def test_there_is_no_way_up(site, path):
+def test_no_path_leaves_the_site(site, path):
     answer = site.get(path)
     assert answer.status in (400, 404)
     assert "root:" not in answer.body
@@ -119,21 +121,21 @@ def test_there_is_no_way_up(site, path):
 
 @pytest.fixture
 def links(host):
-    """Links that the publishing account could make, if it got a shell."""
+    """Links that the publishing account could create if it had a shell."""
     host.check_output(f"runuser -u {ACCOUNT} -- sh -c %s", OPEN)
     yield
     host.check_output(f"rm {ROOT}{STABLE}/link-*")
 
 
 @pytest.mark.parametrize("name", ["link-file", "link-folder/passwd", "link-proc", "link-log", "link-to-root"])
-def test_a_link_leads_only_to_what_its_owner_owns(site, links, name):
+def test_a_link_leads_only_to_files_of_its_owner(site, links, name):
     answer = site.get(f"{STABLE}/{name}")
     assert answer.status == 403
     assert "root:" not in answer.body
 
 
 def test_the_links_of_the_channels_work(site, snapshot):
-    """The two that the agent makes: the pool in a snapshot, and the head's metadata."""
+    """The agent's two: the pool in a snapshot, and the head's metadata."""
     assert site.get(f"{STABLE}/repodata/repomd.xml").body == site.get(f"{snapshot}repodata/repomd.xml").body
     assert site.get(f"{snapshot}Packages/mistralrs-release-43-1.noarch.rpm").status == 200
 
@@ -144,13 +146,13 @@ def statuses(site, number: int, at_once: int) -> Counter[str]:
     return Counter(done.stdout.split())
 
 
-def test_a_room_full_of_clients_is_served(site):
-    """As much as ten machines ask for that upgrade at once, with twenty downloads each, behind one address."""
+def test_ten_upgrading_clients_behind_one_address_are_served(site):
+    """Twenty downloads each, at once."""
     assert statuses(site, 200, 100) == {"200": 200}
 
 
-def test_a_flood_is_turned_away_and_others_are_served(host, site):
-    """From the host's own address, so that the tests' stays welcome."""
+def test_a_flood_gets_429_and_others_are_served(host, site):
+    """From the host's own address, so that the limits do not hit the tests'."""
     program = (
         "import http.client, ssl, collections, json\n"
         "seen = collections.Counter()\n"
@@ -165,7 +167,7 @@ def test_a_flood_is_turned_away_and_others_are_served(host, site):
     assert site.get("/mistralrs.repo").status == 200
 
 
-def test_the_logs_know_no_query(host, site):
+def test_the_logs_hold_no_query(host, site):
     site.get("/mistralrs.repo?token=secret-1")
     site.get("/nowhere?token=secret-2", "--header", "Referer: https://x.invalid/?token=secret-3")
     site.get(f"http://{site.name}/x?token=secret-4")
@@ -179,15 +181,15 @@ def test_the_distribution_rotates_the_logs(host):
     assert "/var/log/nginx/*" in host.file("/etc/logrotate.d/nginx").content_string
 
 
-def test_nginx_runs_and_comes_back_after_a_boot(host):
+def test_nginx_runs_and_is_enabled(host):
     nginx = host.service("nginx")
     if not nginx.is_running:
         pytest.fail(host.check_output("journalctl --no-pager --lines=30 --unit=nginx"))
     assert nginx.is_enabled
 
 
-def test_tls_has_nothing_weak(site):
-    """nmap tries every protocol and cipher, and grades them."""
+def test_tls_has_no_weak_protocol_or_cipher(site):
+    """nmap tries and grades every protocol and cipher."""
     script = ["--script", "ssl-enum-ciphers", "--script-args", f"tls.servername={site.name}"]
     report = subprocess.run(
         ["nmap", "-Pn", "-n", "-p", "443", *script, site.address], capture_output=True, text=True, check=True

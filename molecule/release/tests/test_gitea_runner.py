@@ -1,8 +1,10 @@
-"""The runner runs, shut in; it was registered once, and the token is nowhere. Its program is a stand-in."""
+"""The runner runs sandboxed; it was registered once, and the token is stored nowhere. Its program is a stand-in."""
 
 import json
 
 import pytest
+
+testinfra_hosts = ["ansible://builders"]
 
 HOME = "/var/lib/gitea-runner"
 USER = "gitea-runner"
@@ -34,26 +36,26 @@ def test_it_was_registered_once_and_then_started(host, pid):
     assert host.file(f"{HOME}/.runner").mode == 0o600
 
 
-def test_it_offers_one_long_job_at_a_time(host):
+def test_it_runs_one_long_job_at_a_time(host):
     text = host.file("/etc/gitea-runner/config.yaml").content_string
     for line in ("capacity: 1", "timeout: 24h", 'labels: ["cuda-13.0:host"]'):
         assert f"  {line}\n" in text
 
 
-def test_the_token_is_nowhere(host, pid):
+def test_the_token_is_stored_nowhere(host, pid):
     places = f"/etc {HOME} /root /var/log /tmp /run/systemd /proc/{pid}/environ /proc/{pid}/cmdline"
     assert host.run(f"grep --recursive --binary-files=text --files-with-matches {TOKEN} {places}").stdout == ""
     assert TOKEN not in host.check_output("journalctl --no-pager")
 
 
-def test_its_account_is_nobodys_login(host):
+def test_nobody_can_log_in_to_its_account(host):
     account = host.user(USER)
     assert account.shell == "/usr/sbin/nologin"
     assert account.password.startswith("!")
     assert account.groups == [USER]
 
 
-def test_a_job_neither_sees_the_builders_root_nor_gets_another_account(host, pid):
+def test_a_job_neither_sees_the_builders_root_nor_becomes_another_account(host, pid):
     assert host.check_output(f"ls -A /proc/{pid}/root/var/lib/mistralrs-rpm") == ""
     status = host.file(f"/proc/{pid}/status").content_string
     assert "NoNewPrivs:\t1\n" in status
@@ -61,8 +63,8 @@ def test_a_job_neither_sees_the_builders_root_nor_gets_another_account(host, pid
     assert "Seccomp:\t2\n" in status
 
 
-def test_the_unit_is_shut_in(host, pid):
+def test_the_unit_is_sandboxed(host, pid):
     host.run_expect([0], "systemd-analyze verify /etc/systemd/system/gitea-runner.service")
-    said = host.run("systemd-analyze security --no-pager gitea-runner").stdout
-    score = float(said.rpartition("gitea-runner.service: ")[2].split()[0])
-    assert score <= 2.5, said
+    report = host.run("systemd-analyze security --no-pager gitea-runner").stdout
+    score = float(report.rpartition("gitea-runner.service: ")[2].split()[0])
+    assert score <= 2.5, report

@@ -1,4 +1,4 @@
-"""A host's site as clients see it, from the controller."""
+"""A host's site from the controller, which is a client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 STABLE = "/fedora/43/x86_64"
 ROOT = "/srv/rpm"
 ACCOUNT = "gitea_ci"
-# What the agent leaves for a snapshot, for the host that nobody publishes to.
+# A snapshot as the agent lays it out, for the host that nobody publishes to.
 LAY_OUT = f"""
 set -e; cd {ROOT}{STABLE}; id=20260101T000000Z-00000000; mkdir -p Packages snapshots/$id/repodata
 echo rpm > Packages/mistralrs-release-43-1.noarch.rpm
@@ -31,7 +31,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Site:
-    """The site of a host. Names are resolved here: the controller does not ask the test hosts' DNS."""
+    """The site of a host; its name is resolved here, since the controller does not use the test hosts' DNS."""
 
     name: str
     address: str
@@ -47,7 +47,7 @@ class Site:
         return subprocess.run([*usual, *words], capture_output=True, text=True, errors="replace", check=False)
 
     def get(self, where: str, *words: str) -> Answer:
-        """Ask for a path, or a whole URL; an answer must come."""
+        """The answer for a path or a URL; fails without one."""
         url = where if "://" in where else self.url + where
         asked = ["--write-out", "%{stderr}%{header_json}\n%{http_code} %{http_version}", "--path-as-is"]
         done = self.curl(*asked, *words, url)

@@ -1,4 +1,4 @@
-"""What the tests of repository hosts share."""
+"""Fixtures of the tests of repository hosts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from repo_site import ACCOUNT, LAY_OUT, ROOT, STABLE, Site
 
-# The list of what a publishing key does not give.
+# The commands that a publishing key must not allow.
 sys.path.append(str(Path(__file__).resolve().parents[3] / "tests/faults"))
 
 
 @pytest.fixture
 def site(host, state) -> Site:
     facts = host.ansible.get_variables()
-    return Site(f"{facts['inventory_hostname']}.lair.test", facts["ansible_host"], state / "bundle.pem")
+    return Site(facts["site_name"], facts["ansible_host"], state / "bundle.pem")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The certificates of the repository hosts: trusted, renewed in time by their own service, and in use when they are."""
+"""The certificates of the repository hosts: trusted, renewed in time by their own service, and served at once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import time
 
 import pytest
 
+testinfra_hosts = ["ansible://repo_host"]
+
 SERVICE = "mistralrs-certificate.service"
 
 
 @pytest.fixture
 def site_name(host) -> str:
-    return f"{host.ansible.get_variables()['inventory_hostname']}.lair.test"
+    return host.ansible.get_variables()["site_name"]
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def live(site_name) -> str:
 
 
 def serial_of(host, live: str) -> str:
-    """Of the certificate in its file, by the program that certbot comes with."""
+    """The serial of the certificate's file, by the library that certbot brings."""
     program = (
         "import sys, cryptography.x509 as x; print(x.load_pem_x509_certificate(sys.stdin.buffer.read()).serial_number)"
     )
@@ -32,7 +34,7 @@ def serial_of(host, live: str) -> str:
 
 
 def served(host, state, site_name: str) -> tuple[str, dict]:
-    """The serial and the fields of the certificate that nginx serves, verified as clients do."""
+    """The serial and the fields of the certificate that nginx serves, verified as by clients."""
     context = ssl.create_default_context(cafile=state / "bundle.pem")
     address = host.ansible.get_variables()["ansible_host"]
     with (
@@ -49,7 +51,7 @@ def test_clients_trust_it_and_it_is_the_one_on_the_disk(host, state, site_name, 
     assert found["subjectAltName"] == (("DNS", site_name),)
 
 
-def test_key_and_token_are_for_root_alone(host, live):
+def test_only_root_reads_key_and_token(host, live):
     for path in (f"{live}/privkey.pem", "/etc/mistralrs-certificate/cloudflare.ini"):
         file = host.file(host.check_output("readlink -f %s", path))
         assert (file.user, file.mode) == ("root", 0o600), path
@@ -64,7 +66,7 @@ def test_the_token_is_in_no_log(host, state):
     assert host.run("grep -rqF %s /var/log/letsencrypt /etc/letsencrypt", token).rc == 1
 
 
-def test_the_timer_runs_and_comes_back_after_a_boot(host):
+def test_the_timer_runs_and_is_enabled(host):
     timer = host.service("mistralrs-certificate.timer")
     assert timer.is_running
     assert timer.is_enabled
@@ -72,7 +74,7 @@ def test_the_timer_runs_and_comes_back_after_a_boot(host):
     assert shown.split() == ["6h", "yes"] or shown.split() == ["yes", "6h"]
 
 
-def test_the_distributions_own_timer_leaves_it_alone(host, site_name):
+def test_the_distributions_own_timer_skips_it(host, site_name):
     noted = host.file(f"/etc/letsencrypt/renewal/{site_name}.conf").content_string
     assert re.search("^autorenew = False$", noted, re.MULTILINE)
 
@@ -86,7 +88,7 @@ def test_a_certificate_that_is_not_due_stays(host, live):
 
 @pytest.fixture
 def due(host):
-    """The certificate is due as long as this lasts: almost all of its lifetime must be left."""
+    """During the test the certificate is due: almost all of its lifetime must be left."""
     folder = f"/run/systemd/system/{SERVICE}.d"
     line = next(
         line for line in host.check_output("systemctl cat %s", SERVICE).splitlines() if "ExecCondition=" in line
@@ -105,7 +107,7 @@ def test_a_certificate_that_is_due_is_renewed_and_served_at_once(host, state, si
     assert done.rc == 0, host.check_output("journalctl -n 40 -o cat --no-pager -u %s", SERVICE)
     renewed = serial_of(host, live)
     assert renewed != before
-    # A reload is quick and not waited for: nginx answers by the old one until its new processes are there.
+    # nginx reloads in the background, and serves the old certificate until its new processes run.
     deadline = time.monotonic() + 10
     while served(host, state, site_name)[0] != renewed:
         assert time.monotonic() < deadline, "nginx still serves the old certificate"
@@ -113,16 +115,16 @@ def test_a_certificate_that_is_due_is_renewed_and_served_at_once(host, state, si
     assert host.check_output("systemctl show -P MainPID nginx.service") == nginx, "it was restarted, not reloaded"
 
 
-def test_the_service_can_do_little_else(host):
+def test_the_service_is_sandboxed(host):
     report = host.check_output("systemd-analyze security --no-pager %s", SERVICE)
     exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", report)
     assert exposure
     assert float(exposure[1]) <= 2, report
 
 
-def test_the_program_knows_the_account(host, site_name):
+def test_the_program_finds_the_account(host, site_name):
     directory = "https://pebble.lair.test:14000/dir"
     program = "/usr/local/sbin/mistralrs-certificate-due --json --names %s --directory %s"
-    said = json.loads(host.check_output(program, site_name, directory))
-    assert said["account"].startswith("https://pebble.lair.test:14000/my-account/")
-    assert said["due"] == ""
+    answer = json.loads(host.check_output(program, site_name, directory))
+    assert answer["account"].startswith("https://pebble.lair.test:14000/my-account/")
+    assert answer["due"] == ""

@@ -1,4 +1,4 @@
-"""The publishing account: it can call the agent, write what the agent writes, and do nothing else."""
+"""The publishing account: it can call the agent, write the agent's files, and do nothing else."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pytest
 from hostile import COMMANDS, REFUSALS, RSYNCS
 from repo_site import ACCOUNT, ROOT, STABLE
 
+testinfra_hosts = ["ansible://repo_host"]
+
 KEYS = f"/etc/ssh/authorized_keys.d/{ACCOUNT}"
 UNSTABLE = f"{STABLE}/unstable"
 
 
 class Intruder:
-    """Somebody on another machine with a key for stable alone; one connection for all that is said."""
+    """Somebody on another machine with a key for stable only; one connection for all commands."""
 
     def __init__(self, address: str, state, folder) -> None:
         self.address = address
@@ -22,7 +24,7 @@ class Intruder:
             "-F", "none", "-o", f"User={ACCOUNT}", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes",
             "-o", "LogLevel=ERROR", "-o", f"UserKnownHostsFile={state}/known_hosts", "-o", "ConnectTimeout=10",
         ]  # fmt: skip
-        self.key = ["-i", str(state / "repo_host/intruder")]
+        self.key = ["-i", str(state / "release/intruder")]
         self.shared = ["ssh", *self.options, *self.key, "-S", str(folder / "control")]
 
     def run(self, *words: str, **more) -> subprocess.CompletedProcess[str]:
@@ -35,7 +37,7 @@ class Intruder:
         return self.run(*self.shared, self.address, "--", text)
 
     def ssh(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A connection of its own."""
+        """A new connection."""
         return self.run("ssh", *self.options, *words)
 
 
@@ -50,7 +52,7 @@ def intruder(host, state, tmp_path_factory):
 
 
 def tree(host) -> str:
-    """All that is there but the log, with what it holds."""
+    """A digest of all files but the log, with their metadata."""
     return host.check_output(
         f"cd {ROOT} && find . -not -path './.publisher/log*' -printf '%p %y %l %s %u %m\n' | sort | sha256sum"
     )
@@ -74,10 +76,10 @@ def test_every_command_of_the_hostile_list_is_refused_and_logged(host, intruder)
             wrong[what] = done
     assert wrong == {}
     assert tree(host) == before
-    told = logged(host)[number:]
-    assert [entry["status"] for entry in told] == [2] * len(COMMANDS)
-    assert {entry["who"] for entry in told} == {"intruder"}
-    assert {entry["from"] for entry in told} == {host.check_output("ip route show default").split()[2]}
+    entries = logged(host)[number:]
+    assert [entry["status"] for entry in entries] == [2] * len(COMMANDS)
+    assert {entry["who"] for entry in entries} == {"intruder"}
+    assert {entry["from"] for entry in entries} == {host.check_output("ip route show default").split()[2]}
 
 
 def test_every_rsync_of_the_hostile_list_is_refused(host, intruder, tmp_path):
@@ -116,16 +118,16 @@ def test_no_terminal_no_forwarding_no_files(intruder, tmp_path):
         assert not taken.exists()
 
 
-def test_no_way_in_but_a_key(intruder):
-    """In one connection: newer sshd shuts its door to who fails often."""
+def test_a_key_is_the_only_way_in(intruder):
+    """In one connection: newer sshd blocks clients that fail often."""
     ways = "PreferredAuthentications=none,password,keyboard-interactive,hostbased,gssapi-with-mic"
     done = intruder.ssh("-o", ways, "-o", "PubkeyAuthentication=no", intruder.address, "head stable")
     assert done.returncode == 255
     assert "Permission denied (publickey)." in done.stderr
 
 
-def test_no_key_but_those_that_were_given(host, state, intruder):
-    """The one that Ansible logs in with as root is nobody here, also if the account's home had it."""
+def test_only_the_configured_keys_are_accepted(host, state, intruder):
+    """The key by which Ansible logs in as root is refused here."""
     done = intruder.ssh("-i", str(state / "id_ed25519"), intruder.address, "head stable")
     assert "Permission denied (publickey)." in done.stderr
     keys = host.file(KEYS)
@@ -136,16 +138,16 @@ def test_no_key_but_those_that_were_given(host, state, intruder):
     assert "--as intruder --only stable --ssh" in lines[1]
 
 
-def test_the_account_has_no_password_and_no_home_of_its_own(host):
+def test_the_account_has_no_password_and_owns_no_home(host):
     account = host.user(ACCOUNT)
-    assert account.password == "*"  # noqa: S105  no password fits it
+    assert account.password == "*"  # noqa: S105  no password matches it
     assert account.shell == "/bin/sh"
     assert account.groups == [ACCOUNT]
     home = host.file(account.home)
     assert (home.user, home.mode, home.listdir()) == ("root", 0o755, [])
 
 
-def test_the_account_writes_only_what_the_agent_writes(host):
+def test_the_account_can_only_write_the_agents_files(host):
     everybodys = "-path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp -o -path /run"
     find = f"find / \\( {everybodys} \\) -prune -o -not -type l -writable -print"
     found = host.run(f"runuser -u {ACCOUNT} -- {find}").stdout.split()
@@ -154,7 +156,7 @@ def test_the_account_writes_only_what_the_agent_writes(host):
     assert [path for path in found if not path.startswith(inside)] == []
 
 
-def test_the_agent_and_what_it_trusts_are_roots(host):
+def test_root_owns_the_agent_and_its_trusted_keys(host):
     for path in (
         "/usr/local/libexec/mistralrs-publisher",
         "/etc/mistralrs-rpm/publisher.json",
@@ -166,8 +168,8 @@ def test_the_agent_and_what_it_trusts_are_roots(host):
     assert (state.user, state.mode) == (ACCOUNT, 0o700)
 
 
-def test_who_published_is_told(host):
-    """The host that the signer publishes to; the journal holds a line for each snapshot."""
+def test_the_journal_names_who_published(host):
+    """On the host that the signer publishes to; the journal has a line for each snapshot."""
     journal = host.run(f"tail -1 {ROOT}/.publisher/stable/journal")
     if journal.rc:
         pytest.skip("nobody publishes to this host")
