@@ -56,9 +56,9 @@ from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.findings import refuse
 from ansible.module_utils.pipeline.base.records import Artifact
 from ansible.module_utils.pipeline.package.audit import audit
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "artifact": {"type": "dict", "required": True},
     "toolkit": {"type": "dict", "default": {}},
 }

@@ -53,9 +53,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.lock import held
 from ansible.module_utils.pipeline.source import checkout
-from ansible.module_utils.pipeline_module import BUILDER_ROOT, run
+from ansible.module_utils.pipeline_module import BUILDER_ROOT, ArgumentSpec, run
 
-ARGUMENT_SPEC = {**BUILDER_ROOT, "commit": {"type": "str"}, "pack": {"type": "path"}}
+ARGUMENT_SPEC: ArgumentSpec = {**BUILDER_ROOT, "commit": {"type": "str"}, "pack": {"type": "path"}}
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:

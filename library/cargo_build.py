@@ -109,9 +109,9 @@ from ansible.module_utils.pipeline.build.progress import clock
 from ansible.module_utils.pipeline.cache.compile_cache import Cache
 from ansible.module_utils.pipeline.source.mirrors import Mirrors, git_mirrors
 from ansible.module_utils.pipeline.toolchain.rust import find_rust
-from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, run, step
+from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     **BUILDER_ROOT,
     **BUILD,
     "binary": {"type": "str", "required": True},

@@ -189,9 +189,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.hosts.loopback_site import served
 from ansible.module_utils.pipeline.prove.dnf_client import prove
 from ansible.module_utils.pipeline.prove.proof import ProofOrder, previous_packages, steps_of
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "url": {"type": "str", "required": True},
     "channel": {"type": "str", "default": "stable"},
     "path": {"type": "str", "default": ""},

@@ -62,9 +62,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.hosts.gitea_runner import Registration
-from ansible.module_utils.pipeline_module import run
+from ansible.module_utils.pipeline_module import ArgumentSpec, run
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "program": {"type": "path", "required": True},
     "config": {"type": "path", "required": True},
     "file": {"type": "path", "required": True},

@@ -50,9 +50,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.hosts.health import wait
-from ansible.module_utils.pipeline_module import run
+from ansible.module_utils.pipeline_module import ArgumentSpec, run
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "instances": {"type": "list", "elements": "dict", "required": True},
     "timeout": {"type": "int", "default": 600},
     "lines": {"type": "int", "default": 15},

@@ -77,9 +77,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Artifact, Package
 from ansible.module_utils.pipeline.build import reproduce
-from ansible.module_utils.pipeline_module import BUILDER_ROOT, run, step
+from ansible.module_utils.pipeline_module import BUILDER_ROOT, ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     **BUILDER_ROOT,
     "state": {"type": "str", "choices": ["prepared", "compared", "absent"], "required": True},
     "artifacts": {"type": "list", "elements": "dict"},

@@ -58,9 +58,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base import findings
 from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.hosts.site_certificate import Validity, judge, read
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {"url": {"type": "str", "required": True}}
+ARGUMENT_SPEC: ArgumentSpec = {"url": {"type": "str", "required": True}}
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_a_checkout_that_was_moved_is_set_up_again(checkout: Path, tmp_path: Pat
         ),
         (
             ["UPSTREAM=https://host/a.git?b=c&d", "PORT=99"],
-            {"flavour": "ada", "upstream_url": "https://host/a.git?b=c&d", "local_port": "99"},
+            {"upstream_url": "https://host/a.git?b=c&d", "local_port": "99"},
         ),
     ],
 )
