@@ -20,13 +20,11 @@ options:
     description: The CUDA toolkit of the build. The binary runs with its libraries and its stub.
     type: dict
     default: {}
+extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
     description: The same, but the manifest of a binary that fails stays.
     support: full
-  diff_mode:
-    description: Nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

@@ -16,14 +16,11 @@ options:
   pack:
     description: A git pack with the objects of O(commit) that the checkout lacks.
     type: path
-extends_documentation_fragment: [builder_root]
+extends_documentation_fragment: [builder_root, no_diff]
 attributes:
   check_mode:
     description: Imports the commit in check mode too, since the check of a builder reads it.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

@@ -47,14 +47,11 @@ options:
     description: Stop when O(alive) was not touched for this number of seconds; never when 0.
     type: int
     default: 0
-extends_documentation_fragment: [builder_root, build]
+extends_documentation_fragment: [builder_root, build, no_diff]
 attributes:
   check_mode:
     description: Reports whether it would build.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

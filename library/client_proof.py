@@ -99,13 +99,11 @@ options:
     description: The file with all commands of the client and their output.
     type: path
     required: true
+extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
     description: Lists the steps of the proof and takes none.
     support: full
-  diff_mode:
-    description: Nothing changes.
-    support: none
 notes:
   - Requires root, and a host on which root may mount an overlay.
   - The client's files are in memory; an installed package of 1 GB takes about 2 GB, with a previous one 4 GB. Several

@@ -33,13 +33,11 @@ options:
     description: The registration token. A registered runner needs none.
     type: str
     default: ""
+extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
     description: Reports whether the runner would be registered. O(program) need not exist yet.
     support: full
-  diff_mode:
-    description: Nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

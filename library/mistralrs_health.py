@@ -23,13 +23,11 @@ options:
     description: The number of lines of the journal to show for an instance that does not answer.
     type: int
     default: 15
+extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
     description: Waits for nothing.
     support: full
-  diff_mode:
-    description: Nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

@@ -28,13 +28,7 @@ options:
     description: The program to ask.
     type: str
     default: nvidia-smi
-attributes:
-  check_mode:
-    description: The same.
-    support: full
-  diff_mode:
-    description: Nothing to show.
-    support: none
+extends_documentation_fragment: [read_only]
 """
 
 EXAMPLES = r"""

@@ -25,14 +25,11 @@ options:
     description: The Package records of the first and the second build. Required to compare.
     type: list
     elements: dict
-extends_documentation_fragment: [builder_root]
+extends_documentation_fragment: [builder_root, no_diff]
 attributes:
   check_mode:
     description: Reports whether a second root would be created or removed; a comparison still writes its report.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

@@ -15,13 +15,7 @@ options:
     description: The site, an C(https) URL.
     type: str
     required: true
-attributes:
-  check_mode:
-    description: The same.
-    support: full
-  diff_mode:
-    description: Nothing to show.
-    support: none
+extends_documentation_fragment: [read_only]
 """
 
 EXAMPLES = r"""
