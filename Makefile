@@ -102,11 +102,12 @@ lint: .venv/.ready-tests ## Run ruff, mypy, yamllint, shellcheck, ansible-lint a
 	ansible-lint --offline
 	ansible-playbook --syntax-check $(wildcard playbooks/*.yml)
 
-molecule: .venv/.ready-tests ## Test the roles on real systemd hosts, all scenarios or SCENARIO=repo_host; needs root
+molecule: .venv/.ready-tests ## Test the roles on real systemd hosts, all scenarios or SCENARIO=release; needs root
 	scripts/molecule $(SCENARIO)
 
 faults: .venv/.ready-tests ## Run tests/faults in the long form, 45 minutes
 	FAULTS=long pytest -s tests/faults $(ARGS)
+	FAULTS=long scripts/molecule release
 
 bench: .venv/.ready-tests ## Measure a release, and compression of a real payload
 	pytest tests/bench/test_release.py tests/bench/test_payload.py $(ARGS)

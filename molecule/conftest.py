@@ -20,5 +20,5 @@ def state() -> Path:
 
 @pytest.fixture(scope="session")
 def records() -> Records:
-    """What this scenario's actions changed."""
+    """The changes of this scenario's actions."""
     return Records(STATE / "records" / os.environ["MOLECULE_SCENARIO_NAME"])

@@ -1,6 +1,6 @@
-"""What the actions of a scenario changed, as plugins/callback/molecule_records.py wrote it down.
+"""The changes of a scenario's actions, as plugins/callback/molecule_records.py recorded them.
 
-For a scenario's tests, which find this module by their conftest.py:
+For the tests of a scenario:
 
     def test_check_mode_predicts_what_converge_changes(records):
         records.assert_predicted()
@@ -22,19 +22,19 @@ class Records:
     folder: Path
 
     def changed(self, action: str) -> dict[str, list[str]]:
-        """The names of the tasks that changed something, for each host, in their order."""
+        """The names of the tasks that changed something, in order, by host."""
         return json.loads((self.folder / f"{action}.json").read_text())["changed"]
 
     def assert_predicted(self, *, beside: Collection[str] = ()) -> None:
-        """Check mode, on bare hosts, named the tasks that then changed something, and no other.
+        """Check mode on bare hosts reported exactly the tasks that then changed something.
 
-        `beside` names tasks that cannot be predicted, each with its reason where it is given.
+        `beside` names tasks that check mode cannot predict; the caller says why.
         """
         predicted, done = self.changed("check"), self.changed("converge")
         findings = []
         for host in sorted(predicted.keys() | done.keys()):
-            said, did = (Counter(names.get(host, [])) for names in (predicted, done))
-            for word, names in (("not predicted", did - said), ("predicted in vain", said - did)):
+            before, after = (Counter(names.get(host, [])) for names in (predicted, done))
+            for word, names in (("not predicted", after - before), ("predicted, but unchanged", before - after)):
                 findings += [f"{host}: {word}: {name}" for name in names if name not in beside]
         assert not findings, "\n".join(findings)
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""A stand-in for Cloudflare's API, version 4, as far as certbot and community.general.cloudflare_dns use it.
+"""A stand-in for the part of Cloudflare's API, version 4, that certbot and community.general.cloudflare_dns use.
 
     cloudflare.py ADDRESS FOLDER
 
 Rules:
-- It answers https on port 443 of the address, by the certificate stand-in.pem of the folder, and keeps what it was
-  told in cloudflare.json there.
-- It knows one token, that of the file secrets/cloudflare_token, limited to the records of one zone. What else is asked,
-  and what is malformed, gets the status, the code and the words of Cloudflare's own answer.
-- What the zone holds, DNS answers from the next moment on: pebble-challtestsrv is told of each change.
-- Port 8080 is a proxy for https alone. It leads to this API, whatever address its name has, and to hosts of the zone.
+- It serves https on port 443 of the address with the certificate stand-in.pem of the folder, and stores the records in
+  cloudflare.json there.
+- It accepts one token, that of the file secrets/cloudflare_token, limited to the records of one zone. Unauthorized and
+  malformed requests get the status, code and text of Cloudflare's own answer.
+- DNS serves the zone's records at once: each change is sent to pebble-challtestsrv.
+- Port 8080 is a proxy for https only. It connects to this API under each of its names, and to hosts of the zone.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ DESCRIPTION: Json = {
 
 
 class Refused(Exception):
-    """An error as Cloudflare answers it."""
+    """An error in Cloudflare's format."""
 
     def __init__(self, status: int, code: int, message: str, *chain: tuple[int, str]):
         super().__init__(message)
@@ -75,7 +75,7 @@ def not_routed(path: str) -> Refused:
 
 
 def check_token(header: str | None, token: str) -> None:
-    """The errors of a missing, a malformed and an unknown token."""
+    """Raises the error of a missing, malformed or unknown token."""
     if not header:
         raise Refused(400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
     words = header.split()
@@ -86,7 +86,7 @@ def check_token(header: str | None, token: str) -> None:
 
 
 def content_of(record: Json) -> str:
-    """The one text of a record: CAA is given as its parts."""
+    """The content of a record as one string; clients send CAA as its parts."""
     data = record.get("data")
     if record["type"] == "CAA" and isinstance(data, dict):
         try:
@@ -99,14 +99,14 @@ def content_of(record: Json) -> str:
 
 @dataclass
 class Zone:
-    """The records of one zone; every change is checked first. `told` hears the type and name that changed."""
+    """The records of one zone; every change is validated first. `notify` gets the type and name of each change."""
 
     name: str = ZONE
     records: dict[str, Json] = field(default_factory=dict)
-    told: Callable[[str, str], None] = lambda _type, _name: None
+    notify: Callable[[str, str], None] = lambda _type, _name: None
 
     def find(self, query: dict[str, str]) -> list[Json]:
-        """Records as filtered by type, name and content, also where written as name.exact."""
+        """Records filtered by type, name and content; the keys may also be written as name.exact."""
         wanted = {key.removesuffix(".exact"): value for key, value in query.items()}
         filters = {key: wanted[key] for key in ("type", "name", "content") if key in wanted}
         return [
@@ -122,7 +122,7 @@ class Zone:
                 raise Refused(400, 81058, "An identical record already exists.")
         record |= {"id": uuid.uuid4().hex, "created_on": _now(), "modified_on": _now()}
         self.records[str(record["id"])] = record
-        self._tell(record)
+        self._notify(record)
         return record
 
     def get(self, identity: str) -> Json:
@@ -134,18 +134,18 @@ class Zone:
         before = self.get(identity)
         after = before | self._checked(wish) | {"id": identity, "modified_on": _now()}
         self.records[identity] = after
-        self._tell(before)
-        self._tell(after)
+        self._notify(before)
+        self._notify(after)
         return after
 
     def delete(self, identity: str) -> Json:
         record = self.get(identity)
         del self.records[identity]
-        self._tell(record)
+        self._notify(record)
         return {"id": identity}
 
-    def _tell(self, record: Json) -> None:
-        self.told(str(record["type"]), str(record["name"]))
+    def _notify(self, record: Json) -> None:
+        self.notify(str(record["type"]), str(record["name"]))
 
     def _checked(self, wish: Json) -> Json:
         kind = str(wish.get("type", "")).upper()
@@ -181,7 +181,7 @@ class Zone:
 
 
 def answer(zone: Zone, method: str, path: str, query: dict[str, str], wish: Json) -> tuple[object, bool]:
-    """The result of a request whose token is known, and whether it is a list to be paged."""
+    """The result of an authorized request, and whether it is a list with pages."""
     described = {"id": ZONE_ID, "name": zone.name, **DESCRIPTION}
     if (method, path) == ("GET", "/user/tokens/verify"):
         return {"id": "1" * 32, "status": "active"}, False
@@ -210,7 +210,7 @@ def answer(zone: Zone, method: str, path: str, query: dict[str, str], wish: Json
 
 
 def page_of(items: list, query: dict[str, str]) -> tuple[list, Json]:
-    """One page and what Cloudflare says of it."""
+    """One page of a list, and Cloudflare's description of it."""
     size = max(1, min(int(query.get("per_page", 100)), 5000))
     number = max(1, int(query.get("page", 1)))
     part = items[(number - 1) * size : number * size]
@@ -233,8 +233,8 @@ def _now() -> str:
 # -- DNS
 
 
-def tell_dns(zone: Zone, kind: str, name: str) -> None:
-    """Makes pebble-challtestsrv answer for a name and type what the zone has now."""
+def update_dns(zone: Zone, kind: str, name: str) -> None:
+    """Makes pebble-challtestsrv serve the zone's records of a name and type."""
     contents = [str(record["content"]) for record in zone.find({"type": kind, "name": name})]
     word = kind.lower()
     host = f"{name}."
@@ -248,7 +248,7 @@ def tell_dns(zone: Zone, kind: str, name: str) -> None:
         _post("set-cname", {"host": host, "target": f"{contents[0]}."})
     else:
         for content in contents:
-            # TXT is given in quotes since 2024, and without them as before.
+            # Clients send TXT with quotes (since 2024) or without.
             _post("set-txt", {"host": host, "value": content.strip('"')})
 
 
@@ -262,7 +262,7 @@ def _post(what: str, values: Json) -> None:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request to the API: token, then answer, then what is to be remembered."""
+    """One request to the API: checks the token, answers, stores the records."""
 
     protocol_version = "HTTP/1.1"
     zone: Zone
@@ -305,7 +305,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """CONNECT alone, to the API and to hosts of the zone; what is not known is refused, as a bad gateway."""
+    """CONNECT only, to the API and to hosts of the zone; other names get the status 502."""
 
     protocol_version = "HTTP/1.1"
     zone: Zone
@@ -335,7 +335,7 @@ class Proxy(BaseHTTPRequestHandler):
 
 
 def pass_on(one: socket.socket, other: socket.socket) -> None:
-    """Bytes both ways until a side ends or a minute passes in silence."""
+    """Relays bytes both ways until a side ends or a minute passes without any."""
     pair = {one: other, other: one}
     while ready := select.select([one, other], [], [], 60)[0]:
         for side in ready:
@@ -349,7 +349,7 @@ def pass_on(one: socket.socket, other: socket.socket) -> None:
 
 
 class TlsServer(ThreadingHTTPServer):
-    """Does each handshake in the connection's own thread: a client that says nothing holds nobody up."""
+    """Does each handshake in the connection's own thread: a silent client blocks nobody."""
 
     daemon_threads = True
     context: ssl.SSLContext
@@ -367,9 +367,9 @@ def main(arguments: Iterable[str]) -> None:
     bind, folder = arguments
     memory = Path(folder, "cloudflare.json")
     zone = Zone(records=json.loads(memory.read_text()) if memory.exists() else {})
-    zone.told = lambda kind, name: tell_dns(zone, kind, name)
+    zone.notify = lambda kind, name: update_dns(zone, kind, name)
     for kind, name in {(str(record["type"]), str(record["name"])) for record in zone.records.values()}:
-        tell_dns(zone, kind, name)
+        update_dns(zone, kind, name)
     token = Path(folder, "secrets/cloudflare_token").read_text().strip()
     TlsServer.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     TlsServer.context.load_cert_chain(Path(folder, "stand-in.pem"), Path(folder, "stand-in.key"))

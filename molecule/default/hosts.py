@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""The test hosts: systemd-nspawn containers on a bridge of their own, each an overlay over a cached tree.
+"""The test hosts: systemd-nspawn containers on their own bridge, each an overlay over a cached tree.
 
-    python molecule/default/hosts.py up [NAME...]     services and hosts; what runs already stays as it is
+    python molecule/default/hosts.py up [NAME...]     starts services and hosts that do not run yet
     python molecule/default/hosts.py down             ends everything that `up` started and leaves no trace
-    python molecule/default/hosts.py kill NAME...     as if the power went: SIGKILL, the disk stays
+    python molecule/default/hosts.py kill NAME...     simulates a power failure: SIGKILL, the disk stays
     python molecule/default/hosts.py boot NAME...     starts a killed host again, with the same disk
-    python molecule/default/hosts.py reset NAME...    a bare host again
-    python molecule/default/hosts.py status           what runs
-    python molecule/default/hosts.py mirror           makes the mirror anew from what the roles name now
+    python molecule/default/hosts.py reset NAME...    makes a host bare again
+    python molecule/default/hosts.py status           lists hosts and services, and whether they run
+    python molecule/default/hosts.py mirror           updates the mirror from the roles
 
-A host has no way out of the bridge. Its overlay is mounted in a mount namespace that ends with the host.
+A host reaches nothing beyond the bridge. Its overlay is mounted in a mount namespace that ends with the host.
 """
 
 from __future__ import annotations
@@ -49,16 +49,14 @@ from settings import (
 )
 
 BOOT_SECONDS = 90
-# A control group of its own: else the systemds of all hosts would share one, and stop each other's services.
+# Each host gets its control group: in a shared one the hosts' systemds would stop each other's services.
 ENTER = """echo $$ >"$1/cgroup.procs" &&
 mount -t overlay -o "lowerdir=$2,upperdir=$3/upper,workdir=$3/work" overlay "$3/root" && shift 3 && exec "$@" """
 NETWORK = "[Match]\nName=host0\n\n[Network]\nAddress={address}/24\nGateway={gateway}\nLinkLocalAddressing=no\n"
 APT = f"deb [trusted=yes] http://mirror.{ZONE}/debian ./\n"
-DNF = (
-    f"[fedora]\nname=Fedora, as far as the roles need it\nbaseurl=http://mirror.{ZONE}/fedora/\nenabled=1\ngpgcheck=0\n"
-)
+DNF = f"[fedora]\nname=Fedora, the packages that the roles need\nbaseurl=http://mirror.{ZONE}/fedora/\nenabled=1\ngpgcheck=0\n"
 PIP = f"[global]\nno-index = true\nfind-links = http://mirror.{ZONE}/wheels/\ntrusted-host = mirror.{ZONE}\n"
-SSH = """# How Ansible and the tests reach the test hosts.
+SSH = """# For Ansible and the tests.
 User root
 IdentityFile {key}
 IdentitiesOnly yes
@@ -135,17 +133,17 @@ def disk(host: Host) -> Path:
 
 
 def control_group(host: Host) -> Path:
-    """Below the controller's own, wherever the system has the second version of control groups."""
+    """Below the controller's own group; ServiceError without control groups of version 2."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     place = next((fields[1] for fields in mounts if fields[2] == "cgroup2"), None)
     if place is None:
-        raise ServiceError("this system has no control groups of version 2, which the test hosts need")
+        raise ServiceError("the test hosts need control groups of version 2, and none are mounted on this system")
     own = re.search(r"^0::(/.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
     return Path(place + (own[1] if own else ""), f"mrpm-{host.name}")
 
 
 def remove_control_group(group: Path) -> None:
-    """Its processes are gone; the kernel may need a moment to see it."""
+    """Retries: the kernel may not have noticed yet that its processes are gone."""
     deadline = time.monotonic() + 5
     while group.exists():
         try:
@@ -158,7 +156,7 @@ def remove_control_group(group: Path) -> None:
 
 
 def prepare(host: Host) -> None:
-    """What makes this host differ from the others of its platform, written to its own layer."""
+    """Writes the host's own files, such as its name, address and keys, to its layer."""
     part = disk(host).with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     lowest = mirror.tree(host.platform)
@@ -186,7 +184,7 @@ def prepare(host: Host) -> None:
         write("etc/apt/sources.list", APT)
     else:
         for file in (lowest[-1] / "etc/yum.repos.d").glob("*.repo"):
-            write(f"etc/yum.repos.d/{file.name}", "# A test host has the mirror alone.\n")
+            write(f"etc/yum.repos.d/{file.name}", "# A test host uses only the mirror.\n")
         write("etc/yum.repos.d/fedora.repo", DNF)
     host_key = upper / "etc/ssh/ssh_host_ed25519_key"
     host_key.parent.mkdir(parents=True)
@@ -197,7 +195,7 @@ def prepare(host: Host) -> None:
 
 
 def trust(host: Host, lowest: list[Path], write: Callable[[str, str], None]) -> None:
-    """The CAs of the stand-ins, as if update-ca-certificates (or update-ca-trust) had run after they were added."""
+    """Adds the CAs of the stand-ins with the results of update-ca-certificates or update-ca-trust."""
     store, anchors = "etc/ssl/certs", "usr/local/share/ca-certificates"
     if not (lowest[-1] / store / "ca-certificates.crt").exists():
         store, anchors = "etc/pki/ca-trust/extracted/pem", "etc/pki/ca-trust/source/anchors"
@@ -216,7 +214,7 @@ def trust(host: Host, lowest: list[Path], write: Callable[[str, str], None]) -> 
 
 
 def know(host: Host) -> None:
-    """The host's key in known_hosts, in place of one that it had before."""
+    """Replaces the host's key in known_hosts."""
     key = (disk(host) / "upper/etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2]
     with locked("known_hosts"):
         lines = KNOWN_HOSTS.read_text().splitlines() if KNOWN_HOSTS.exists() else []
@@ -226,12 +224,12 @@ def know(host: Host) -> None:
 
 
 def boot(host: Host) -> None:
-    """Starts the host on its disk and waits until systemd has started everything and ssh answers."""
+    """Starts the host on its disk and waits until systemd finished the boot and ssh answers."""
     if processes.pid(record(host)):
         return
     record(host).unlink(missing_ok=True)
     if not disk(host).exists():
-        raise ServiceError(f"{host.name} has no disk: hosts.py up {host.name}")
+        raise ServiceError(f"{host.name} has no disk: run hosts.py up {host.name}")
     nspawn = ["systemd-nspawn", "--quiet", "--boot", f"--directory={disk(host) / 'root'}", f"--machine={host.name}"]
     nspawn += ["--register=no", "--keep-unit", f"--network-bridge={BRIDGE}", "--resolv-conf=off", "--link-journal=no"]
     nspawn += ["--timezone=off", "--settings=no", "--console=pipe"]
@@ -240,7 +238,7 @@ def boot(host: Host) -> None:
     group.mkdir(exist_ok=True)
     shell: list[str | Path] = ["sh", "-c", ENTER, "sh", group, (disk(host) / "lower").read_text(), disk(host)]
     words = ["unshare", "--mount", "--propagation=slave", *shell, *nspawn]
-    # Debian 12's nspawn would give the controller's mix of cgroups, which newer systemd refuses.
+    # Debian 12's nspawn would mount the controller's mix of cgroup versions, which newer systemd refuses.
     processes.start(record(host), words, LOGS / f"{host.name}.log", {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
     wait(host)
 
@@ -264,7 +262,7 @@ def wait(host: Host) -> None:
 
 
 def finish(host: Host) -> None:
-    """As an installed Debian would: apt knows what its repositories have."""
+    """Downloads apt's package index, as Debian's installer does."""
     if host.platform.startswith("debian"):
         done = ssh(host, "apt-get", "--quiet", "update")
         if done.returncode:
@@ -283,7 +281,7 @@ def ssh(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def close_connections(host: Host) -> None:
-    """Ends the connections that Ansible and testinfra keep open for a minute; one to a dead host would hang."""
+    """Ends the connections that Ansible and testinfra keep for a minute: to a dead host they would hang."""
     for socket in Path.home().glob(f".ansible/cp/*@{host.address}*"):
         subprocess.run(["ssh", "-O", "exit", "-S", socket, "host"], capture_output=True, check=False)
 
@@ -296,7 +294,7 @@ def known() -> list[Host]:
 
 
 def made() -> list[Host]:
-    """Every host that has a disk, also one that no inventory knows any more."""
+    """Every host that has a disk, even if no inventory lists it any more."""
     every = hosts()
     names = [path.name for path in (STATE / "hosts").glob("*") if path.suffix != ".part"]
     return [every.get(name, Host(name, "unknown", "unknown")) for name in names]
@@ -306,12 +304,12 @@ def chosen(names: Iterable[str]) -> list[Host]:
     every = hosts()
     unknown = [name for name in names if name not in every]
     if unknown:
-        raise ServiceError(f"there is no test host {', '.join(unknown)}; there are {', '.join(every)}")
+        raise ServiceError(f"no test host is named {', '.join(unknown)}; the hosts are {', '.join(every)}")
     return [every[name] for name in names] or list(every.values())
 
 
 def each(these: Iterable[Host], action: Callable[[Host], None]) -> None:
-    """Does the same to every host at once, to the end for each, and then tells what failed."""
+    """Runs the action on all hosts in parallel, to the end on each; ServiceError lists the failures."""
     failures = []
 
     def guarded(host: Host) -> None:
@@ -340,7 +338,7 @@ def locked(name: str = "up") -> Iterator[None]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("action", choices=["up", "down", "kill", "boot", "reset", "status", "mirror"])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="the hosts; for up: all, where none is named")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the hosts; for up the default is all")
     options = parser.parse_args()
     one = {"kill": kill, "boot": boot, "reset": reset}
     try:

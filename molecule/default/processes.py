@@ -1,9 +1,8 @@
-"""Processes that outlive the command that started them, each known by a file with its number and its start.
+"""Processes that outlive the command that started them, each recorded in a file with its pid and start time.
 
 Rules:
-- A process writes its own file before it becomes the program, so none ever runs unrecorded.
-- The number counts only together with the time at which the kernel started it: a number that was given to another
-  process since is never signalled.
+- A process writes its record before it executes the program, so no program runs unrecorded.
+- A pid counts only together with its start time in the kernel: a reused pid is never signalled.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ RECORD = """printf '%s %s\\n' "$$" "$(cut -d ' ' -f 22 "/proc/$$/stat")" >"$0" &
 
 
 def start(record: Path, words: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Starts a program in a session of its own; what it says goes to the log."""
+    """Starts a program in a new session; its output goes to the log."""
     record.parent.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -40,10 +39,10 @@ def start(record: Path, words: Sequence[str | Path], log: Path, environment: Map
 
 
 def pid(record: Path) -> int:
-    """The number of the recorded process, or 0 when it no longer runs."""
+    """The pid of the recorded process, or 0 if it no longer runs."""
     try:
         number, started = record.read_text().split()
-        # The name in the second field may hold spaces and brackets.
+        # The name in the second field may contain blanks and brackets.
         state, *fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return 0
@@ -51,10 +50,10 @@ def pid(record: Path) -> int:
 
 
 def stop(record: Path, *, gently: bool = True) -> None:
-    """Ends the recorded process and waits until it is gone; its file goes with it.
+    """Ends the recorded process, waits until it is gone, and removes its record.
 
-    Gently: it is told to end. Else its children are killed, as systemd-nspawn's is the whole system that it runs and
-    would outlive it. Whatever is there five seconds later is killed.
+    Gently: by SIGTERM. Otherwise its children are killed: systemd-nspawn's child is the whole system, which would
+    outlive it. After five seconds the process is killed.
     """
     number = pid(record)
     if number:

@@ -1,7 +1,7 @@
-"""What the controller runs for the test hosts: the bridge, DNS, mirror, git, Cloudflare's stand-in and an ACME server.
+"""The controller's services for the test hosts: bridge, DNS, mirror, git, Cloudflare's stand-in and an ACME server.
 
-Everything listens on the bridge's address alone, is recorded in the state's folder and ends with `stop`, whatever
-`start` got to. Starting what runs already does nothing.
+Everything listens only on the bridge's address, is recorded in the state's folder, and ends with `stop` even if `start`
+failed halfway. A service that runs already is not started again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DNS_API = f"http://{CONTROLLER}:8055"
 ACME = f"{CONTROLLER}:14000"
 ACME_API = f"{CONTROLLER}:15000"
 SERVED = [f"{name}.{ZONE}" for name in ("mirror", "pebble", "api.cloudflare")]
-"""The names under which the controller itself is known to the hosts."""
+"""The controller's own names for the hosts."""
 
 ROOM = Path("/proc/sys/fs/inotify/max_user_instances")
 ROOM_BEFORE = STATE / "max_user_instances"
@@ -57,7 +57,7 @@ http {{
 
 
 class ServiceError(Exception):
-    """What does not work on the controller, and where to read more."""
+    """A service failed: which one, why, and its log."""
 
 
 def start() -> None:
@@ -65,7 +65,7 @@ def start() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for program in ("ip", "nginx", "git", "openssl", "pebble", "pebble-challtestsrv", "systemd-nspawn"):
         if not shutil.which(program):
-            raise ServiceError(f"the program {program} is not installed: make setup")
+            raise ServiceError(f"the program {program} is not installed: run make setup")
     make_room()
     make_bridge()
     make_certificates()
@@ -85,7 +85,7 @@ def stop() -> None:
 
 
 def make_room() -> None:
-    """Each host's systemd takes a dozen inotify instances; the kernel's limit is 128 for all that root runs."""
+    """Raises the limit of inotify instances: a host's systemd takes a dozen, and root's default limit is 128."""
     before = ROOM.read_text()
     if int(before) < ROOM_NEEDED:
         if not ROOM_BEFORE.exists():
@@ -104,7 +104,7 @@ def make_bridge() -> None:
 
 
 def remove_bridge() -> None:
-    """Takes the bridge away, unless something that is not ours is plugged into it."""
+    """Removes the bridge, unless a foreign interface is attached to it."""
     ports = Path("/sys/class/net", BRIDGE, "brif")
     deadline = time.monotonic() + 3
     while ports.exists() and any(ports.iterdir()) and time.monotonic() < deadline:
@@ -121,7 +121,7 @@ def ip(*words: str) -> None:
 
 
 def make_certificates() -> None:
-    """A CA for a fortnight, which signs for the stand-ins; its key never leaves the state's folder."""
+    """Creates a CA for a fortnight and the stand-ins' certificate; its key stays in the state's folder."""
     if (STATE / "stand-in.pem").exists():
         return
     common = [
@@ -167,7 +167,7 @@ def dns(what: str, **values: object) -> None:
 
 
 def start_pebble() -> None:
-    """The ACME server; its root is fetched, for it is a new one each time that it starts."""
+    """Starts the ACME server and fetches its root, which is new at each start."""
     config = STATE / "pebble.json"
     facts = {
         "listenAddress": ACME,
@@ -217,7 +217,7 @@ def start_cloudflare() -> None:
 def service(
     name: str, words: Sequence[str | Path], ready: Callable[[], object], more: Mapping[str, str] | None = None
 ) -> None:
-    """Starts a service unless it runs, and waits until it answers."""
+    """Starts a service unless it runs, and waits until ``ready`` raises no error."""
     record, log = PIDS / name, LOGS / f"{name}.log"
     if not processes.pid(record):
         record.unlink(missing_ok=True)
@@ -246,14 +246,14 @@ def fetch(url: str) -> bytes:
 
 
 def opener() -> urllib.request.OpenerDirector:
-    """Asks the bridge's address and no proxy; certificates are of names, and these are asked by address."""
+    """Connects without a proxy, and without a check of the host name: requests go to the bridge's address."""
     context = ssl.create_default_context(cafile=CA)
     context.check_hostname = False
     return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
 
 
 def run(words: Sequence[str | Path]) -> str:
-    """What a program prints; ServiceError with its own words when it fails."""
+    """The output of a program; ServiceError with its error output if it fails."""
     done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     if done.returncode:
         raise ServiceError(f"{' '.join(map(str, words))} failed: {done.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""Where things are: the folders, the addresses and the hosts of the inventories."""
+"""Folders, addresses and the hosts of the inventories."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KNOWN_HOSTS = STATE / "known_hosts"
 
 @dataclass(frozen=True)
 class Host:
-    """A test host as the inventories know it."""
+    """A test host of an inventory."""
 
     name: str
     address: str
@@ -42,7 +42,7 @@ class Host:
 
 
 def hosts(folder: Path = INVENTORY) -> dict[str, Host]:
-    """Every host of every inventory that names its platform; two that share a name or an address are an error."""
+    """The hosts of all inventories that have a platform; ValueError if two share a name or an address."""
     found: dict[str, Host] = {}
     for file in sorted(folder.glob("*.yml")):
         for name, facts in _hosts_of(yaml.safe_load(file.read_text()) or {}):

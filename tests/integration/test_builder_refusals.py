@@ -17,8 +17,8 @@ RUNNER = {"builder_runner": True, "gitea_runner_instance": "https://git.example.
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "all is well": ({}, ""),
     "a runner too": (RUNNER, ""),
-    "root builds": ({"builder_user": "root"}, 'builder_user ("root") is an account of its own, not root'),
-    "nobody builds": ({"builder_user": ""}, 'builder_user ("") is an account of its own, not root'),
+    "root builds": ({"builder_user": "root"}, 'builder_user ("root") is a dedicated account, not root'),
+    "nobody builds": ({"builder_user": ""}, 'builder_user ("") is a dedicated account, not root'),
     "no absolute path": ({"builder_root": "builder"}, 'builder_root ("builder") is an absolute path'),
     "a CUDA source": (
         {"cuda_toolkit_source": "cargo"},
@@ -33,7 +33,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a Rust without pins": ({"rust_toolchain_version": "1.0.0"}, "rust_toolchain_version 1.0.0"),
     "a CUDA without pins": (
         {"builder_cuda_versions": ["13.0", "14.9"], "cuda_toolkit_source": "wheels"},
-        "CUDA 14.9 cannot be had",
+        "CUDA 14.9 is not available",
     ),
     "an sccache without pins": ({"compile_cache_version": "0.1"}, "compile_cache_version 0.1"),
     "a shared level": ({"compile_cache_shared": "nfs"}, "compile_cache_shared must be one of: none, redis, s3, webdav"),
@@ -103,4 +103,4 @@ def test_what_is_wrong_is_named(told: dict[str, Any], case: str) -> None:
 def test_a_cache_without_tls_has_a_private_address(told: dict[str, Any]) -> None:
     assert not [address for address in PRIVATE if address in told]
     for address in PUBLIC:
-        assert f'cache_server_address ("{address}"), a private address, unless there are both' in told[address]["msg"]
+        assert f'cache_server_address ("{address}"), a private address unless both' in told[address]["msg"]

@@ -1,6 +1,6 @@
-"""The DNS records of repo hosts: written at Cloudflare, kept, changed and refused, through the role's own tasks.
+"""The DNS records of repo hosts: written at Cloudflare, kept, changed and refused, by the role's own tasks.
 
-A run costs seconds, so each has several hosts: one for each thing that is to be seen.
+A run takes seconds, so each run has several hosts: one for each case.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import pytest
 from support.cloudflare_site import TOKEN, Site, cloudflare
 
 BOTH = {"A 192.0.2.1", "AAAA 2001:db8::1"}
-ADDRESSES, AUTHORITY, OLD = "Publish the addresses", "Say who may issue certificates", "Remove old addresses"
+ADDRESSES, STALE = "Publish the addresses", "Remove stale addresses"
+AUTHORITY = "Publish which authority may issue certificates"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What was printed, the tasks that changed something for each host, and what a host ended with, if it failed."""
+    """The output, the tasks that changed something for each host, and the messages of failed hosts."""
 
     output: str
     changed: dict[str, list[str]]
@@ -38,7 +39,7 @@ class Role:
     site: Site
 
     def run(self, hosts: dict[str, dict[str, object]], *words: str) -> Run:
-        """Applies the role for hosts that do not exist: they are never asked. Each has its name in the zone."""
+        """Applies the role for hosts that do not exist: nothing connects to them. Each has its name in the zone."""
         common = {
             "cloudflare_dns_zone": "lair.test",
             "cloudflare_dns_name": "{{ inventory_hostname }}.lair.test",
@@ -77,7 +78,7 @@ def caa(account: str = "") -> str:
     return f'CAA 0 issue "letsencrypt.org{account and f"; accounturi={account}"}"'
 
 
-def test_names_get_their_records_as_check_mode_said_and_lose_what_is_old(role):
+def test_names_get_their_records_as_check_mode_predicted_and_lose_stale_ones(role):
     site, account = role.site, "https://acme.test/account/1"
     for kind, content in (("A", "192.0.2.1"), ("A", "192.0.2.2"), ("AAAA", "2001:db8::2"), ("TXT", "kept")):
         site.add(kind, "used.lair.test", content)
@@ -87,13 +88,13 @@ def test_names_get_their_records_as_check_mode_said_and_lose_what_is_old(role):
     hosts = {"new": {}, "used": {"cloudflare_dns_account_uri": account}}
     before = site.zone.find({})
 
-    foretold = role.run(hosts, "--check", "--diff")
-    assert foretold.failed == {}, foretold.output
+    predicted = role.run(hosts, "--check", "--diff")
+    assert predicted.failed == {}, predicted.output
     assert site.zone.find({}) == before
 
     done = role.run(hosts, "-vvv")
     assert done.failed == {}, done.output
-    assert done.changed == foretold.changed == {"new": [ADDRESSES, AUTHORITY], "used": [ADDRESSES, AUTHORITY, OLD]}
+    assert done.changed == predicted.changed == {"new": [ADDRESSES, AUTHORITY], "used": [ADDRESSES, AUTHORITY, STALE]}
     assert TOKEN not in done.output
     assert site.of("new.lair.test") == BOTH | {caa()}
     assert site.of("used.lair.test") == BOTH | {caa(account), "TXT kept"}
@@ -105,12 +106,12 @@ def test_names_get_their_records_as_check_mode_said_and_lose_what_is_old(role):
         "new": {"cloudflare_dns_authority": "", "cloudflare_dns_addresses": ["192.0.2.3"]},
         "used": {"cloudflare_dns_account_uri": "https://acme.test/account/2"},
     }
-    assert role.run(moved).changed == {"new": [ADDRESSES, OLD], "used": [AUTHORITY]}
+    assert role.run(moved).changed == {"new": [ADDRESSES, STALE], "used": [AUTHORITY]}
     assert site.of("new.lair.test") == {"A 192.0.2.3", caa()}
     assert site.of("used.lair.test") == BOTH | {caa("https://acme.test/account/2"), "TXT kept"}
 
 
-def test_what_is_wrong_is_named_and_nothing_is_written(role, monkeypatch):
+def test_errors_name_their_cause_and_nothing_is_written(role, monkeypatch):
     add = role.site.zone.add
 
     def guarded(wish: dict[str, object]) -> dict[str, object]:
@@ -124,19 +125,19 @@ def test_what_is_wrong_is_named_and_nothing_is_written(role, monkeypatch):
     expected = {
         "unknown": ({"cloudflare_dns_token": "w" * 40}, "refused the token: 403 (Invalid access token, code 9109)"),
         "malformed": ({"cloudflare_dns_token": "short"}, "refused the token: 400 (Invalid request headers, code 6003"),
-        "reader": ({}, "may read the zone, but not write to it. It needs the permission Zone, DNS, Edit"),
+        "reader": ({}, "can read the zone, but not write to it. It needs the permission Zone, DNS, Edit"),
         "alias": ({}, "alias.lair.test is an alias of old.lair.test (CNAME)"),
-        "elsewhere": ({"cloudflare_dns_zone": "test"}, "Cloudflare shows this token no zone test"),
+        "elsewhere": ({"cloudflare_dns_zone": "test"}, "The token has no access to a zone test"),
         "outside": ({"cloudflare_dns_name": "rpm.other.test"}, "rpm.other.test is not in the zone lair.test"),
-        "empty": ({"cloudflare_dns_addresses": []}, "is given no address: list them in cloudflare_dns_addresses"),
+        "empty": ({"cloudflare_dns_addresses": []}, "has no address: list its addresses in cloudflare_dns_addresses"),
         "bad": ({"cloudflare_dns_addresses": ["192.0.2.300"]}, "does not appear to be an IPv4 or IPv6 address"),
         "typed": ({"cloudflare_dns_environment": 5}, "cloudflare_dns_environment"),
         "away": (
             {"cloudflare_dns_environment": {"https_proxy": "http://127.0.0.1:1"}},
-            "Cloudflare's API was not reached from the controller",
+            "The controller cannot reach Cloudflare's API",
         ),
     }
     done = role.run({host: variables for host, (variables, _) in expected.items()})
-    for host, (_, told) in expected.items():
-        assert told in done.failed.get(host, ""), (host, done.output)
+    for host, (_, message) in expected.items():
+        assert message in done.failed.get(host, ""), (host, done.output)
     assert role.site.zone.find({}) == before

@@ -206,7 +206,7 @@ def play(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], str]]:
 
     def run_role(*words: str, **variables: str) -> tuple[dict[str, Any], str]:
         playbook, left = tmp_path / "play.yml", tmp_path / "provided.json"
-        keep = "cuda_toolkits['13.0'] | combine({'step': cuda_toolkit_provided.step}) | to_json"
+        keep = "cuda_toolkits['13.0'] | combine({'step': __cuda_toolkit_provided.step}) | to_json"
         playbook.write_text(
             "- hosts: localhost\n  gather_facts: false\n  roles: [cuda_toolkit]\n  post_tasks:\n"
             f"    - ansible.builtin.copy: {{dest: {left}, mode: '0600', content: \"{{{{ {keep} }}}}\"}}\n"

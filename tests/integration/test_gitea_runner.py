@@ -12,7 +12,7 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.hosts.gitea_runner import Registration
 
-STAND_IN = Path(__file__).parents[2] / "molecule/builder/files/gitea/gitea-runner-4.0.0-linux-amd64"
+STAND_IN = Path(__file__).parents[2] / "molecule/release/files/gitea/gitea-runner-4.0.0-linux-amd64"
 
 
 @pytest.fixture

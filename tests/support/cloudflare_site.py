@@ -1,7 +1,7 @@
-"""A stand-in for Cloudflare's API on loopback: the one of the test hosts, behind a proxy of its own.
+"""A stand-in for Cloudflare's API on loopback: the one of the test hosts, behind its own proxy.
 
-Whoever sends its calls through the proxy (https_proxy) reaches this api.cloudflare.com instead of Cloudflare's, with a
-certificate of the stand-in's own authority.
+Calls through the proxy (https_proxy) reach this api.cloudflare.com instead of Cloudflare's, with a certificate of the
+stand-in's authority.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOKEN = "t" * 40
 
 
 class Door(cloudflare.Handler):
-    """The API, and CONNECT to it: what comes through is answered here, whatever it was meant for."""
+    """The API, and CONNECT to it for every address."""
 
     def do_CONNECT(self) -> None:  # noqa: N802 http.server's name
         self.send_response(200)
@@ -31,7 +31,7 @@ class Door(cloudflare.Handler):
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """The API of one zone; callers need its environment."""
+    """The API of one zone; clients need its ``environment``."""
 
     daemon_threads = True
 
@@ -48,7 +48,7 @@ class Site(http.server.ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def add(self, kind: str, name: str, content: str, **more: object) -> None:
-        """A record that somebody made by hand."""
+        """Adds a record as somebody does by hand."""
         self.zone.add({"type": kind, "name": name, "content": content, **more})
 
     def of(self, name: str) -> set[str]:
@@ -59,7 +59,7 @@ class Site(http.server.ThreadingHTTPServer):
 def authority(folder: Path) -> Path:
     """A certificate authority for a few days; its certificate."""
     if not (folder / "ca.pem").exists():
-        usage = "keyUsage=critical,keyCertSign,cRLSign"  # without it Python 3.13 takes it for none
+        usage = "keyUsage=critical,keyCertSign,cRLSign"  # without it Python 3.13 rejects the authority
         _openssl(folder / "ca.key", folder / "ca.pem", "-subj", "/CN=stand-in", "-addext", usage)
     return folder / "ca.pem"
 

@@ -1,6 +1,6 @@
 """What somebody says who has a publishing key, for the channel stable alone, and wants more than it gives.
 
-Data only, from the standard library only: also the test hosts run it (molecule/repo_host).
+Data only, from the standard library only: also the test hosts run it (molecule/release).
 """
 
 FLAGS = "-tre.iLsfxCIvu"

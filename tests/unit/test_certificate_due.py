@@ -1,4 +1,4 @@
-"""When the repo host's certificate is due: the program that is the condition of its service."""
+"""When the repo host's certificate is due: the program in the ExecCondition of its service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def certificate(left: timedelta, lifetime: timedelta, *names: str) -> bytes:
 
 @pytest.fixture
 def lineage(tmp_path: Path):
-    """Lays certbot's folder out: a certificate with so much left of its lifetime, from a directory."""
+    """Lays certbot's folder out: a certificate with ``left`` of its ``lifetime``, from a directory."""
 
     def lay(left: timedelta, lifetime: timedelta, *names: str, server: str = DIRECTORY) -> Path:
         for folder in (f"live/{NAME}", "renewal"):
@@ -64,13 +64,13 @@ def test_a_host_without_a_certificate_needs_one(tmp_path):
         (-1 * DAY, 90 * DAY, True),
     ],
 )
-def test_a_third_of_whatever_lifetime_it_has_is_the_limit(lineage, left, lifetime, due):
+def test_the_limit_is_a_third_of_the_own_lifetime(lineage, left, lifetime, due):
     done = ask(lineage(left, lifetime))
     assert done.returncode == (0 if due else 1), done.stdout
     assert ("is due:" in done.stdout) == due
 
 
-def test_the_fraction_is_the_operators(lineage):
+def test_the_operator_sets_the_fraction(lineage):
     folder = lineage(40 * DAY, 90 * DAY)
     assert ask(folder, "--fraction", "1/3").returncode == 1
     assert ask(folder, "--fraction", "0.5").returncode == 0
@@ -83,49 +83,49 @@ def test_other_names_need_another_certificate(lineage):
     assert ask(folder, names=f"{NAME},*.LAIR.test").returncode == 1
     done = ask(folder)
     assert done.returncode == 0
-    assert f"it is for *.lair.test, {NAME}, and {NAME} is asked for" in done.stdout
+    assert f"it is for *.lair.test, {NAME}, and {NAME} is wanted" in done.stdout
 
 
 def test_another_directory_needs_another_certificate(lineage):
     done = ask(lineage(80 * DAY, 90 * DAY, server="https://staging.test/dir"))
     assert done.returncode == 0
-    assert f"it is from https://staging.test/dir, and {DIRECTORY} is asked for" in done.stdout
+    assert f"it is from https://staging.test/dir, and {DIRECTORY} is wanted" in done.stdout
 
 
 @pytest.mark.parametrize("fraction", ["2", "0", "-1/3", "1/0", "a third"])
-def test_a_fraction_that_is_none_fails_the_service_instead_of_passing_for_not_due(lineage, fraction):
+def test_an_invalid_fraction_fails_the_service_instead_of_passing_for_not_due(lineage, fraction):
     done = ask(lineage(80 * DAY, 90 * DAY), f"--fraction={fraction}")
     assert done.returncode == 255
-    assert f"{fraction} is no part of a lifetime" in done.stderr
+    assert f"{fraction} is no fraction between 0 and 1" in done.stderr
 
 
-def test_what_cannot_be_read_fails_the_service_instead_of_passing_for_not_due(lineage):
+def test_an_unreadable_certificate_fails_the_service_instead_of_passing_for_not_due(lineage):
     folder = lineage(80 * DAY, 90 * DAY)
     (folder / f"live/{NAME}/fullchain.pem").write_text("nonsense")
     done = ask(folder)
     assert done.returncode == 255
-    assert "cannot tell whether the certificate is due: ValueError" in done.stderr
+    assert "cannot decide whether the certificate is due: ValueError" in done.stderr
     assert ask(folder, names=" , ").returncode == 255
 
 
-def test_the_role_is_told_the_account_too(lineage):
+def test_json_has_the_account_too(lineage):
     folder = lineage(80 * DAY, 90 * DAY)
     assert json.loads(ask(folder, "--json").stdout)["account"] == ""
     for account in ("a1", "b2"):
         registration = folder / f"accounts/acme.test:14000/dir/{account}/regr.json"
         registration.parent.mkdir(parents=True)
         registration.write_text(json.dumps({"body": {}, "uri": f"https://acme.test/account/{account}"}))
-    said = json.loads(ask(folder, "--json").stdout)
-    assert said == {
+    answer = json.loads(ask(folder, "--json").stdout)
+    assert answer == {
         "due": "",
-        "told": f"{NAME} is not due: 80 days of 90 days are left",
+        "message": f"{NAME} is not due: 80 days of 90 days are left",
         "account": "https://acme.test/account/b2",
     }
     assert json.loads(ask(folder, "--json", directory="https://other.test/dir").stdout)["account"] == ""
     assert ask(folder, "--json", "--fraction=7").returncode == 2
 
 
-def test_what_a_killed_first_issue_left_is_taken_away_and_nothing_else(lineage):
+def test_only_files_of_a_killed_first_issue_are_removed(lineage):
     folder = lineage(80 * DAY, 90 * DAY)
     archive, other = folder / f"archive/{NAME}", folder / "live/other.test"
     archive.mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_what_a_killed_first_issue_left_is_taken_away_and_nothing_else(lineage):
     assert (folder / f"live/{NAME}/fullchain.pem").exists()
     (folder / f"renewal/{NAME}.conf").write_text("")
     assert ask(folder).returncode == 0
-    assert ask(folder, "--clear").stdout == f"{NAME}: a certificate that was not finished is removed\n"
+    assert ask(folder, "--clear").stdout == f"{NAME}: removed an unfinished certificate\n"
     assert not (folder / f"live/{NAME}").exists()
     assert not archive.exists()
     assert not (folder / f"renewal/{NAME}.conf").exists()

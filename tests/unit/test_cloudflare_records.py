@@ -1,4 +1,4 @@
-"""Which records a name is to have at Cloudflare, and what the operator is told when it cannot have them."""
+"""The records of a name at Cloudflare, and the messages when they cannot be written."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def record(kind: str, content: str) -> dict[str, str]:
     return {"type": kind, "content": content}
 
 
-def answer(status: int, **said: object) -> dict[str, object]:
-    return {"status": status, "json": {"success": status == 200, "errors": [], "result": None} | said}
+def answer(status: int, **more: object) -> dict[str, object]:
+    return {"status": status, "json": {"success": status == 200, "errors": [], "result": None} | more}
 
 
 def test_addresses_are_written_as_cloudflare_writes_them():
@@ -30,24 +30,24 @@ def test_addresses_are_written_as_cloudflare_writes_them():
 
 
 @pytest.mark.parametrize(
-    ("addresses", "name", "told"),
+    ("addresses", "name", "message"),
     [
-        ([], NAME, "rpm.lair.test is given no address"),
+        ([], NAME, "rpm.lair.test has no address"),
         (
             ["192.0.2.300"],
             NAME,
-            "'192.0.2.300' does not appear to be an IPv4 or IPv6 address: mend cloudflare_dns_addr",
+            "'192.0.2.300' does not appear to be an IPv4 or IPv6 address: correct cloudflare_dns_addr",
         ),
         (["192.0.2.1"], "rpm.other.test", "rpm.other.test is not in the zone lair.test"),
         (["192.0.2.1"], "rpmlair.test", "rpmlair.test is not in the zone lair.test"),
     ],
 )
-def test_what_cannot_be_a_record_is_refused(addresses, name, told):
-    with pytest.raises(AnsibleFilterError, match=told):
+def test_invalid_records_are_refused(addresses, name, message):
+    with pytest.raises(AnsibleFilterError, match=message):
         cloudflare.dns_records(addresses, name, ZONE)
 
 
-def test_only_addresses_that_are_not_wanted_are_old():
+def test_only_unwanted_addresses_are_stale():
     found = [
         record("A", "192.0.2.1"),
         record("A", "192.0.2.2"),
@@ -55,13 +55,13 @@ def test_only_addresses_that_are_not_wanted_are_old():
         record("TXT", "192.0.2.2"),
     ]
     wanted = [record("A", "192.0.2.1")]
-    assert cloudflare.old_addresses(found, wanted) == [record("A", "192.0.2.2"), record("AAAA", "2001:db8::2")]
+    assert cloudflare.stale_addresses(found, wanted) == [record("A", "192.0.2.2"), record("AAAA", "2001:db8::2")]
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("response", "message"),
     [
-        ({"status": -1, "msg": "timed out"}, "was not reached from the controller: timed out"),
+        ({"status": -1, "msg": "timed out"}, "The controller cannot reach Cloudflare's API: timed out"),
         (
             answer(
                 400,
@@ -80,26 +80,28 @@ def test_only_addresses_that_are_not_wanted_are_old():
             "403 (Invalid access token, code 9109)",
         ),
         (answer(429, errors=[]), "answered 429 (no reason given): too many calls"),
-        (answer(200, result=[]), "shows this token no zone lair.test"),
+        (answer(200, result=[]), "The token has no access to a zone lair.test"),
     ],
 )
-def test_an_answer_that_opens_no_zone_says_what_to_do(said, told):
-    assert told in cloudflare.cloudflare_refusal(said, ZONE)
+def test_a_refusal_names_its_remedy(response, message):
+    assert message in cloudflare.cloudflare_refusal(response, ZONE)
 
 
-def test_a_zone_that_opens_is_no_refusal():
+def test_an_accessible_zone_is_no_refusal():
     assert cloudflare.cloudflare_refusal(answer(200, result=[{"id": "1"}]), ZONE) == ""
     assert cloudflare.cloudflare_refusal(answer(200, result=[]), ZONE, NAME) == ""
 
 
 def test_an_alias_is_refused():
-    said = answer(200, result=[record("CNAME", "old.test")])
-    assert "rpm.lair.test is an alias of old.test (CNAME)" in cloudflare.cloudflare_refusal(said, ZONE, NAME)
+    response = answer(200, result=[record("CNAME", "old.test")])
+    assert "rpm.lair.test is an alias of old.test (CNAME)" in cloudflare.cloudflare_refusal(response, ZONE, NAME)
 
 
-def test_a_token_that_only_reads_is_told_once_for_all_items():
+def test_a_read_only_token_is_reported_once_for_all_items():
     result = {"failed": True, "results": [{"failed": True, "msg": FORBIDDEN}, {"failed": True, "msg": FORBIDDEN}, {}]}
-    told = cloudflare.cloudflare_failure(result, ZONE)
-    assert told.startswith("The token may read the zone, but not write to it. It needs the permission Zone, DNS, Edit")
-    assert told.count("Status: 403") == 1
+    message = cloudflare.cloudflare_failure(result, ZONE)
+    assert message.startswith(
+        "The token can read the zone, but not write to it. It needs the permission Zone, DNS, Edit"
+    )
+    assert message.count("Status: 403") == 1
     assert cloudflare.cloudflare_failure({"failed": True, "msg": "a bad value"}, ZONE) == "a bad value"

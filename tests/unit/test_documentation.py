@@ -13,7 +13,7 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path.stem for path in (PROJECT / "library").glob("*.py"))
-ROLES = sorted(path.name for path in (PROJECT / "roles").iterdir())
+ROLES = sorted(path.name for path in (PROJECT / "roles").iterdir() if path.name != "_common")
 DOCUMENTS = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
 GROUP_VARS = PROJECT / "inventory/group_vars"
 VARIABLES = sorted(GROUP_VARS.rglob("*.yml"))

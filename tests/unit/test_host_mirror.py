@@ -1,4 +1,4 @@
-"""What the test hosts are, and what they install from, is read from the inventories and the roles."""
+"""The test hosts and their repositories come from the inventories and the roles."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import mirror
 import pytest
 import settings
+import stand_in
 import yaml
 
 PROJECT = Path(__file__).parents[2]
@@ -23,12 +24,12 @@ def roles(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_packages_are_those_that_the_roles_name(roles):
+def test_the_packages_are_those_of_the_roles(roles):
     assert mirror.package_names("debian", roles) == ["gcc", "git", "nginx"]
     assert mirror.package_names("redhat", roles) == []
 
 
-def test_pins_are_read_as_sha256sum_writes_them():
+def test_pins_have_the_format_of_sha256sum():
     digest = "0" * 64
     assert mirror.pinned(f"# a comment\n{digest}  a.tar.xz\n{digest} *b.tar.xz\n") == {
         "a.tar.xz": digest,
@@ -36,23 +37,32 @@ def test_pins_are_read_as_sha256sum_writes_them():
     }
 
 
-def test_the_name_of_a_part_changes_with_what_it_is_made_from():
+def test_rusts_archives_come_from_rustups_server_else_from_the_roles_default(tmp_path, monkeypatch):
+    (tmp_path / "defaults").mkdir()
+    (tmp_path / "defaults/main.yml").write_text("rust_toolchain_url: https://rust.example.org/dist\n")
+    monkeypatch.delenv("RUSTUP_DIST_SERVER", raising=False)
+    assert mirror.rust_archives(tmp_path) == "https://rust.example.org/dist"
+    monkeypatch.setenv("RUSTUP_DIST_SERVER", "https://mirror.example.org")
+    assert mirror.rust_archives(tmp_path) == "https://mirror.example.org/dist"
+
+
+def test_the_name_of_a_part_changes_with_its_inputs():
     assert mirror.digest(["a"]) == mirror.digest(["a"])
     assert mirror.digest(["a"]) != mirror.digest(["b"])
 
 
-def test_fedoras_names_are_sorted_and_what_is_added_to_one_has_a_row():
-    table = yaml.safe_load(mirror.FEDORA_TABLE.read_text())
+def test_fedoras_names_are_sorted_and_each_folder_of_files_has_a_row():
+    table = yaml.safe_load(stand_in.FEDORA_TABLE.read_text())
     assert list(table) == sorted(table)
-    assert {folder.name for folder in mirror.FEDORA_FILES.iterdir() if folder.is_dir()} <= set(table)
+    assert {folder.name for folder in stand_in.FEDORA_FILES.iterdir() if folder.is_dir()} <= set(table)
 
 
 def test_a_debian_package_is_carried_once_and_never_if_the_tree_has_it():
     table = {"git": ["git", "git-man"], "git-core": ["git"], "python3": ["python3"]}
-    assert mirror.owners(table, {"python3"}) == {"git": "git", "git-man": "git"}
+    assert stand_in.owners(table, {"python3"}) == {"git": "git", "git-man": "git"}
 
 
-def test_an_rpm_requires_those_that_carry_what_its_debian_packages_need():
+def test_an_rpm_requires_the_rpms_of_its_dependencies():
     status = """Package: g++
 Version: 4:15
 Depends: gcc (= 15), libstdc++-dev (>= 1)
@@ -64,10 +74,10 @@ Package: gcc
 Pre-Depends: base
 Depends: cpp | other-cpp, binutils (>= 2)
 """
-    needs = mirror.dependencies(status)
+    needs = stand_in.dependencies(status)
     assert needs["gcc"] == {"base", "cpp", "other-cpp", "binutils"}
     owner = {"g++": "gcc-c++", "gcc": "gcc", "binutils": "binutils", "unrelated": "unrelated"}
-    assert mirror.required(["g++"], owner, needs) == {"gcc-c++", "gcc", "binutils"}
+    assert stand_in.required(["g++"], owner, needs) == {"gcc-c++", "gcc", "binutils"}
 
 
 def test_every_host_of_the_inventories_has_a_name_an_address_and_a_platform():

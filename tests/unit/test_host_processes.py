@@ -1,4 +1,4 @@
-"""Processes that outlive the command which started them: none is lost, and no other is ever hit."""
+"""Processes that outlive the command that started them: none is lost, and no other process is signalled."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_process_is_recorded_before_it_runs_and_stopped_by_its_record(tmp_path
     assert not record.exists()
 
 
-def test_a_process_whose_number_was_given_to_another_is_left_alone(tmp_path, record):
+def test_a_reused_pid_is_not_signalled(tmp_path, record):
     processes.start(record, ["sleep", "60"], tmp_path / "log")
     number = processes.pid(record)
     text = record.read_text()
@@ -44,7 +44,7 @@ def test_a_process_whose_number_was_given_to_another_is_left_alone(tmp_path, rec
     record.write_text(text)
 
 
-def test_a_process_that_ignores_the_request_is_killed(tmp_path, record, monkeypatch):
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path, record, monkeypatch):
     waits = iter([0.2, 10, 10])
     wait = processes._wait
     monkeypatch.setattr(processes, "_wait", lambda still, _seconds: wait(still, next(waits)))
@@ -54,7 +54,7 @@ def test_a_process_that_ignores_the_request_is_killed(tmp_path, record, monkeypa
     assert not lives(number)
 
 
-def test_without_gentleness_the_children_go_first(tmp_path, record):
+def test_without_gentleness_the_children_are_killed_first(tmp_path, record):
     script = "sleep 60 & echo $! >child; wait"
     processes.start(record, ["sh", "-c", f"cd {tmp_path}; {script}"], tmp_path / "log")
     child = tmp_path / "child"
@@ -65,7 +65,7 @@ def test_without_gentleness_the_children_go_first(tmp_path, record):
     assert not lives(number)
 
 
-def test_a_record_of_nothing_is_no_process(tmp_path):
+def test_a_stale_or_broken_record_is_no_process(tmp_path):
     assert processes.pid(tmp_path / "none") == 0
     (tmp_path / "broken").write_text("x")
     assert processes.pid(tmp_path / "broken") == 0

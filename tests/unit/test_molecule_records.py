@@ -1,4 +1,4 @@
-"""What a scenario's actions changed is written down, and check mode is held to it."""
+"""The changes of a scenario's actions are recorded, and the predictions of check mode are compared with them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def written(folder: Path, **actions: dict[str, list[str]]) -> Records:
         ("prepare", {}, "prepare"),
     ],
 )
-def test_the_action_is_told_by_how_molecule_runs_the_playbook(callback, playbook, arguments, action):
+def test_the_action_follows_from_molecules_arguments(callback, playbook, arguments, action):
     assert callback.action_of(playbook, arguments) == action
 
 
@@ -44,11 +44,11 @@ def test_a_right_prediction_passes(tmp_path):
     written(tmp_path, check={"host": ["a", "b"]}, converge={"host": ["b", "a"]}).assert_predicted()
 
 
-def test_a_wrong_prediction_is_told_by_host_and_task(tmp_path):
+def test_a_wrong_prediction_names_host_and_task(tmp_path):
     records = written(tmp_path, check={"host": ["a", "vain"]}, converge={"host": ["a", "a", "missed"], "other": ["c"]})
     with pytest.raises(AssertionError) as failure:
         records.assert_predicted(beside=["c"])
-    for line in ("host: not predicted: a", "host: not predicted: missed", "host: predicted in vain: vain"):
+    for line in ("host: not predicted: a", "host: not predicted: missed", "host: predicted, but unchanged: vain"):
         assert line in str(failure.value)
     assert "other" not in str(failure.value)
 

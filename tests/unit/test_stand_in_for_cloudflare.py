@@ -1,4 +1,4 @@
-"""The stand-in for Cloudflare's API: what it holds, what it tells DNS, and what it refuses, in Cloudflare's words."""
+"""The stand-in for Cloudflare's API: its records, its updates of DNS, and its errors, in Cloudflare's format."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ADDRESS = {"type": "A", "name": "rpm.lair.test", "content": "192.0.2.1", "ttl": 
 
 
 @pytest.fixture
-def told() -> list[tuple[str, str]]:
+def notified() -> list[tuple[str, str]]:
     return []
 
 
 @pytest.fixture
-def zone(told: list[tuple[str, str]]) -> cloudflare.Zone:
-    return cloudflare.Zone("lair.test", {}, lambda kind, name: told.append((kind, name)))
+def zone(notified: list[tuple[str, str]]) -> cloudflare.Zone:
+    return cloudflare.Zone("lair.test", {}, lambda kind, name: notified.append((kind, name)))
 
 
 def ask(zone: cloudflare.Zone, method: str, path: str, wish=None, **query: str):
@@ -35,7 +35,7 @@ def test_a_zone_is_found_by_its_name_and_no_other_is(zone):
     assert ask(zone, "GET", "/zones", name="example.org") == []
 
 
-def test_a_record_lives_from_post_to_delete_and_dns_hears_of_each_change(zone, told):
+def test_a_record_lives_from_post_to_delete_and_dns_gets_each_change(zone, notified):
     made = ask(zone, "POST", RECORDS, ADDRESS)
     assert ask(zone, "GET", RECORDS, type="A", name="rpm.lair.test") == [made]
     changed = ask(zone, "PUT", f"{RECORDS}/{made['id']}", ADDRESS | {"content": "192.0.2.2"})
@@ -43,17 +43,17 @@ def test_a_record_lives_from_post_to_delete_and_dns_hears_of_each_change(zone, t
     assert ask(zone, "PATCH", f"{RECORDS}/{made['id']}", {"ttl": 60})["content"] == "192.0.2.2"
     assert ask(zone, "DELETE", f"{RECORDS}/{made['id']}") == {"id": made["id"]}
     assert ask(zone, "GET", RECORDS) == []
-    assert set(told) == {("A", "rpm.lair.test")}
+    assert set(notified) == {("A", "rpm.lair.test")}
 
 
-def test_records_are_filtered_also_in_the_newer_way_of_writing_it(zone):
+def test_filters_work_in_the_newer_notation_too(zone):
     ask(zone, "POST", RECORDS, {"type": "TXT", "name": "_acme-challenge.rpm", "content": "one"})
     ask(zone, "POST", RECORDS, {"type": "TXT", "name": "_acme-challenge.rpm", "content": "two"})
     query = {"name.exact": "_acme-challenge.rpm.lair.test", "content": "two"}
     assert [record["content"] for record in zone.find(query)] == ["two"]
 
 
-def test_caa_is_given_as_parts_and_read_as_one_text(zone):
+def test_caa_is_sent_as_parts_and_read_as_one_string(zone):
     wish = {"type": "CAA", "name": "rpm", "data": {"flags": 0, "tag": "issue", "value": "letsencrypt.org"}}
     assert ask(zone, "POST", RECORDS, wish)["content"] == '0 issue "letsencrypt.org"'
 
@@ -87,11 +87,11 @@ def test_a_token_that_is_missing_malformed_or_wrong_is_refused(header, status, c
         ({"content": ""}, 9005),
     ],
 )
-def test_a_record_that_makes_no_sense_is_refused_and_nothing_changes(zone, told, wish, code):
+def test_an_invalid_record_is_refused_and_nothing_changes(zone, notified, wish, code):
     status, error = refusal(zone, "POST", RECORDS, ADDRESS | wish)
     assert (status, error["code"]) == (400, code)
     assert zone.records == {}
-    assert told == []
+    assert notified == []
 
 
 def test_the_same_record_twice_is_refused(zone):
@@ -99,7 +99,7 @@ def test_the_same_record_twice_is_refused(zone):
     assert refusal(zone, "POST", RECORDS, ADDRESS)[1]["code"] == 81058
 
 
-def test_what_is_not_there_or_belongs_to_another_zone_is_refused(zone):
+def test_unknown_records_and_other_zones_are_refused(zone):
     assert refusal(zone, "DELETE", f"{RECORDS}/{'0' * 32}") == (
         404,
         {"code": 81044, "message": "Record does not exist."},

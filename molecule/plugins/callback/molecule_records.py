@@ -1,4 +1,4 @@
-"""Writes which tasks of which host changed something, for each action of a molecule scenario."""
+"""Records the tasks that changed something, by host, for each action of a molecule scenario."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ short_description: Records which tasks changed something
 description:
   - Writes FOLDER/ACTION.json, where FOLDER is the environment variable E(MOLECULE_RECORDS) and ACTION one of check,
     converge, idempotence, or the name of another playbook.
-  - The file holds for each host the names of the tasks and handlers that reported a change, in their order.
-  - A run that fails leaves its record too, with the tasks that failed.
+  - The file has for each host the names of the tasks and handlers that reported a change, in order.
+  - A failed run is recorded too, with the tasks that failed.
 """
 
 import json
@@ -34,7 +34,7 @@ class CallbackModule(CallbackBase):
         self.failed: dict[str, list[str]] = {}
 
     def v2_playbook_on_start(self, playbook):
-        self.action = action_of(Path(playbook._file_name).stem, context.CLIARGS)  # noqa: SLF001  it has no other way
+        self.action = action_of(Path(playbook._file_name).stem, context.CLIARGS)  # noqa: SLF001  there is no public name
 
     def v2_runner_on_ok(self, result):
         host = result.host.get_name()
@@ -43,7 +43,7 @@ class CallbackModule(CallbackBase):
             self.changed[host].append(result.task.get_name())
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
-        # An ignored or rescued failure may have changed something, too.
+        # An ignored or rescued failure may be a change, too.
         self.v2_runner_on_ok(result)
         if not ignore_errors:
             self.failed.setdefault(result.host.get_name(), []).append(result.task.get_name())
@@ -57,7 +57,7 @@ class CallbackModule(CallbackBase):
 
 
 def action_of(playbook, arguments):
-    """The action of molecule that runs a playbook: it runs converge.yml for three of them, and marks two."""
+    """The action of molecule that runs a playbook: three of them run converge.yml, and differ in their arguments."""
     if playbook != "converge":
         return playbook
     if arguments.get("check"):

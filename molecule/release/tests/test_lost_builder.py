@@ -1,4 +1,4 @@
-"""A builder that dies while it builds: another one builds its flavour, the run says so, and all of it is published."""
+"""A builder dies during a build: another one builds its flavour, the run reports it, and everything is published."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_survives_a_kill import hosts, playbook
+from runs import hosts, playbook
 
 SSH = ["ssh", "-F", Path(__file__).resolve().parents[3] / ".local/molecule/ssh_config"]
 ANVIL = "10.203.43.44"
 
-
-# A build waits for these, as for a cargo whose own build was killed.
+# A build waits for these locks, as it waits for the cargo of a killed build.
 HOLD = """
 import fcntl, pathlib, time
 held = [path.open("a") for path in pathlib.Path("/var/lib/mistralrs-rpm/target").rglob(".cargo*lock")]
@@ -26,7 +25,7 @@ time.sleep(300)
 
 @pytest.fixture
 def endless_build():
-    """On anvil a build goes on until somebody ends it."""
+    """Builds on anvil wait until the test ends; afterwards anvil is booted again."""
     with subprocess.Popen(
         [*SSH, ANVIL, "python3", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
@@ -40,17 +39,17 @@ def endless_build():
     hosts("boot", "anvil")
 
 
-def test_its_flavour_is_built_by_the_other_and_published(endless_build):
+def test_another_builder_builds_its_flavour_and_all_is_published(endless_build):
     status, output = playbook("release", "-e", "version=0.9.1", kill=("anvil", r"\[ada\] waiting for a cargo"))
     assert status == 4, output
     assert re.search(r"^spread .* anvil is lost; ada by forge$", output, re.MULTILINE), output
     assert re.search(r"^LOST .* anvil: Build: ", output, re.MULTILINE), output
     assert re.search(r"^Lost on the way: anvil$", output, re.MULTILINE), output
-    assert re.search(r"^publish .*2 added", output, re.MULTILINE), output
+    assert re.search(r"^publish .*3 added", output, re.MULTILINE), output
     assert "Not published" not in output
 
 
-def test_the_next_run_finds_all_of_it_published():
+def test_the_next_run_finds_everything_published():
     status, output = playbook("release", "-e", "version=0.9.1")
     assert status == 0, output
     assert "0.9.1 is published" in output

@@ -1,4 +1,4 @@
-"""What one command made of four bare hosts: a channel over TLS, and a server on the GPU host that came from it.
+"""What one command made of bare hosts: a channel over TLS, built by two builders at the same time over a shared cache.
 
 The GPU, Cloudflare and Let's Encrypt are stand-ins; DNS, ACME, nginx, ssh, cargo, nvcc, rpm, dnf5 and systemd are real.
 """
@@ -21,11 +21,8 @@ def hosts(request):
     return {name: runner.get_host(name) for name in ("oolon", "forge", "anvil", "gpu")}
 
 
-def test_the_gpu_host_installed_the_package_over_tls(hosts):
+def test_the_gpu_host_reads_the_channel_over_tls(hosts):
     gpu = hosts["gpu"]
-    assert gpu.check_output("rpm -q --queryformat '%{NAME} %{VERSION}' mistralrs-ada") == "mistralrs-ada 0.9.2"
-    repository = gpu.check_output("dnf5 -q repoquery --installed --queryformat '%{from_repo}\n' mistralrs-ada")
-    assert repository == "mistralrs"
     config = json.loads(gpu.check_output("dnf5 repo info mistralrs --json"))[0]
     assert config["mirrorlist"] == f"{CHANNEL}/mirrorlist"
     assert gpu.check_output(f"curl --fail --silent --show-error {CHANNEL}/mirrorlist").startswith(
@@ -33,15 +30,8 @@ def test_the_gpu_host_installed_the_package_over_tls(hosts):
     )
 
 
-def test_its_server_answers(hosts):
-    gpu = hosts["gpu"]
-    assert gpu.service("mistralrs-ada@small").is_running
-    assert gpu.service("mistralrs-ada@small").is_enabled
-    assert gpu.check_output("curl --fail --silent http://127.0.0.1:1234/health") == "OK"
-
-
 @pytest.mark.parametrize("builder", ["forge", "anvil"])
-def test_each_builder_built_as_an_account_without_rights(hosts, builder):
+def test_each_builder_built_as_an_account_without_privileges(hosts, builder):
     host = hosts[builder]
     artifacts = host.check_output("ls -d /var/lib/mistralrs-rpm/artifacts/*/*")
     assert {host.file(folder).user for folder in artifacts.split()} == {"mistralrs-build"}
@@ -49,19 +39,19 @@ def test_each_builder_built_as_an_account_without_rights(hosts, builder):
 
 
 def test_both_builders_built_at_the_same_time(hosts):
-    spans = {}
-    for builder, flavour in (("forge", "ampere"), ("anvil", "ada")):
-        # The first that it built: other tests may have had more built since.
+    def span(builder: str, flavour: str) -> tuple[float, float]:
+        # The first artifact: other tests may have built more since.
         manifest = hosts[builder].check_output(f"ls -tr {ROOT}/artifacts/{flavour}/*/manifest.json").split()[0]
         end = int(hosts[builder].check_output(f"stat -c %Y {manifest}"))
-        spans[flavour] = (end - json.loads(hosts[builder].file(manifest).content_string)["seconds"], end)
-    (first, last), (other_first, other_last) = spans.values()
-    assert first < other_last, spans
-    assert other_first < last, spans
+        return end - json.loads(hosts[builder].file(manifest).content_string)["seconds"], end
+
+    begin, end = span("anvil", "ada")
+    others = [span("forge", "ampere"), span("forge", "cpu")]
+    assert any(first < end and begin < last for first, last in others), (begin, end, others)
 
 
 def test_the_builders_share_what_they_compiled(hosts):
-    """The account of the builders' settings can use the cache, which kept something, and can do nothing else there."""
+    """The account in the builders' settings can read and write entries, and nothing else; the cache is not empty."""
     settings = hosts["anvil"].file(f"{ROOT}/cache/sccache.env")
     assert (settings.user, settings.mode) == ("mistralrs-build", 0o600)
     assert "SCCACHE_REDIS_ENDPOINT=redis://10.203.43.41:6379" in settings.content_string
@@ -85,8 +75,8 @@ def test_the_repo_host_has_no_private_key(hosts):
     assert not armored.stdout
 
 
-def test_the_journal_says_what_was_published_and_by_whom(hosts):
+def test_the_journal_names_packages_and_publisher(hosts):
     lines = hosts["oolon"].check_output("cat /srv/rpm/.publisher/stable/journal").splitlines()
-    # Both flavours in one snapshot.
+    # All flavours in one snapshot.
     assert any("mistralrs-ada-0.9.2" in line and "mistralrs-ampere-0.9.2" in line for line in lines)
     assert "signer" in hosts["oolon"].check_output("cat /srv/rpm/.publisher/log")
