@@ -10,19 +10,19 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # second longer.
 export PYTHONDONTWRITEBYTECODE :=
 
-FLAVOUR ?= ada
 PORT ?= 8643
 
-RELEASE = $(INVENTORY:%=-i '%') -e flavour='$(FLAVOUR)' $(VERSION:%=-e version='%') $(UPSTREAM:%=-e upstream_url='%') \
+RELEASE = $(INVENTORY:%=-i '%') $(FLAVOUR:%=-e flavour='%') $(VERSION:%=-e version='%') $(UPSTREAM:%=-e upstream_url='%') \
 	$(CHANNEL:%=-e channel='%') -e local_port='$(PORT)' $(ARGS)
 
-BUILD = $(INVENTORY:%=-i '%') -e flavour='$(FLAVOUR)' $(UPSTREAM:%=-e upstream_url='%') $(CHANNEL:%=-e channel='%') \
+BUILD = $(INVENTORY:%=-i '%') $(FLAVOUR:%=-e flavour='%') $(UPSTREAM:%=-e upstream_url='%') $(CHANNEL:%=-e channel='%') \
 	-e local_port='$(PORT)' $(ARGS)
 
 OPERATE = $(INVENTORY:%=-i '%') $(CHANNEL:%=-e channel='%') -e local_port='$(PORT)' $(ARGS)
 
 help: ## Print this
 	@echo 'Variables: FLAVOUR=ada|...|all VERSION=v0.9.2 UPSTREAM=<git URL> CHANNEL=stable|unstable PORT=8643'
+	@echo '           (without FLAVOUR the inventory decides: ada on this machine, all on real hosts)'
 	@echo '           INVENTORY=inventory/production.yml (default: this machine is every host) ARGS="<for ansible>"'
 	@sed -nE 's/^([a-z_-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 

@@ -1,28 +1,25 @@
 #!/usr/bin/python
-"""The builder's checkout: which commits it has, and one that is brought to it."""
+"""The builder's checkout: its commits, and importing one."""
 
 DOCUMENTATION = r"""
 module: builder_checkout
-short_description: Tell the commits of a builder's checkout, or take one in
+short_description: List the commits of a builder's checkout, or import one
 description:
-  - Without O(pack) it tells which commits the checkout has, and changes nothing.
-  - With O(pack) it takes a commit in that upstream has not, made by M(dev_source) for this checkout. Nothing that
-    is checked out changes; a build of the commit moves there.
+  - Without O(pack) it lists the commits of the checkout and changes nothing.
+  - With O(pack) it imports a commit that upstream lacks, packed by M(dev_source) for this checkout. The files that are
+    checked out stay as they are until a build moves there.
 author: mistralrs-rpm
 options:
-  root:
-    description: The builder's root.
-    type: path
-    required: true
   commit:
-    description: The commit that O(pack) holds.
+    description: The commit in O(pack).
     type: str
   pack:
-    description: A file with what the checkout lacks of O(commit).
+    description: A git pack with the objects of O(commit) that the checkout lacks.
     type: path
+extends_documentation_fragment: [builder_root]
 attributes:
   check_mode:
-    description: Runs in check mode, and does the same, since the check of a builder looks into the commit.
+    description: Imports the commit in check mode too, since the check of a builder reads it.
     support: full
   diff_mode:
     description: There is nothing to show.
@@ -30,12 +27,12 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Ask the builder what it has
+- name: List the builder's commits
   builder_checkout:
     root: /var/lib/mistralrs-rpm
   register: builder
 
-- name: Take in the developer's commit
+- name: Import the developer's commit
   builder_checkout:
     root: /var/lib/mistralrs-rpm
     commit: "{{ resolved.source.commit }}"
@@ -51,35 +48,29 @@ commits:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.lock import held
 from ansible.module_utils.pipeline.source import checkout
+from ansible.module_utils.pipeline_module import BUILDER_ROOT, run
+
+ARGUMENT_SPEC = {**BUILDER_ROOT, "commit": {"type": "str"}, "pack": {"type": "path"}}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "root": {"type": "path", "required": True},
-            "commit": {"type": "str"},
-            "pack": {"type": "path"},
-        },
-        required_together=[("commit", "pack")],
-        supports_check_mode=True,
-    )
+def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
     root = Path(p["root"])
-    try:
-        # 1. Take the commit in; what a build sees does not change by it.
-        if p["pack"]:
-            with held(root / "lock"):
-                checkout.receive(root / "src", p["commit"], Path(p["pack"]))
-        # 2. Tell what is there.
-        commits = checkout.known(root / "src")
-    except PipelineError as error:
-        module.fail_json(**error.failure())
-    module.exit_json(changed=False, commits=commits)
+    # 1. Import the commit. Its objects alone change nothing that a build reads.
+    if p["pack"]:
+        with held(root / "lock"):
+            checkout.receive(root / "src", p["commit"], Path(p["pack"]))
+    # 2. List the commits.
+    return {"changed": False, "commits": checkout.known(root / "src")}
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC, required_together=[("commit", "pack")])
 
 
 if __name__ == "__main__":

@@ -5,15 +5,15 @@ DOCUMENTATION = r"""
 module: dev_source
 short_description: Find the commit of a development build
 description:
-  - Takes a commit of a local clone, the uncommitted work of one, or a commit of upstream, and tells the version that
+  - Takes a commit of a local clone, the uncommitted work of one, or a commit of upstream, and returns the version that
     its package will carry.
-  - For a clone it leaves a pack of what the builder lacks of that commit, which is empty of history.
-  - The clone is read and never written. Changes nothing but its own cache of commits and the pack, also in check mode.
-  - What does not go together is refused before anything is done.
+  - For a clone it writes a pack of the objects that the builder lacks, without history.
+  - Never writes to the clone. Changes nothing but its own cache of commits and the pack, also in check mode.
+  - Options that contradict each other fail first.
 author: mistralrs-rpm
 options:
   source:
-    description: The top folder of a clone, which may be a worktree or bare; or empty, and then O(commit) is needed.
+    description: The top folder of a clone, which may be a worktree or bare. Empty requires O(commit).
     type: path
     default: ""
   ref:
@@ -29,16 +29,16 @@ options:
     type: str
     default: ""
   publish:
-    description: The channel to publish to. Only V(unstable) is possible; empty is not to publish.
+    description: The channel to publish to, V(unstable) or none when empty.
     type: str
     default: ""
   incremental:
     description:
-      - Whether to compile it incrementally, which what is published is not.
-      - Without it, whether it is not published.
+      - Whether to compile incrementally. A package to publish is never compiled incrementally.
+      - Without this option, a package that is not published is.
     type: bool
   channel:
-    description: The channel whose rules hold, which has to be V(unstable).
+    description: The channel whose rules apply; it must be V(unstable).
     type: str
     default: unstable
   flavour:
@@ -51,11 +51,11 @@ options:
     elements: dict
     required: true
   url:
-    description: Upstream's git repository, whose releases name the version.
+    description: The URL of upstream's git repository, whose releases give the version.
     type: str
     required: true
   mirror:
-    description: The folder of the cache of upstream's commits, that of M(upstream_source).
+    description: The folder of the cache of upstream's commits, shared with M(upstream_source).
     type: path
     required: true
   known:
@@ -69,7 +69,7 @@ options:
     required: true
 attributes:
   check_mode:
-    description: Runs in check mode, and does the same.
+    description: Does the same in check mode.
     support: full
   diff_mode:
     description: There is nothing to show.
@@ -77,7 +77,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Take what the developer has in the work tree
+- name: Take the uncommitted work of a clone
   dev_source:
     source: /home/me/mistral.rs
     uncommitted: true
@@ -99,7 +99,7 @@ row:
   returned: success
   type: dict
 pack:
-  description: The pack to bring to the builder; empty where it has the commit, or upstream gives it.
+  description: The pack to bring to the builder; empty if it has the commit, or fetches it from upstream.
   returned: success
   type: str
 incremental:
@@ -113,68 +113,70 @@ step:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.records import Flavour
-from ansible.module_utils.pipeline.source.local_clone import CHANNEL, Asked, one_flavour, resolve_local
+from ansible.module_utils.pipeline.source.local_clone import DevRequest, one_flavour, resolve_local
 from ansible.module_utils.pipeline.source.upstream import resolve_commit
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
+
+ARGUMENT_SPEC: ArgumentSpec = {
+    "source": {"type": "path", "default": ""},
+    "ref": {"type": "str", "default": ""},
+    "uncommitted": {"type": "bool", "default": False},
+    "commit": {"type": "str", "default": ""},
+    "publish": {"type": "str", "default": ""},
+    "incremental": {"type": "bool"},
+    "channel": {"type": "str", "default": "unstable"},
+    "flavour": {"type": "str", "required": True},
+    "flavours": {"type": "list", "elements": "dict", "required": True},
+    "url": {"type": "str", "required": True},
+    "mirror": {"type": "path", "required": True},
+    "known": {"type": "list", "elements": "str", "default": []},
+    "packs": {"type": "path", "required": True},
+}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "source": {"type": "path", "default": ""},
-            "ref": {"type": "str", "default": ""},
-            "uncommitted": {"type": "bool", "default": False},
-            "commit": {"type": "str", "default": ""},
-            "publish": {"type": "str", "default": ""},
-            "incremental": {"type": "bool"},
-            "channel": {"type": "str", "default": CHANNEL},
-            "flavour": {"type": "str", "required": True},
-            "flavours": {"type": "list", "elements": "dict", "required": True},
-            "url": {"type": "str", "required": True},
-            "mirror": {"type": "path", "required": True},
-            "known": {"type": "list", "elements": "str", "default": []},
-            "packs": {"type": "path", "required": True},
-        },
-        supports_check_mode=True,
-    )
+def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
-    pack = None
-    try:
-        # 1. What is asked for, as far as it can be told from the words.
-        asked = Asked(
-            p["source"], p["ref"], p["commit"].lower(), p["uncommitted"], p["publish"], p["incremental"], p["channel"]
-        )
-        asked.refuse()
-        row = one_flavour([Flavour.from_dict(one) for one in p["flavours"]], p["flavour"])
-        # 2. The commit, and what the builder lacks of it.
-        if asked.commit:
-            source, branches = resolve_commit(p["url"], Path(p["mirror"]), asked.commit)
-            warnings = [] if branches else [f"{source.commit} is on no branch of upstream, maybe of a fork alone"]
-        else:
-            found = resolve_local(asked, p["url"], Path(p["mirror"]), p["known"], Path(p["packs"]))
-            source, pack, warnings = found.source, found.pack, found.warnings
-    except PipelineError as error:
-        module.fail_json(**error.failure())
+    # 1. The request, refused here if its options contradict each other.
+    request = DevRequest(
+        source=p["source"],
+        ref=p["ref"],
+        commit=p["commit"].lower(),
+        uncommitted=p["uncommitted"],
+        publish=p["publish"],
+        incremental=p["incremental"],
+        channel=p["channel"],
+    )
+    request.refuse()
+    row = one_flavour([Flavour.from_dict(one) for one in p["flavours"]], p["flavour"])
+    # 2. The commit, and a pack of the objects that the builder lacks.
+    pack, warnings = None, tuple[str, ...]()
+    if request.commit:
+        source, branches = resolve_commit(p["url"], Path(p["mirror"]), request.commit)
+        if not branches:
+            warnings = (f"{source.commit} is on no branch of upstream; it may be a fork's",)
+    else:
+        found = resolve_local(request, p["url"], Path(p["mirror"]), p["known"], Path(p["packs"]))
+        source, pack, warnings = found.source, found.pack, found.warnings
     for warning in warnings:
         module.warn(warning)
-    # 3. Tell.
-    brought = f", {pack.stat().st_size / 1000:.0f} kB to bring" if pack else ""
-    module.exit_json(
-        changed=False,
-        source=source.to_dict(),
-        row=row.to_dict(),
-        pack=str(pack or ""),
-        incremental=asked.incrementally,
-        step={
-            "name": "resolve",
-            "flavour": row.name,
-            "result": f"{source.ref} is {source.rpm_version}, commit {source.commit[:12]}{brought}",
-            "where": source.url,
-        },
-    )
+    size = f", {pack.stat().st_size / 1000:.0f} kB to bring" if pack else ""
+    result = f"{source.ref} is {source.rpm_version}, commit {source.commit[:12]}{size}"
+    return {
+        "changed": False,
+        "source": source.to_dict(),
+        "row": row.to_dict(),
+        "pack": str(pack or ""),
+        "incremental": request.incrementally,
+        "step": step("resolve", result, flavour=row.name, where=source.url),
+    }
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

@@ -1,54 +1,51 @@
 #!/usr/bin/python
-"""The doctor's report: what was found on the hosts, as JSON, and an error where something does not fit."""
+"""The doctor's report: the findings of all hosts as JSON, and an error if one fails."""
 
 DOCUMENTATION = r"""
 module: doctor_report
-short_description: Report what would keep a release from working
+short_description: Report every problem that would make a release fail
 description:
-  - Writes what M(builder_check) and others found as one JSON file, then fails with everything that does not fit.
-  - The file is written in either case, whole or not at all.
+  - Writes the findings of M(builder_check) and of the signer as one JSON file, then fails with every failed check.
+  - Writes the file in either case, whole or not at all.
 author: mistralrs-rpm
 options:
   path:
-    description: The file to write; its folder is made.
+    description: The file to write; its folder is created.
     type: path
     required: true
   source:
-    description: The Source record that would be built; empty where it could not be found.
+    description: The Source record that would be built; empty where it could not be resolved.
     type: dict
     default: {}
   signer:
-    description: The findings about the signer, about upstream and about the channel.
+    description: The findings about the signer's key.
     type: list
     elements: dict
     default: []
-  entries:
-    description: What was found on the builders.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      builder:
-        description: The builder's name.
-        type: str
-        required: true
-      flavour:
-        description: The flavour's name.
-        type: str
-        required: true
-      findings:
-        description: The findings.
-        type: list
-        elements: dict
-        required: true
-  unanswered:
-    description: The builders that did not answer.
+  failure:
+    description: The failure that kept the builders from being checked, with C(task) and C(message); empty without one.
+    type: dict
+    default: {}
+  builders:
+    description: The names of the builders.
     type: list
     elements: str
     default: []
+  answers:
+    description: For each builder, in the same order, the registered result of a ping; empty for one that got none.
+    type: list
+    elements: dict
+    default: []
+  outcomes:
+    description:
+      - For each builder, in the same order, its fact C(outcomes). By flavour it has the check's C(findings), or C(task)
+        and C(message) of a check that failed itself.
+    type: list
+    elements: dict
+    default: []
 attributes:
   check_mode:
-    description: Writes nothing in check mode, and fails all the same.
+    description: Writes nothing in check mode, and fails in the same way.
     support: full
   diff_mode:
     description: There is nothing to show.
@@ -56,11 +53,13 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Write the report, and fail where something does not fit
+- name: Write the report, and fail if a check failed
   doctor_report:
     path: /var/tmp/doctor.json
     source: "{{ resolved.source }}"
-    entries: "{{ groups.builders | map('extract', hostvars, 'examined') | flatten }}"
+    builders: "{{ groups.builders }}"
+    answers: "{{ groups.builders | map('extract', hostvars) | map(attribute='answered', default={}) }}"
+    outcomes: "{{ groups.builders | map('extract', hostvars) | map(attribute='outcomes', default={}) }}"
 """
 
 RETURN = r"""
@@ -70,52 +69,57 @@ doctor:
     - C(builders) has an entry for each builder and flavour (builder, flavour, fits, findings).
   returned: success
   type: dict
+step:
+  description: The row of the run's summary table.
+  returned: success
+  type: dict
 """
 
 import time
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.findings import Finding
 from ansible.module_utils.pipeline.check import doctor
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
+
+ARGUMENT_SPEC: ArgumentSpec = {
+    "path": {"type": "path", "required": True},
+    "source": {"type": "dict", "default": {}},
+    "signer": {"type": "list", "elements": "dict", "default": []},
+    "failure": {"type": "dict", "default": {}},
+    "builders": {"type": "list", "elements": "str", "default": []},
+    "answers": {"type": "list", "elements": "dict", "default": []},
+    "outcomes": {"type": "list", "elements": "dict", "default": []},
+}
 
 
-def main():
-    entry = {
-        "builder": {"type": "str", "required": True},
-        "flavour": {"type": "str", "required": True},
-        "findings": {"type": "list", "elements": "dict", "required": True},
-    }
-    module = AnsibleModule(
-        argument_spec={
-            "path": {"type": "path", "required": True},
-            "source": {"type": "dict", "default": {}},
-            "signer": {"type": "list", "elements": "dict", "default": []},
-            "entries": {"type": "list", "elements": "dict", "options": entry, "default": []},
-            "unanswered": {"type": "list", "elements": "str", "default": []},
-        },
-        supports_check_mode=True,
-    )
-    p = module.params
-    path = Path(p["path"])
-    try:
-        # 1. Put together what the hosts told.
-        made = doctor.report(int(time.time()), p["source"], p["signer"], p["entries"], p["unanswered"])
-        # 2. Leave it, whatever it says.
-        if not module.check_mode:
+def work(module: AnsibleModule) -> dict[str, Any]:
+    p, path = module.params, Path(module.params["path"])
+    # 1. The findings of the hosts.
+    signer = [Finding.from_dict(row) for row in p["signer"]]
+    if p["failure"]:
+        signer.append(doctor.unresolved(p["failure"]))
+    hosts = zip(p["builders"], p["answers"], p["outcomes"], strict=True)
+    builders = [entry for host in hosts for entry in doctor.builder_findings(*host)]
+    made = doctor.report(int(time.time()), p["source"], signer, builders)
+    # 2. Write them, whatever they are.
+    if not module.check_mode:
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             made.write(path)
-        # 3. Refuse, or report.
-        made.refuse(str(path))
-    except PipelineError as error:
-        module.fail_json(**error.failure())
-    except OSError as error:
-        module.fail_json(msg=f"the report cannot be written: {error}. Name another file with -e report=")
-    module.exit_json(
-        changed=False,
-        doctor=made.to_dict(),
-        step={"name": "doctor", "flavour": "", "result": made.summary, "where": str(path)},
-    )
+        except OSError as error:
+            reason = f"the report cannot be written: {error}"
+            raise PipelineError(reason, str(path), "Name another file with -e report=") from error
+    # 3. Fail if a check failed.
+    made.refuse(str(path))
+    return {"changed": False, "doctor": made.to_dict(), "step": step("doctor", made.summary, where=path)}
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

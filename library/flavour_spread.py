@@ -3,11 +3,11 @@
 
 DOCUMENTATION = r"""
 module: flavour_spread
-short_description: Spread flavours over the builders, and take stock of what they made
+short_description: Spread flavours over the builders, and collect what they packaged
 description:
-  - Says for each builder which flavours it builds now. The same builders and flavours always give the same shares.
-  - Called again after a round, it gives what a lost builder left, or what a builder's check handed on, to another; and
-    holds each package that arrived against the digest that its builder told.
+  - Returns the share of each builder. The same builders and flavours always give the same shares.
+  - Called again after a round, it gives the flavours of a lost builder, and those that a builder's check refused, to
+    another builder. It compares each package that arrived with the digest that its builder reports.
   - A flavour that did not compile is not tried elsewhere.
 author: mistralrs-rpm
 options:
@@ -17,12 +17,37 @@ options:
     elements: dict
     required: true
   table:
-    description: All Flavour records; those that are published have their homes by them.
+    description: All Flavour records. The published ones decide the home of each flavour.
     type: list
     elements: dict
     required: true
   builders:
-    description: The builders in the inventory's order, each as C(builder_report) of group_vars/builders.yml tells it.
+    description: The builders in the inventory's order, each as the variable C(builder) of the inventory describes it.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: The builder's name.
+        type: str
+        required: true
+      flavours:
+        description: The flavours that it may build; all when empty.
+        type: list
+        elements: str
+        default: []
+      weight:
+        description: How many flavours it builds in the time in which a builder of weight 1 builds one.
+        type: int
+        default: 1
+  answers:
+    description:
+      - For each builder, in the same order, the registered result of a ping; empty for one that C(--limit) leaves out.
+    type: list
+    elements: dict
+    required: true
+  outcomes:
+    description: For each builder, in the same order, its fact C(outcomes), by flavour; empty before it built anything.
     type: list
     elements: dict
     required: true
@@ -36,7 +61,7 @@ options:
     elements: str
     default: []
   last:
-    description: No round follows. What could still be built then counts as missing.
+    description: No round follows. Flavours that could still be built then count as missing.
     type: bool
     default: false
 attributes:
@@ -49,77 +74,110 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Say which builder builds what
+- name: Spread the flavours over the builders
   flavour_spread:
     flavours: "{{ compared.missing }}"
     table: "{{ flavours }}"
-    builders: "{{ groups.builders | map('extract', hostvars, 'builder_report') }}"
+    builders: "{{ groups.builders | map('extract', hostvars, 'builder') }}"
+    answers: "{{ groups.builders | map('extract', hostvars) | map(attribute='answered', default={}) }}"
+    outcomes: "{{ groups.builders | map('extract', hostvars) | map(attribute='outcomes', default={}) }}"
   register: spread
 """
 
 RETURN = r"""
 shares:
-  description: The Flavour records that each builder has to build now, by its name; builders without any are left out.
+  description: The Flavour records that each builder builds now, by its name; builders without a share are left out.
   returned: success
   type: dict
 missing:
-  description: What nobody will build, each with C(flavour) and C(told), why.
+  description: The flavours that nobody will build, each with C(flavour) and C(reason).
   returned: success
   type: list
   elements: dict
 packages:
-  description: The Package records that have arrived, verified.
+  description: The Package records that arrived, verified.
   returned: success
   type: list
   elements: dict
+version_line:
+  description: The line that C(mistralrs --version) of the packaged binaries prints; empty without packages.
+  returned: success
+  type: str
 lost:
   description: The builders that are gone.
   returned: success
   type: list
   elements: str
+step:
+  description: The row of the run's summary table.
+  returned: success, with several builders
+  type: dict
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.records import Flavour
-from ansible.module_utils.pipeline.plan.spread import Builder, spread, verified
+from ansible.module_utils.pipeline.plan.outcomes import outcomes_of
+from ansible.module_utils.pipeline.plan.spread import Builder, spread, verified, version_line
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "flavours": {"type": "list", "elements": "dict", "required": True},
-            "table": {"type": "list", "elements": "dict", "required": True},
-            "builders": {"type": "list", "elements": "dict", "required": True},
-            "given": {"type": "dict", "default": {}},
-            "lost": {"type": "list", "elements": "str", "default": []},
-            "last": {"type": "bool", "default": False},
+ARGUMENT_SPEC: ArgumentSpec = {
+    "flavours": {"type": "list", "elements": "dict", "required": True},
+    "table": {"type": "list", "elements": "dict", "required": True},
+    "builders": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {
+            "name": {"type": "str", "required": True},
+            "flavours": {"type": "list", "elements": "str", "default": []},
+            "weight": {"type": "int", "default": 1},
         },
-        supports_check_mode=True,
-    )
+    },
+    "answers": {"type": "list", "elements": "dict", "required": True},
+    "outcomes": {"type": "list", "elements": "dict", "required": True},
+    "given": {"type": "dict", "default": {}},
+    "lost": {"type": "list", "elements": "str", "default": []},
+    "last": {"type": "bool", "default": False},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
-    try:
-        # 1. What is there to build, and who could.
-        wanted = {row["name"]: row for row in p["flavours"]}
-        table = [flavour.name for flavour in map(Flavour.from_dict, p["table"])]
-        builders = [Builder.from_dict(row) for row in p["builders"]]
-        # 2. What has arrived.
-        packages = verified(builders)
-        # 3. Who builds what is left.
-        given = {name: [row["name"] for row in rows] for name, rows in p["given"].items()}
-        found = spread(list(wanted), builders, table, given=given, lost=p["lost"], last=p["last"])
-    except PipelineError as error:
-        module.fail_json(**error.failure())
-    # With one builder there is nothing to tell of.
-    told = {"name": "spread", "flavour": "", "result": found.told, "where": ""} if len(builders) > 1 else None
-    module.exit_json(
-        changed=False,
-        shares={name: [wanted[flavour] for flavour in share] for name, share in found.shares.items()},
-        missing=[row.to_dict() for row in found.missing],
-        packages=[package.to_dict() for package in packages],
-        lost=list(found.lost),
-        **({"step": told} if told else {}),
-    )
+    # 1. The flavours, and the builders with their outcomes so far.
+    wanted = {row["name"]: row for row in p["flavours"]}
+    table = [flavour.name for flavour in map(Flavour.from_dict, p["table"])]
+    builders = [
+        Builder(
+            name=row["name"],
+            flavours=tuple(row["flavours"]),
+            weight=row["weight"],
+            answers=not answer.get("unreachable"),
+            in_run=bool(answer),
+            outcomes=outcomes_of(outcomes),
+        )
+        for row, answer, outcomes in zip(p["builders"], p["answers"], p["outcomes"], strict=True)
+    ]
+    # 2. The packages that arrived.
+    packages = verified(builders)
+    # 3. The shares of the next round.
+    given = {name: [row["name"] for row in rows] for name, rows in p["given"].items()}
+    found = spread(list(wanted), builders, table, given=given, lost=p["lost"], last=p["last"])
+    return {
+        "changed": False,
+        "shares": {name: [wanted[flavour] for flavour in share] for name, share in found.shares.items()},
+        "missing": [row.to_dict() for row in found.missing],
+        "packages": [package.to_dict() for package in packages],
+        "version_line": version_line(builders),
+        "lost": list(found.lost),
+        # With one builder the row would only repeat the flavours.
+        **({"step": step("spread", found.summary)} if len(builders) > 1 else {}),
+    }
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

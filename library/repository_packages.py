@@ -1,28 +1,15 @@
 #!/usr/bin/python
-"""Compare: what of a commit a channel has, and what is missing."""
+"""Compare: the packages of a commit that a repository has, and those that it lacks."""
 
 DOCUMENTATION = r"""
 module: repository_packages
-short_description: Find what of a commit is missing in a channel
+short_description: Find the flavours of a commit that a repository lacks
 description:
-  - Reads the channel's signed metadata from a folder or over HTTP, and says which flavours of a commit are
-    published and which are missing.
+  - Reads the repository's signed metadata from a folder or over HTTP, and compares it with the flavours of a commit.
   - The published packages are the only state. A tag that is published from another commit is an error.
-  - Changes nothing.
+  - Read-only.
 author: mistralrs-rpm
 options:
-  location:
-    description: The channel, as a folder or as an http(s) URL. One without a mirrorlist is empty.
-    type: str
-    required: true
-  channel:
-    description: The channel's name, for the summary.
-    type: str
-    required: true
-  key:
-    description: The armored public key that the metadata must be signed by.
-    type: path
-    required: true
   source:
     description: The Source record, as M(upstream_source) returns it.
     type: dict
@@ -33,36 +20,36 @@ options:
     elements: dict
     required: true
   flavour:
-    description: The flavour that is wanted, or V(all) for every published one.
+    description: The wanted flavour, or V(all) for every published one.
     type: str
     default: all
   only_first:
-    description: A flavour of which the channel has any package, of whatever version, is not wanted.
+    description: Skip each flavour of which the repository has a package of any version.
     type: bool
     default: false
   package_release:
-    description: The package's release number.
+    description: The packages' release number.
     type: str
     default: "1"
   dist:
-    description: What follows the release number, such as V(.fc43).
+    description: The suffix of the release number, such as V(.fc43).
     type: str
     required: true
+extends_documentation_fragment: [signer, repository]
 attributes:
   check_mode:
-    description: Runs in check mode, and does the same.
+    description: Does the same in check mode.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: Changes nothing.
     support: none
 """
 
 EXAMPLES = r"""
 - name: Compare the newest release with the stable channel
   repository_packages:
-    location: https://rpm.example.org/fedora/43/x86_64
-    channel: stable
-    key: /var/lib/mistralrs-rpm/signer/public.asc
+    signer: "{{ signer }}"
+    repository: "{{ repository }}"
     source: "{{ resolved.source }}"
     flavours: "{{ flavours }}"
     flavour: ada
@@ -72,31 +59,31 @@ EXAMPLES = r"""
 
 RETURN = r"""
 head:
-  description: The id of the channel's snapshot; empty for an empty channel.
+  description: The id of the repository's head; empty for an empty repository.
   returned: success
   type: str
 packages:
-  description: All packages of the channel, as Package records.
+  description: All packages of the repository, as Package records.
   returned: success
   type: list
   elements: dict
 wanted:
-  description: The Flavour records of those that were asked for.
+  description: The Flavour records of the wanted flavours.
   returned: success
   type: list
   elements: dict
 missing:
-  description: The Flavour records of those that are to be built.
+  description: The Flavour records of the flavours to build.
   returned: success
   type: list
   elements: dict
 previous:
-  description: For each missing flavour the Package record of the highest published one below it, if any.
+  description: For each missing flavour the Package record of the highest published version below this one, if any.
   returned: success
   type: list
   elements: dict
 present:
-  description: The Package records of those that are published.
+  description: The Package records of the published ones.
   returned: success
   type: list
   elements: dict
@@ -106,65 +93,65 @@ step:
   type: dict
 """
 
-from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.records import Flavour, Source
-from ansible.module_utils.pipeline.channel.reader import Channel
+from ansible.module_utils.pipeline.channel.reader import Repository
 from ansible.module_utils.pipeline.plan.compare import ALL, plan, predecessors, select_flavours, unknown
+from ansible.module_utils.pipeline.sign.signer import Signer
+from ansible.module_utils.pipeline_module import REPOSITORY, SIGNER, ArgumentSpec, run, step
+
+ARGUMENT_SPEC: ArgumentSpec = {
+    "source": {"type": "dict", "required": True},
+    "flavours": {"type": "list", "elements": "dict", "required": True},
+    "flavour": {"type": "str", "default": ALL},
+    "only_first": {"type": "bool", "default": False},
+    "package_release": {"type": "str", "default": "1"},
+    "dist": {"type": "str", "required": True},
+    **SIGNER,
+    **REPOSITORY,
+}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "location": {"type": "str", "required": True},
-            "channel": {"type": "str", "required": True},
-            "key": {"type": "path", "required": True, "no_log": False},
-            "source": {"type": "dict", "required": True},
-            "flavours": {"type": "list", "elements": "dict", "required": True},
-            "flavour": {"type": "str", "default": ALL},
-            "only_first": {"type": "bool", "default": False},
-            "package_release": {"type": "str", "default": "1"},
-            "dist": {"type": "str", "required": True},
-        },
-        supports_check_mode=True,
-    )
+def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
-    try:
-        # 1. What is wanted.
-        source = Source.from_dict(p["source"])
-        wanted = select_flavours([Flavour.from_dict(row) for row in p["flavours"]], p["flavour"])
-        # 2. What is there.
-        published = Channel(p["location"], Path(p["key"])).read()
-        if p["only_first"]:
-            wanted = unknown(wanted, published.packages)
-        # 3. What is missing.
-        found = plan(source, wanted, published.packages, p["package_release"], p["dist"], yanked=published.yanked)
-    except PipelineError as error:
-        module.fail_json(**error.failure())
+    location = p["repository"]["location"]
+    # 1. The wanted flavours.
+    source = Source.from_dict(p["source"])
+    wanted = select_flavours([Flavour.from_dict(row) for row in p["flavours"]], p["flavour"])
+    # 2. The published packages.
+    published = Repository(location, Signer.of(p["signer"]).trusted_keys).read()
+    if p["only_first"]:
+        wanted = unknown(wanted, published.packages)
+    # 3. The missing ones.
+    found = plan(source, wanted, published.packages, p["package_release"], p["dist"], yanked=published.yanked)
     missing = ", ".join(flavour.name for flavour in found.missing)
-    module.exit_json(
-        changed=False,
-        head=published.head,
-        packages=[package.to_dict() for package in published.packages],
-        wanted=[flavour.to_dict() for flavour in wanted],
-        missing=[flavour.to_dict() for flavour in found.missing],
-        previous=[package.to_dict() for package in predecessors(source, found.missing, published.packages)],
-        present=[package.to_dict() for package in found.present],
-        step={
-            "name": "compare",
-            "flavour": "" if p["flavour"] == ALL else p["flavour"],
-            "result": told(source, missing, only_first=p["only_first"]),
-            "where": p["location"],
-        },
-    )
+    return {
+        "changed": False,
+        "head": published.head,
+        "packages": [package.to_dict() for package in published.packages],
+        "wanted": [flavour.to_dict() for flavour in wanted],
+        "missing": [flavour.to_dict() for flavour in found.missing],
+        "previous": [package.to_dict() for package in predecessors(source, found.missing, published.packages)],
+        "present": [package.to_dict() for package in found.present],
+        "step": step(
+            "compare",
+            summary(source, missing, only_first=p["only_first"]),
+            flavour="" if p["flavour"] == ALL else p["flavour"],
+            where=location,
+        ),
+    }
 
 
-def told(source, missing, *, only_first):
+def summary(source: Source, missing: str, *, only_first: bool) -> str:
     if missing:
         return f"{source.rpm_version} lacks {missing}"
     return "it has packages of every flavour" if only_first else f"{source.rpm_version} is published"
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

@@ -1,87 +1,53 @@
 #!/usr/bin/python
-"""Status: what a channel holds, and what is wrong with it."""
+"""Status: the contents and faults of a repository."""
 
 DOCUMENTATION = r"""
 module: repository_status
-short_description: Tell what a channel holds and what is wrong with it
+short_description: Report the contents and faults of a repository
 description:
-  - Reads the channel as clients do, asks the publisher agent, and looks at the signing keys.
-  - Returns a finding for each check; it does not fail for one that does not fit, so that all channels are told.
-    Let M(ansible.builtin.assert) look at RV(findings).
-  - Changes nothing.
+  - Reads the repository as clients do, asks the agent, and checks the signing keys.
+  - Returns a finding for each check and does not fail for one that is bad, so that every channel is reported. Let
+    M(ansible.builtin.assert) test RV(findings).
+  - Read-only.
 author: mistralrs-rpm
 options:
-  channel:
-    description: The channel's name, as the publisher agent knows it.
-    type: str
-    required: true
-  location:
-    description: Where the channel is read, a folder or an http(s) URL.
-    type: str
-    required: true
-  home:
-    description: The GnuPG home with the signing key.
-    type: path
-    required: true
-  trusted_keys:
-    description: The armored public keys that everyone trusts.
-    type: path
-    required: true
-  publisher:
-    description: How the publisher agent is reached.
-    type: dict
-    required: true
-    suboptions:
-      rsh:
-        description: The remote shell and its options, such as C(ssh), or the agent itself with C(--rsh).
-        type: list
-        elements: str
-        required: true
-      host:
-        description: What the remote shell takes as the host.
-        type: str
-        required: true
   deep:
-    description: Let the agent read every byte of the pool and every signature, too.
+    description: Let the agent read every byte of the pool and verify every signature.
     type: bool
     default: false
+extends_documentation_fragment: [signer, repository]
 attributes:
   check_mode:
-    description: Runs in check mode, and does the same.
+    description: Does the same in check mode.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: Changes nothing.
     support: none
 """
 
 EXAMPLES = r"""
-- name: See whether the stable channel is well
+- name: Check the stable channel
   repository_status:
-    channel: stable
-    location: https://rpm.example.org/fedora/43/x86_64
-    home: /var/lib/mistralrs-rpm/signer/gnupg
-    trusted_keys: /var/lib/mistralrs-rpm/signer/public.asc
-    publisher:
-      rsh: [ssh, -oBatchMode=yes]
-      host: gitea_ci@rpm.example.org
+    signer: "{{ signer }}"
+    repository: "{{ repository }}"
   register: status
 """
 
 RETURN = r"""
-report:
+status:
   description:
     - C(channel), C(head), C(findings), C(packages) (Package records of the head) and C(host).
-    - C(host) is the agent's answer (snapshots, pool, orphans, missing, incoming, journal, refusals, room), and empty
-      if it gave none.
+    - C(host) is the agent's answer (snapshots, pool, orphans, missing, incoming, journal, refusals, room); empty if it
+      did not answer.
   returned: success
   type: dict
 findings:
-  description: Each check with what was found, what is needed, whether that fits, and the remedy.
+  description: Each check with the value found, the value needed, if it fits, and the remedy.
   returned: success
   type: list
   elements: dict
 table:
-  description: The report as lines for a person; the run's summary prints them.
+  description: The status as lines for the run's summary.
   returned: success
   type: list
   elements: str
@@ -91,69 +57,59 @@ step:
   type: dict
 """
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base import findings
 from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.channel import status
-from ansible.module_utils.pipeline.channel.agent_client import Publisher
-from ansible.module_utils.pipeline.channel.reader import Channel
-from ansible.module_utils.pipeline.channel.release_package import check_head
-from ansible.module_utils.pipeline.sign import keyring
+from ansible.module_utils.pipeline.channel.agent_client import AgentClient
+from ansible.module_utils.pipeline.channel.reader import Repository
+from ansible.module_utils.pipeline.channel.signatures import check_head
+from ansible.module_utils.pipeline.sign import key_checks
+from ansible.module_utils.pipeline.sign.signer import Signer
+from ansible.module_utils.pipeline_module import REPOSITORY, SIGNER, ArgumentSpec, run, step
+
+T = TypeVar("T")
+ARGUMENT_SPEC: ArgumentSpec = {"deep": {"type": "bool", "default": False}, **SIGNER, **REPOSITORY}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "channel": {"type": "str", "required": True},
-            "location": {"type": "str", "required": True},
-            "home": {"type": "path", "required": True},
-            "trusted_keys": {"type": "path", "required": True, "no_log": False},
-            "publisher": {
-                "type": "dict",
-                "required": True,
-                "options": {
-                    "rsh": {"type": "list", "elements": "str", "required": True},
-                    "host": {"type": "str", "required": True},
-                },
-            },
-            "deep": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
+def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
-    name, home, trusted_keys = str(p["channel"]), Path(p["home"]), Path(p["trusted_keys"])
-    channel = Channel(str(p["location"]), trusted_keys)
-    agent = Publisher([str(word) for word in p["publisher"]["rsh"]], str(p["publisher"]["host"]))
-    found = status.report(
-        name,
-        attempt(channel.read),
-        attempt(agent.status, name),
-        [*keyring.findings(home, trusted_keys), check_head(name, channel, home)],
-        attempt(agent.verify, name) if p["deep"] else None,
+    channel, location = str(p["repository"]["channel"]), str(p["repository"]["location"])
+    # 1. The repository, its agent and the signer's keys.
+    signer, agent = Signer.of(p["signer"]), AgentClient.of(p["repository"])
+    repository = Repository(location, signer.trusted_keys)
+    # 2. Their status.
+    found = status.status_of(
+        channel,
+        attempt(repository.read),
+        attempt(agent.status, channel),
+        [*key_checks.findings(signer), check_head(channel, repository, signer.home)],
+        attempt(agent.verify, channel) if p["deep"] else None,
     )
-    bad = [finding for finding in found.findings if not finding.fits]
-    module.exit_json(
-        changed=False,
-        report=found.to_dict(),
-        findings=[finding.to_dict() for finding in found.findings],
-        table=[*status.lines(found), "", *findings.table(found.findings)],
-        step={
-            "name": "status",
-            "flavour": "",
-            "result": f"{name}: {', '.join(finding.check for finding in bad)} wrong" if bad else f"{name} is well",
-            "where": str(p["location"]),
-        },
-    )
+    # 3. The result.
+    bad = [finding.check for finding in found.findings if not finding.fits]
+    return {
+        "changed": False,
+        "status": found.to_dict(),
+        "findings": [finding.to_dict() for finding in found.findings],
+        "table": [*status.lines(found), "", *findings.table(found.findings)],
+        "step": step("status", f"{channel}: {', '.join(bad)} wrong" if bad else f"{channel} is well", where=location),
+    }
 
 
-def attempt(ask, *words):
-    """The answer, or the error as one: every part is told, whatever the others say."""
+def attempt(ask: Callable[..., T], *words: str) -> T | PipelineError:
+    """The answer, or the error as a value: one failing part does not hide the others."""
     try:
         return ask(*words)
     except PipelineError as error:
         return error
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 #!/usr/bin/python
-"""The inputs of roles against their argument specs; plugins/action/role_inputs.py does it."""
+"""Check the inputs of roles against their argument specs; the work is in plugins/action/role_inputs.py."""
 
 DOCUMENTATION = r"""
 module: role_inputs
 short_description: Check the inputs of a play's roles before anything is touched
 description:
-  - Reads the argument specs of all roles of a play and holds the host's variables against them. Everything that is
-    missing, empty though required, or wrong is told at once, by role and variable, also a secret that is not to be had.
-  - Ansible itself checks a role's inputs when the role begins, so the roles before it have been applied by then.
+  - Validates the host's variables against the argument specs of all roles of a play. Fails with every missing, empty or
+    wrong input at once, by role and variable, and every secret that cannot be read.
+  - Ansible itself validates a role's inputs when the role starts, after it applied the roles before.
   - Works on the controller, connects to nothing and changes nothing.
 author: mistralrs-rpm
 options:
@@ -17,7 +17,7 @@ options:
     elements: str
 attributes:
   check_mode:
-    description: Runs in check mode, and does the same.
+    description: Does the same in check mode.
     support: full
   diff_mode:
     description: There is nothing to show.

@@ -1,14 +1,14 @@
 #!/usr/bin/python
-"""Sign: a package with the signer's signature."""
+"""Sign: add the signer's signature to a package."""
 
 DOCUMENTATION = r"""
 module: rpm_signature
-short_description: Sign a package and verify what came out
+short_description: Sign a package and verify the signature
 description:
-  - Signs a copy of an unsigned package, and verifies the copy with rpm while every digest and signature is
-    required and the trusted key alone is known. The package itself stays as it is.
-  - A package that was signed before is recognised by its digest, and not signed again as long as the key that did it is
-    trusted, also when another key signs by now.
+  - Signs a copy of an unsigned package, and verifies the copy with rpm while every digest and signature is required and
+    the trusted keys alone are known. The package itself stays as it is.
+  - A signed copy of an earlier run is recognised by its digest and reused as long as its key is trusted, even if
+    another key signs now.
 author: mistralrs-rpm
 options:
   package:
@@ -18,7 +18,7 @@ options:
 extends_documentation_fragment: [signer]
 attributes:
   check_mode:
-    description: Says whether the package would be signed; one that is still to be built counts as yes.
+    description: Returns if the package would be signed; one that is not built yet would be.
     support: full
   diff_mode:
     description: Shows the digest of the signed package.
@@ -35,7 +35,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 package:
-  description: The Package record of the signed file; of the unsigned one where check mode would sign it.
+  description: The Package record of the signed file; in check mode of the unsigned one, if it would be signed.
   returned: success
   type: dict
 step:
@@ -44,25 +44,20 @@ step:
   type: dict
 """
 
-from pathlib import Path
+from typing import Any
 
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Package
 from ansible.module_utils.pipeline.sign.rpm_signature import sign_package
-from ansible.module_utils.pipeline_module import SIGNER, run, step
+from ansible.module_utils.pipeline.sign.signer import Signer
+from ansible.module_utils.pipeline_module import SIGNER, ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {"package": {"type": "dict", "required": True}, **SIGNER}
+ARGUMENT_SPEC: ArgumentSpec = {"package": {"type": "dict", "required": True}, **SIGNER}
 
 
-def work(module):
-    unsigned, signer = Package.from_dict(module.params["package"]), module.params["signer"]
-    done = sign_package(
-        unsigned,
-        Path(signer["root"]),
-        home=Path(signer["home"]),
-        passphrase_file=Path(signer["passphrase_file"]) if signer["passphrase_file"] else None,
-        trusted_keys=Path(signer["trusted_keys"]),
-        check=module.check_mode,
-    )
+def work(module: AnsibleModule) -> dict[str, Any]:
+    unsigned = Package.from_dict(module.params["package"])
+    done = sign_package(unsigned, Signer.of(module.params["signer"]), check=module.check_mode)
     name = unsigned.filename
     would = done.changed and module.check_mode
     return {
@@ -81,7 +76,7 @@ def work(module):
     }
 
 
-def main():
+def main() -> None:
     run(work, ARGUMENT_SPEC)
 
 

@@ -1,17 +1,17 @@
 #!/usr/bin/python
-"""Resolve: which commit of upstream a run is about."""
+"""Resolve: which commit of upstream a run builds."""
 
 DOCUMENTATION = r"""
 module: upstream_source
-short_description: Find the commit of upstream to package, and the flavours that are meant
+short_description: Find the commit of upstream to package, and the flavours to build
 description:
-  - Reads upstream's refs with one C(git ls-remote), chooses a tag or the newest commit of a branch,
-    and tells its commit, its time and the version that the package will carry.
+  - Reads upstream's refs with one C(git ls-remote), chooses a tag or the newest commit of a branch, and returns its
+    commit, its time and the version that the package will carry.
   - Changes nothing but its own cache of commits, also in check mode.
 author: mistralrs-rpm
 options:
   url:
-    description: Where upstream's git repository is; anything that git can fetch from.
+    description: The URL of upstream's git repository; anything that git can fetch from.
     type: str
     required: true
   kind:
@@ -28,7 +28,7 @@ options:
     type: str
     default: ""
   flavour:
-    description: With O(flavours), the flavour that is meant, or V(all) for every published one.
+    description: With O(flavours), the flavour to build, or V(all) for every published one.
     type: str
     default: all
   flavours:
@@ -42,7 +42,7 @@ options:
     required: true
 attributes:
   check_mode:
-    description: Runs in check mode, and does the same.
+    description: Does the same in check mode.
     support: full
   diff_mode:
     description: There is nothing to show.
@@ -63,53 +63,54 @@ source:
   returned: success
   type: dict
 wanted:
-  description: The Flavour records that O(flavour) means.
+  description: The Flavour records of O(flavour).
   returned: success, with O(flavours)
   type: list
   elements: dict
+step:
+  description: The row of the run's summary table.
+  returned: success
+  type: dict
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.records import Flavour
-from ansible.module_utils.pipeline.plan.compare import ALL, select_flavours
+from ansible.module_utils.pipeline.plan.compare import select_flavours
 from ansible.module_utils.pipeline.source.upstream import resolve
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
+
+ARGUMENT_SPEC: ArgumentSpec = {
+    "url": {"type": "str", "required": True},
+    "kind": {"type": "str", "choices": ["tag", "branch"], "default": "tag"},
+    "version": {"type": "str", "default": ""},
+    "branch": {"type": "str", "default": ""},
+    "flavour": {"type": "str", "default": "all"},
+    "flavours": {"type": "list", "elements": "dict", "default": []},
+    "mirror": {"type": "path", "required": True},
+}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "url": {"type": "str", "required": True},
-            "kind": {"type": "str", "choices": ["tag", "branch"], "default": "tag"},
-            "version": {"type": "str", "default": ""},
-            "branch": {"type": "str", "default": ""},
-            "flavour": {"type": "str", "default": ALL},
-            "flavours": {"type": "list", "elements": "dict", "default": []},
-            "mirror": {"type": "path", "required": True},
-        },
-        supports_check_mode=True,
-    )
+def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
-    wanted = ()
-    try:
-        if p["flavours"]:
-            wanted = select_flavours([Flavour.from_dict(row) for row in p["flavours"]], p["flavour"])
-        source = resolve(p["url"], Path(p["mirror"]), kind=p["kind"], version=p["version"], branch=p["branch"])
-    except PipelineError as error:
-        module.fail_json(**error.failure())
-    module.exit_json(
-        changed=False,
-        source=source.to_dict(),
+    # 1. The flavours: an unknown one fails before the network is used.
+    flavours = [Flavour.from_dict(row) for row in p["flavours"]]
+    wanted = select_flavours(flavours, p["flavour"]) if flavours else ()
+    # 2. The commit.
+    source = resolve(p["url"], Path(p["mirror"]), kind=p["kind"], version=p["version"], branch=p["branch"])
+    result = f"{source.ref} is {source.rpm_version}, commit {source.commit[:12]}"
+    return {
+        "changed": False,
+        "source": source.to_dict(),
         **({"wanted": [flavour.to_dict() for flavour in wanted]} if wanted else {}),
-        step={
-            "name": "resolve",
-            "flavour": "",
-            "result": f"{source.ref} is {source.rpm_version}, commit {source.commit[:12]}",
-            "where": source.url,
-        },
-    )
+        "step": step("resolve", result, where=source.url),
+    }
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

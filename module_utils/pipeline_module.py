@@ -7,7 +7,7 @@ Rules:
    ``extends_documentation_fragment: [signer, repository]``; a unit test holds the two against each other.
 2. A module is its documentation, ``ARGUMENT_SPEC``, a ``work(module)`` of numbered steps that returns the module's
    result, and a ``main`` that calls ``run(work, ARGUMENT_SPEC)``. Logic lives in ``pipeline``.
-3. A PipelineError becomes ``fail_json`` with its text; a traceback is always a fault of the project.
+3. A PipelineError becomes ``fail_json`` with its text and its ``details``; a traceback is always a bug of the project.
 """
 
 from __future__ import annotations
@@ -49,6 +49,34 @@ REPOSITORY: ArgumentSpec = {
             },
         },
     },
+}
+BUILDER_ROOT: ArgumentSpec = {"root": {"type": "path", "required": True}}
+# An empty toolkit is that of a flavour without CUDA; without a cache option there is no compile cache.
+BUILD: ArgumentSpec = {
+    "source": {"type": "dict", "required": True},
+    "flavour": {"type": "dict", "required": True},
+    "package": {"type": "str", "required": True},
+    "toolkit": {"type": "dict", "default": {}},
+    "cargo": {"type": "str", "default": ""},
+    "rustflags": {"type": "str", "required": True},
+    "jobs": {"type": "int", "default": 0},
+    "low_memory": {"type": "bool", "default": False},
+    "cache": {
+        "type": "dict",
+        "options": {"program": {"type": "path", "required": True}, "settings": {"type": "path"}},
+    },
+    "mirrors": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "registry": {"type": "str", "default": ""},
+            "cutlass_commits": {"type": "list", "elements": "str", "default": []},
+        },
+    },
+}
+PINNED_WHEELS: ArgumentSpec = {
+    "pins": {"type": "str", "default": ""},
+    "python": {"type": "str", "default": ""},
 }
 
 

@@ -1,8 +1,8 @@
-"""Shows a build's progress while its module runs, and keeps it alive only as long as this run is.
+"""Shows a build's progress while its module runs, and ends the build with this run.
 
-The module writes its log on the builder. A thread here reads what was added, every other second, prints the
-progress lines, and touches the file whose silence makes the module stop cargo (its lease). Ctrl-c on the
-controller ends this process and, on the same machine, the module with it; on another machine the lease does.
+The module writes its log on the builder. A thread here reads the new part of it every other second, prints the progress
+lines, and touches the lease file: the module stops cargo when the touches stop. Ctrl-c on the controller ends this
+process and a module on the same machine; a module on another machine ends by the lease.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ import shlex
 import threading
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 LEASE = 60
-# Seconds between two looks at the log.
+"""Seconds without a touch after which the module stops."""
+
 PERIOD = 2.0
+"""Seconds between two reads of the log."""
+
 display = Display()
 
 
 class ActionModule(ActionBase):
-    """Runs the module of the same name with a watcher beside it."""
+    """Runs the module of the same name beside a thread that watches its log."""
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         flavour, source = arguments.get("flavour") or {}, arguments.get("source") or {}
@@ -44,17 +48,18 @@ class ActionModule(ActionBase):
                 watcher.join(timeout=10)
         return result
 
-    def _watch(self, arguments, prefix, done):
+    def _watch(self, arguments: dict[str, Any], prefix: str, done: threading.Event) -> None:
+        """Print new lines of the log that begin with ``prefix``, and renew the lease, until ``done``."""
         log, alive = (shlex.quote(arguments[key]) for key in ("log", "alive"))
         offset, rest = 1, ""
         while True:
             last = done.wait(PERIOD)
-            # Nothing to do before the module has made the folder; the lease starts with the file's first touch.
+            # The log exists once the module has started; the lease begins with the first touch.
             script = f"test -e {log} && touch {alive} && tail -c +{offset} {log}; true"
             try:
                 answer = self._low_level_execute_command(script, executable="/bin/sh")
-            except Exception as error:  # noqa: BLE001  watching must never end a build
-                display.vv(f"{prefix}the log could not be read: {error}")
+            except Exception as error:  # noqa: BLE001  a failed read never ends a build
+                display.vv(f"{prefix}cannot read the log: {error}")
                 if last:
                     return
                 time.sleep(PERIOD)

@@ -1,4 +1,4 @@
-"""Holds all inputs of roles against their argument specs, and tells everything that is missing or wrong at once."""
+"""Validates all inputs of roles against their argument specs, and fails with every missing or wrong one at once."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 
 def innermost(error: BaseException) -> str:
-    """What was wrong in the end: Ansible wraps the error of a lookup in those of all that asked for it."""
+    """The original message: Ansible wraps the error of a lookup in those of all variables that use it."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip()
 
 
 class ActionModule(ActionBase):
-    """Runs on the controller alone; no connection is made."""
+    """Runs on the controller alone, without a connection."""
 
     _requires_connection = False
 
-    def run(self, tmp=None, task_vars=None):
-        result = super().run(tmp, task_vars)
+    def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         roles = self._task.args.get("roles") or variables["ansible_play_role_names"]
         wrong = [line for role in roles for line in self._wrong(role, variables)]
@@ -35,7 +35,7 @@ class ActionModule(ActionBase):
             lines = "\n".join(f"  {line}" for line in wrong)
             return result | {
                 "failed": True,
-                "msg": f"{host} was not touched, its inputs are not right:\n{lines}\n"
+                "msg": f"nothing was changed on {host}, its inputs are wrong:\n{lines}\n"
                 f"Set them in inventory/group_vars or with -e; ansible-doc -t role -r roles {roles[0]} explains them",
             }
         return result | {"changed": False}
@@ -54,10 +54,10 @@ class ActionModule(ActionBase):
                 continue
             if option.get("required") and values[name] in ("", None, []):
                 del values[name]
-        known = {name: option for name, option in options.items() if name in values or not self._told(name, found)}
+        known = {name: option for name, option in options.items() if name in values or not self._reported(name, found)}
         checked = ArgumentSpecValidator(known).validate(values, validate_role_argument_spec=True)
         return found + [f"{role}: {message}" for message in checked.error_messages]
 
     @staticmethod
-    def _told(name: str, found: list[str]) -> bool:
+    def _reported(name: str, found: list[str]) -> bool:
         return any(f": {name}: " in line for line in found)

@@ -1,4 +1,4 @@
-"""Ends a run with a short table: step, time, result, and where things are."""
+"""Ends a run with a short table: step, time, result and places."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ type: aggregate
 short_description: A table of the pipeline's steps
 description:
   - Collects what each pipeline module returns as C(step) and prints it, with the time it took, when the run ends.
-  - A module's C(table), lines for a person such as the doctor's findings, is printed above it.
-  - Below it stand the places where things are, a build's C(report) and the C(log) of what failed among them, and what
-    the steps warned of, which has scrolled away by then.
+  - Prints a module's C(table), such as the doctor's findings, above it.
+  - Prints below it the paths and URLs of the results, a build's C(report) and a failure's C(log) among them, and again
+    the warnings of the steps.
   - Prints nothing for a run without such modules.
 author: mistralrs-rpm
 """
@@ -34,7 +34,7 @@ class CallbackModule(CallbackBase):
     def __init__(self):
         super().__init__()
         self.began = time.monotonic()
-        # When a task began on a host, or its latest item ended: hosts may be at different tasks.
+        # The start of a host's task, or the end of its latest item: hosts may be at different tasks.
         self.marks = {}
         self.rows = []
         self.tables = []
@@ -75,17 +75,17 @@ class CallbackModule(CallbackBase):
             self._display.display(f"Lost on the way: {', '.join(sorted(stats.dark))}")
 
     def _collect(self, result):
-        told = result.result
-        step = told.get("step")
+        returned = result.result
+        step = returned.get("step")
         if isinstance(step, dict):
             self._row(result.host.get_name(), step["name"], step.get("flavour", ""), step["result"])
-            self.tables += [*told.get("table", []), ""] if told.get("table") else []
+            self.tables += [*returned.get("table", []), ""] if returned.get("table") else []
             name = " ".join(filter(None, (step["name"], step.get("flavour"))))
             if step.get("where"):
                 self.places[step["where"]] = name
-            if told.get("report"):
-                self.places[told["report"]] = f"{name} report"
-            self.warnings |= dict.fromkeys(told.get("warnings", []))
+            if returned.get("report"):
+                self.places[returned["report"]] = f"{name} report"
+            self.warnings |= dict.fromkeys(returned.get("warnings", []))
 
     def _fail(self, result, name="FAILED"):
         host = result.host.get_name()

@@ -2,12 +2,12 @@
 
 
 class ModuleDocFragment:
-    """Documentation of ``pipeline_module.REPOSITORY``."""
+    """The documentation of ``pipeline_module.REPOSITORY``."""
 
     DOCUMENTATION = r"""
 options:
   repository:
-    description: The repository, as the variable C(repository) of the inventory names it.
+    description: The repository, as the inventory's variable C(repository) describes it.
     type: dict
     required: true
     suboptions:
@@ -16,11 +16,11 @@ options:
         type: str
         required: true
       location:
-        description: Where the signer reads the repository, a folder or an http(s) URL.
+        description: The folder or http(s) URL where the signer reads the repository. Without a mirrorlist it is empty.
         type: str
         required: true
       agent:
-        description: How the agent is reached; needed to change the repository.
+        description: The way to the agent; required to change the repository.
         type: dict
         suboptions:
           rsh:

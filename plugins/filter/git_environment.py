@@ -1,15 +1,15 @@
-"""git's mirrors as a task's environment."""
+"""git mirrors as a task's environment."""
 
 from __future__ import annotations
 
 DOCUMENTATION = """
 name: git_environment
 author: mistralrs-rpm
-short_description: The environment that sends git to mirrors
+short_description: The environment that makes git use mirrors
 description:
-  - Turns C(git_mirrors), a mapping of the beginnings of addresses to what stands in their place, into the variables
-    by which git is configured (C(url.MIRROR.insteadOf)). Everything that the task starts heeds them.
-  - Nothing where there are no mirrors; an error for an address that cannot be meant, or that holds a password.
+  - Turns C(git_mirrors), a mapping of prefixes of addresses to their replacements, into the environment variables that
+    configure git (C(url.MIRROR.insteadOf)). They apply to every process that the task starts.
+  - Returns an empty mapping without mirrors. Fails for an invalid address, or one that holds a password.
 options:
   _input:
     description: The mapping.
@@ -35,7 +35,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-# Ansible finds module_utils for modules; a plugin has to do so itself.
+# Ansible puts module_utils on the path of modules only.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
 
 from pipeline.base.errors import PipelineError
@@ -44,7 +44,7 @@ from pipeline.source.mirrors import Mirrors
 
 def git_environment(mirrors: Any) -> dict[str, str]:
     if not isinstance(mirrors, dict):
-        raise AnsibleFilterError(f"git_mirrors is not a mapping of addresses to mirrors but {mirrors!r}")
+        raise AnsibleFilterError(f"git_mirrors must map addresses to mirrors, not be {mirrors!r}")
     try:
         return Mirrors({str(prefix): str(mirror) for prefix, mirror in mirrors.items()}).environment
     except PipelineError as error:
@@ -52,5 +52,5 @@ def git_environment(mirrors: Any) -> dict[str, str]:
 
 
 class FilterModule:
-    def filters(self):
+    def filters(self) -> dict[str, Any]:
         return {"git_environment": git_environment}

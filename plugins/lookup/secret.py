@@ -5,25 +5,25 @@ from __future__ import annotations
 DOCUMENTATION = """
 name: secret
 author: mistralrs-rpm
-short_description: A secret, from a file or from the environment
+short_description: Read a secret from a file or from the environment
 description:
-  - Reads the file I(folder)/NAME, whose mode must keep it from others. Where there is none, the environment variable
+  - Reads the file I(folder)/NAME, which only its owner may access. Without that file, reads the environment variable
     C(MISTRALRS_RPM_NAME), in capitals.
-  - The variable of the inventory that calls this can be set by a vault instead; this is then never called.
+  - A vault may set the inventory variable that calls this lookup; the lookup is then never called.
 options:
   _terms:
     description: The secret's name, or names.
     required: true
   folder:
-    description: Where the files are, on the controller.
+    description: The folder of the files, on the controller.
     type: path
     required: true
   default:
-    description: What to return where there is none; without it that is an error, which says where it was looked for.
+    description: The value to return without a secret. If it is not set, a missing secret is an error.
     type: str
 """
 EXAMPLES = """
-- name: Look a secret up
+- name: Read a secret
   ansible.builtin.set_fact:
     token: "{{ lookup('secret', 'cloudflare_token', folder=secrets_folder) }}"
   no_log: true
@@ -46,11 +46,11 @@ _OTHERS = 0o077
 
 
 def find(name: str, folder: Path, default: str | None) -> str:
-    """The secret, or ``default``. A file that others may read is refused, even where the environment has it too."""
+    """The secret, or ``default``. Refuses a file that other accounts may access, whatever the environment has."""
     file, variable = folder / name, f"MISTRALRS_RPM_{name.upper()}"
     try:
         if file.stat().st_mode & _OTHERS:
-            raise AnsibleLookupError(f"The secret {file} may be read by others than its owner. chmod 0600 {file}")
+            raise AnsibleLookupError(f"The file of the secret {file} is open to other accounts. Run chmod 0600 {file}")
         found = file.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         found = os.environ.get(variable, "").strip()
@@ -59,8 +59,8 @@ def find(name: str, folder: Path, default: str | None) -> str:
     if found or default is not None:
         return found or str(default)
     raise AnsibleLookupError(
-        f"There is no secret {name}: no file {file} with something in it, and no environment variable {variable}. "
-        f"Make the file (mode 0600), set the variable, or set what asks for it from a vault: docs/variables.md, Secrets"
+        f"There is no secret {name}: neither the file {file} nor the environment variable {variable} holds one. "
+        f"Create the file (mode 0600), set the variable, or use a vault (docs/variables.md, Secrets)"
     )
 
 

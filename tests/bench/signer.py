@@ -1,6 +1,6 @@
-"""A signer's program for the benchmark, which imports what the module imports and no more.
+"""A signer's program for the benchmark, with the imports of the module and no more.
 
-python signer.py compose|add|hold ORDER.json
+python signer.py compose|publish|stage ORDER.json
 """
 
 import json
@@ -9,29 +9,30 @@ import time
 from pathlib import Path
 
 from pipeline.base.records import Package
-from pipeline.channel.agent_client import Publisher
+from pipeline.channel.agent_client import AgentClient
 from pipeline.channel.changes import added
-from pipeline.channel.engine import Engine, Signer, compose, workplace
-from pipeline.channel.reader import Channel
+from pipeline.channel.engine import Engine, compose, workplace
+from pipeline.channel.reader import Repository
+from pipeline.sign.signer import Signer
 
 order = json.loads(Path(sys.argv[2]).read_text())
 key, root = Path(order["trusted_keys"]), Path(order["root"])
 engine = Engine(
     "stable",
-    Channel(order["location"], key),
-    Publisher(order["rsh"], "local"),
-    Signer(Path(order["home"]), None, key),
-    root,
+    Repository(order["location"], key),
+    AgentClient(order["rsh"], "local"),
+    Signer(root, Path(order["home"]), None, key),
 )
 packages = [Package.from_dict(order["package"])]
 if sys.argv[1] == "compose":
     # The process of the engine without the repo host: head, parent, change, metadata, signatures.
-    parent = engine.channel.state(engine.channel.head())
+    parent = engine.repository.state(engine.repository.head())
     change = added(parent, packages)
     with workplace(root / "compose") as work:
-        compose(work, "stable", engine.channel, parent, change, engine.signer, "bench", int(time.time()))
+        compose(work, "stable", engine.repository, parent, change, engine.signer, "bench", int(time.time()))
 else:
-    done = engine.add(packages, reason="bench", hold=sys.argv[1] == "hold")
+    operation = engine.stage if sys.argv[1] == "stage" else engine.publish
+    done = operation(packages, reason="bench")
     assert done.changed
     if done.transaction:
         print(f"{done.transaction.id} {done.transaction.snapshot.parent}", file=sys.stderr)

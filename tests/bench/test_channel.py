@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,11 +76,7 @@ def signed_package(site: Site, mib: int) -> Package:
     run(["rpmbuild", "-bb", "--target", "x86_64", *defines, spec])
     path = folder / "package.rpm"
     made = ("mistralrs-ada", "9.9.9", "1.fc43", "x86_64", COMMIT, str(path), sha256_file(path), path.stat().st_size)
-    signer = site.signer
-    signed = sign_package(
-        Package(*made), folder, home=signer.home, passphrase_file=None, trusted_keys=signer.trusted_keys
-    )
-    return signed.package
+    return sign_package(Package(*made), replace(site.signer, root=folder)).package
 
 
 def fill(site: Site, real: Package, count: int) -> None:
@@ -188,9 +185,9 @@ class Bench:
 
     def commit(self) -> dict[str, float]:
         """The last step alone: what is staged becomes the head."""
-        transaction, parent = str(self.signer("hold")["said"]).split()
+        transaction, parent = str(self.signer("stage")["said"]).split()
         words = [*AGENT, "--config", self.site.folder / "publisher.json", "--rsh", "local"]
-        cost = measured(*words, "commit", "stable", transaction, "--parent", parent)
+        cost = measured(*words, "publish", "stable", transaction, "--parent", parent)
         assert self.site.channel.head() != self.start
         return cost
 
@@ -212,11 +209,11 @@ def test_one_new_package(tmp_path_factory: pytest.TempPathFactory, capsys: pytes
     arms: dict[str, Callable[[], dict[str, float]]] = {
         "compose": lambda: large.signer("compose"),
         "createrepo_c, gpg": large.createrepo,
-        "publish": lambda: large.signer("add"),
+        "publish": lambda: large.signer("publish"),
         "cp, sync, rpmkeys, createrepo_c, gpg": large.by_hand,
-        f"into {SMALL}": lambda: small.signer("add"),
-        "publish tiny": lambda: tiny_large.signer("add"),
-        f"that into {SMALL}": lambda: tiny_small.signer("add"),
+        f"into {SMALL}": lambda: small.signer("publish"),
+        "publish tiny": lambda: tiny_large.signer("publish"),
+        f"that into {SMALL}": lambda: tiny_small.signer("publish"),
         "commit": large.commit,
     }
     costs: dict[str, list[dict[str, float]]] = {name: [] for name in arms}

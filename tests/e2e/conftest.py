@@ -1,4 +1,4 @@
-"""A fresh machine for each file of this folder, whose tests run in their order; two files share one."""
+"""A fresh machine for each file of this folder, whose tests run in order; two files share one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from support.machine import Pipeline, new_machine
 
 @pytest.fixture(scope="session")
 def released(tmp_path_factory: pytest.TempPathFactory, project: Path, stand_in: ModuleType) -> Pipeline:
-    """The machine of test_release: what is refused is tried on it after that, and needs no releases of its own."""
+    """The machine of test_release, on which test_refusals runs afterwards without releases of its own."""
     return new_machine(tmp_path_factory.mktemp("released"), project, stand_in)
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory, project: Path, stand_in: ModuleType) -> Pipeline:
-    """A machine on which nothing was released yet."""
+    """A machine without a release."""
     return new_machine(tmp_path_factory.mktemp("machine"), project, stand_in)

@@ -1,4 +1,4 @@
-"""A developer's day, in this order: a package of a clone, of what is not committed yet, of any commit, published."""
+"""A developer's day, in this order: packages of a clone, of uncommitted work and of any commit; publishing one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def clone(pipeline) -> Path:
 
 
 def change(clone: Path, sequences: int) -> None:
-    """A file of the crate that most others build on: another number of sequences."""
+    """Changes a file of the crate that most other crates depend on."""
     path = clone / LIMITS
     path.write_text(re.sub(r"(MAX_SEQS: usize = )\d+", rf"\g<1>{sequences}", path.read_text()))
 
@@ -41,7 +41,7 @@ def queried(rpm: Path, form: str) -> str:
     return subprocess.run(["rpm", "-qp", "--qf", form, rpm], capture_output=True, text=True, check=True).stdout
 
 
-def test_check_mode_tells_what_it_would_build(pipeline, clone):
+def test_check_mode_reports_what_it_would_build(pipeline, clone):
     before = state(clone)
     run = pipeline.run("dev", "--check", source=str(clone))
     assert run.status == 0, run.output
@@ -96,7 +96,7 @@ def test_any_commit_of_upstream_goes_to_unstable_once(pipeline, clone):
 
 
 def test_what_is_refused_changes_nothing(pipeline, clone):
-    """One of what tests/integration/test_dev_source.py tries: the module stands before all that builds or publishes."""
+    """One case of tests/integration/test_dev_source.py: the module runs before everything that builds or publishes."""
     before = pipeline.state(), state(clone, pipeline.root / "builder")
     run = pipeline.run("dev", source=str(clone), publish="stable")
     assert run.status != 0

@@ -119,10 +119,10 @@ def test_a_yanked_package_is_gone_and_its_name_does_not_come_back(pipeline):
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"names": "mistralrs-adda-0.9.2", "reason": "mistyped"}, "no package of the channel is called mistralrs-adda"),
+        ({"names": "mistralrs-adda-0.9.2", "reason": "mistyped"}, "no package of the channel matches mistralrs-adda"),
         ({"names": FIRST}, "a yank needs a reason"),
-        ({"reason": "no name"}, "it is not said which packages"),
-        ({"names": "mistralrs-*", "reason": "too wide"}, "would leave nothing"),
+        ({"reason": "no name"}, "no packages are named"),
+        ({"names": "mistralrs-*", "reason": "too wide"}, "would remove all"),
     ],
 )
 def test_a_yank_that_is_not_well_said_takes_nothing(pipeline, variables, message):
@@ -139,7 +139,7 @@ def test_prune_lists_and_then_takes_what_retention_does_not_keep(pipeline):
     unstable = row | {"path": "fedora/43/x86_64/unstable", "repo": "mistralrs-unstable.repo", "metadata_expire": "1h"}
     settings = {"channels": {"stable": stable, "unstable": unstable}}
     before = pipeline.state()
-    run = pipeline.run("prune", **settings, dry_run=True)
+    run = pipeline.run("prune", "--check", **settings)
     assert run.status == 0, run.output
     assert FIRST in run.message
     assert pipeline.state() == before

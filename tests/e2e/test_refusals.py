@@ -1,4 +1,4 @@
-"""Bad input: each is refused with what, where and what to do, and what was published stays as it was."""
+"""Bad input: each error says what is wrong, where, and what to do; the published repository stays as it was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.ports import free_port
 
 @pytest.fixture(scope="module")
 def pipeline(released):
-    """Where test_release ran before, this goes on with what it published."""
+    """Goes on with the repository that test_release published, if it ran before."""
     return released
 
 
@@ -100,7 +100,7 @@ def test_a_full_disk_is_noticed_before_compiling(pipeline):
 
 
 def test_kernels_of_another_gpu_do_not_become_a_package(pipeline, flavours):
-    """A target directory that says it holds ada's kernels and does not: what is newer than its source stays."""
+    """A target directory whose state wrongly claims ada's kernels: cargo keeps files newer than their sources."""
     target = pipeline.root / "builder/target"
     other = flavours["ada"] | {"compute_capability": "8.6"}
     build = {"version": "0.9.0", "rpm_spec_folder": "/nonexistent"}
@@ -131,8 +131,8 @@ def test_the_local_servers_port_is_taken(pipeline):
     assert not run.row("build", "ada")
 
 
-def test_the_doctor_tells_all_that_is_wrong_at_once_and_leaves_it_as_json(pipeline, flavours, tmp_path):
-    """As mistral.rs itself would be built with what the stand-in needs; a cache that is dead is a warning among it."""
+def test_the_doctor_reports_every_problem_at_once_and_writes_json(pipeline, flavours, tmp_path):
+    """Builds the stand-in with the needs of mistral.rs; a dead cache is a warning among the findings."""
     settings, report = tmp_path / "sccache.env", tmp_path / "new" / "doctor.json"
     settings.write_text(f"SCCACHE_DIR={tmp_path}/kept\nSCCACHE_REDIS_ENDPOINT=redis://127.0.0.1:{free_port()}\n")
     row = flavours["ada"]
@@ -151,9 +151,9 @@ def test_the_doctor_tells_all_that_is_wrong_at_once_and_leaves_it_as_json(pipeli
         "library nccl: found .*cannot find -lnccl", "memory: found .* for 9999 jobs", "disk space: found",
         "warning: The build goes on with the disk alone",
     )  # fmt: skip
-    said = json.loads(report.read_text())
-    assert (said["fits"], said["version"]) == (False, "0.9.2")
-    (entry,) = said["builders"]
+    written = json.loads(report.read_text())
+    assert (written["fits"], written["version"]) == (False, "0.9.2")
+    (entry,) = written["builders"]
     assert (entry["builder"], entry["flavour"], entry["fits"]) == ("localhost", "ada", False)
     found = {finding["check"]: finding for finding in entry["findings"]}
     assert found["nvcc with gcc"]["fits"]
@@ -161,6 +161,6 @@ def test_the_doctor_tells_all_that_is_wrong_at_once_and_leaves_it_as_json(pipeli
     assert (found["compile cache: redis"]["fits"], found["compile cache: redis"]["warning"]) == (True, True)
 
 
-def test_the_doctor_without_a_toolkit_tells_the_rest_too(pipeline):
+def test_the_doctor_without_a_toolkit_reports_the_rest_too(pipeline):
     run = pipeline.run("doctor", cuda_source="system", build_free_gib=10**6)
     refused(run, r"CUDA toolkit: found none, needed 13\.0\. the system has no CUDA 13\.0", "disk space: found")

@@ -115,12 +115,12 @@ def test_the_doctor_finds_a_healthy_machine(pipeline):
     assert (run.status, run.changed) == (0, 0), run.output
     assert "rustc" in run.output
     assert "disk space" in run.output
-    said = json.loads((pipeline.root / "signer/doctor.json").read_text())
-    assert said["fits"]
-    assert [(entry["flavour"], entry["fits"]) for entry in said["builders"]] == [
+    report = json.loads((pipeline.root / "signer/doctor.json").read_text())
+    assert report["fits"]
+    assert [(entry["flavour"], entry["fits"]) for entry in report["builders"]] == [
         ("ampere", True), ("ada", True), ("blackwell", True),
     ]  # fmt: skip
-    assert all(finding["fits"] for entry in said["builders"] for finding in entry["findings"])
+    assert all(finding["fits"] for entry in report["builders"] for finding in entry["findings"])
 
 
 def test_ctrl_c_stops_the_compile_and_a_second_run_goes_on(pipeline):

@@ -47,7 +47,7 @@ def test_a_night_may_leave_out_what_developers_go_on_from(pipeline, warmed):
 
 
 def test_a_build_near_the_warm_commit_is_quick(pipeline, warmed):
-    """One crate changed: what does not depend on it is there."""
+    """One crate changed: the crates that do not depend on it are fresh."""
     pipeline.stand_in.add_commit(
         pipeline.upstream, "a small change", {"mistralrs-cli/src/args.rs": "{}\n// x\n".format}
     )
@@ -57,7 +57,7 @@ def test_a_build_near_the_warm_commit_is_quick(pipeline, warmed):
     assert compiled < fresh
 
 
-def test_a_commit_that_does_not_compile_is_told_and_is_no_failure(pipeline, warmed):
+def test_a_commit_that_does_not_compile_is_reported_and_is_no_failure(pipeline, warmed):
     before = git("rev-parse", "master", repository=pipeline.upstream).strip()
     pipeline.stand_in.add_commit(pipeline.upstream, "break it", {LIMITS: "pub fn broken( {\n"})
     try:

@@ -119,7 +119,7 @@ def our_way(site: Site, packages: Sequence[Package], history: History) -> Callab
     def step() -> None:
         if len(held) == HELD:
             held.append(waiting.pop(0))
-            outcome = site.engine.add(held[-1:], reason="one more")
+            outcome = site.engine.publish(held[-1:], reason="one more")
         else:
             waiting.append(held.pop(0))
             outcome = site.engine.remove([waiting[-1].filename], reason="one less")

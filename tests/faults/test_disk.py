@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, Transaction, sha256_file
-from pipeline.channel.agent_client import Publisher
+from pipeline.channel.agent_client import AgentClient
 from pipeline.sign.rpm_signature import sign_package
 from support.disks import fill, make_disk, mounted
 from support.kills import Point, points, spread, traced
@@ -66,10 +66,7 @@ def large(site: Site, size: int, version: str = "1.0") -> Package:
     unsigned = Package(
         "mistralrs-large", version, "1.fc43", "x86_64", "", str(path), sha256_file(path), path.stat().st_size
     )
-    signer = site.signer
-    return sign_package(
-        unsigned, site.folder / "signer", home=signer.home, passphrase_file=None, trusted_keys=signer.trusted_keys
-    ).package
+    return sign_package(unsigned, site.signer).package
 
 
 def unchanged(site: Site, before: dict[str, str]) -> bool:
@@ -122,14 +119,14 @@ def test_a_disk_that_is_full(small: tuple[Site, Path], plots: dict[str, Plot]) -
     with mounted(image, site.root):
         for left in (4, 250, 310):
             with short_of_space(site, left), pytest.raises(PipelineError, match="room for|No space left") as error:
-                site.engine.add([package], reason="too much")
+                site.engine.publish([package], reason="too much")
             assert error.value.where
             assert error.value.remedy
-        transaction = upload_only(site, lambda engine: engine.add([package], reason="uploaded"))
+        transaction = upload_only(site, lambda engine: engine.publish([package], reason="uploaded"))
         refusals = []
         for left in range(0, 100, 2):
             with short_of_space(site, left):
-                refusal = refusal_of(lambda: site.agent.commit(transaction))
+                refusal = refusal_of(lambda: site.agent.publish(transaction))
             if refusal is None:
                 break
             refusals.append(refusal)
@@ -138,7 +135,7 @@ def test_a_disk_that_is_full(small: tuple[Site, Path], plots: dict[str, Plot]) -
             assert "No space left on device" in error.what
             assert error.where
             assert "then repeat" in error.remedy
-        assert site.agent.commit(transaction) == transaction.snapshot.id == site.agent.head("stable")
+        assert site.agent.publish(transaction) == transaction.snapshot.id == site.agent.head("stable")
         consistent(site)
         assert site.engine.verify().findings == ()
 
@@ -174,7 +171,7 @@ def test_space_that_is_kept_for_others(small: tuple[Site, Path]) -> None:
     with mounted(image, site.root):
         before = site.served()
         with pytest.raises(PipelineError, match="room|space"):
-            site.engine.add([package], reason="too much")
+            site.engine.publish([package], reason="too much")
         assert site.served() == before
         assert not [path for path in site.root.glob(".publisher/stable/incoming/*/Packages/*") if path.stat().st_size]
 
@@ -187,12 +184,12 @@ def test_a_disk_that_is_read_only(small: tuple[Site, Path], plots: dict[str, Plo
         subprocess.run(["mount", "-o", "remount,ro", site.root], check=True)
         assert site.agent.head("stable") == head
         with pytest.raises(PipelineError, match="Read-only file system") as error:
-            site.engine.add([package], reason="not now")
+            site.engine.publish([package], reason="not now")
         assert error.value.where
         assert error.value.remedy
         assert site.served() == before
         subprocess.run(["mount", "-o", "remount,rw", site.root], check=True)
-        assert site.engine.add([package], reason="now").changed
+        assert site.engine.publish([package], reason="now").changed
         consistent(site)
 
 
@@ -204,7 +201,7 @@ def test_a_line_that_breaks_anywhere(plots: dict[str, Plot], tmp_path: Path) -> 
     start = plots["prune"].site
     package = large(start, 12 << 20)
     made = twin(start, tmp_path / "made")
-    transaction = upload_only(made, lambda engine: engine.add([package], reason="cut off"))
+    transaction = upload_only(made, lambda engine: engine.publish([package], reason="cut off"))
     with sshd(tmp_path / "sshd-whole", twin(start, tmp_path / "whole")) as ssh, Line(ssh.port) as line:
         ssh.publisher(line.port).upload(transaction)
         total = line.sent
@@ -221,7 +218,7 @@ def test_a_line_that_breaks_anywhere(plots: dict[str, Plot], tmp_path: Path) -> 
                 ssh.publisher(line.port).upload(transaction)
         print(f"cut at {cut}: {line.sent} bytes the second time")
         assert line.sent < total - cut + UNDER_WAY
-        assert site.agent.commit(transaction) == transaction.snapshot.id
+        assert site.agent.publish(transaction) == transaction.snapshot.id
         consistent(site)
 
     chance = random.Random(20261121)  # noqa: S311  the same places each time
@@ -235,19 +232,19 @@ def test_a_large_package_is_not_sent_again(plots: dict[str, Plot], sizes: Sizes,
     package, others = large(site, size), plots["publish"].other
     with sshd(tmp_path / "sshd", site) as ssh:
         with Line(ssh.port, cut=size // 10 * 9) as line, pytest.raises(PipelineError, match="repo host failed"):
-            replace(site.engine, agent=ssh.publisher(line.port)).add([package], reason="cut off")
+            replace(site.engine, agent=ssh.publisher(line.port)).publish([package], reason="cut off")
         first = line.sent
         with Line(ssh.port) as line:
             publisher = ssh.publisher(line.port)
             overtaken = Overtaken(publisher.rsh, publisher.host, lambda: site.publish(others))
-            head = replace(site.engine, agent=overtaken).add([package], reason="again").head
+            head = replace(site.engine, agent=overtaken).publish([package], reason="again").head
         print(f"{package.size} bytes: {first} sent until the line broke, then {line.sent}")
         assert site.channel.read().head == head
         assert {package.sha256, others.sha256} <= {known.sha256 for known in site.channel.read().packages}
         assert first + line.sent < size * 1.02 + UNDER_WAY
 
 
-class Overtaken(Publisher):
+class Overtaken(AgentClient):
     """Somebody else publishes when all is uploaded, once."""
 
     _other: list[Callable[[], object]]
@@ -260,9 +257,9 @@ class Overtaken(Publisher):
         self._overtake()
         return super().stage(transaction)
 
-    def commit(self, transaction: Transaction) -> str:
+    def publish(self, transaction: Transaction) -> str:
         self._overtake()
-        return super().commit(transaction)
+        return super().publish(transaction)
 
     def _overtake(self) -> None:
         if self._other:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.records import sha256_file
-from pipeline.channel.agent_client import Publisher
+from pipeline.channel.agent_client import AgentClient
 from support.hostile import COMMANDS, REFUSALS, RSYNCS
 from support.ports import free_port
 from support.signer_site import STABLE, Site
@@ -35,7 +35,7 @@ class Target:
     site: Site
     ssh: Ssh
     work: Path
-    shared: Publisher
+    shared: AgentClient
 
     def run(self, *argv: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, Snapshot, Transaction
-from pipeline.channel.agent_client import Publisher
+from pipeline.channel.agent_client import AgentClient
 from pipeline.channel.engine import Engine
 from support.channel_maker import Key, Maker
 from support.plots import Plot, consistent
@@ -36,7 +36,7 @@ class Attack:
     """A host, the way to it that an attacker has, and what somebody honest wants to publish there."""
 
     site: Site
-    publisher: Publisher
+    publisher: AgentClient
     honest: Package
 
     @property
@@ -85,7 +85,7 @@ class Attack:
         self.publisher.upload(transaction)
         record = transaction.snapshot
         said = replace(transaction, snapshot=replace(record, parent=record.parent if parent is None else parent))
-        for verb in (self.publisher.stage, self.publisher.commit):
+        for verb in (self.publisher.stage, self.publisher.publish):
             with pytest.raises(PipelineError, match=message) as error:
                 verb(said)
             assert error.value.remedy
@@ -99,7 +99,7 @@ def place(plots: dict[str, Plot], tmp_path_factory: pytest.TempPathFactory) -> I
     with sshd(folder / "sshd", site) as ssh, ssh.shared() as publisher:
         place = Attack(site, publisher, plot.other)
         yield place
-        assert place.engine.add([plot.other], reason="honest").changed
+        assert place.engine.publish([plot.other], reason="honest").changed
         consistent(site)
         assert site.engine.verify().findings == ()
         assert "Traceback" not in ssh.log
@@ -259,7 +259,7 @@ def own(plots: dict[str, Plot], tmp_path: Path) -> Iterator[Attack]:
 def test_an_upload_that_is_changed_after_it_was_staged(own: Attack, tmp_path: Path) -> None:
     """What was staged is what is published. The pool's file and the upload's are one: rsync must not write into it."""
     package = own.honest
-    transaction = own.engine.add([package], reason="to be proven", hold=True).transaction
+    transaction = own.engine.stage([package], reason="to be proven").transaction
     assert transaction
     pool = own.site.root / STABLE / "Packages" / package.filename
     before, status = pool.read_bytes(), pool.stat()
@@ -271,7 +271,7 @@ def test_an_upload_that_is_changed_after_it_was_staged(own: Attack, tmp_path: Pa
         own.raw(tmp_path / "changed", transaction.id)
         assert pool.read_bytes() == before
         assert pool.stat().st_mtime == status.st_mtime
-    assert own.publisher.commit(transaction) == transaction.snapshot.id
+    assert own.publisher.publish(transaction) == transaction.snapshot.id
     assert pool.read_bytes() == before
 
 
@@ -289,7 +289,7 @@ def test_somebody_who_never_ends_his_upload(own: Attack) -> None:
     with silent:
         try:
             assert silent.stdout.read(1)
-            assert own.engine.add([own.honest], reason="meanwhile").changed
+            assert own.engine.publish([own.honest], reason="meanwhile").changed
             assert own.say(f"publish stable {TX} --parent {own.head.id}").returncode == 4
             for text in ("prune stable", "verify stable", "status stable"):
                 assert own.say(text).returncode == 0

@@ -52,7 +52,7 @@ def test_the_signer(plots: dict[str, Plot], sizes: Sizes, tmp_path: Path) -> Non
         site = twin(start, tmp_path / str(number))
         killed(signer(site), point, tmp_path / f"{number}.calls")
         consistent(site)
-        site.engine.add(packages[1:], reason="another transaction")
+        site.engine.publish(packages[1:], reason="another transaction")
         consistent(site)
         subprocess.run(signer(site), stdout=subprocess.DEVNULL, check=True)
         consistent(site)

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.channel_maker import Key, Maker, make_package
-from pipeline.toolchain.cuda import Toolkit, Wheels
 from pipeline.base.records import Snapshot, Transaction
+from pipeline.toolchain.cuda import Toolkit, Wheels
+from support.channel_maker import Key, Maker, make_package
 from support.publisher_host import Host, copy_of
 
 

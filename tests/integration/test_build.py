@@ -15,11 +15,12 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.records import Flavour, Source, sha256_file
-from pipeline.build import cargo
+from pipeline.build import cargo_build
+from pipeline.build.inputs import Build
 from pipeline.package import audit
 from pipeline.source import checkout
 from pipeline.source.upstream import resolve
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain.rust import find_rust
 
 CPU = Flavour("cpu", "any x86-64", published=False)
 
@@ -28,35 +29,35 @@ def source_of(repository: Path, folder: Path, **how: str) -> Source:
     return resolve(f"file://{repository}", folder / "mirror", **({"kind": "tag"} | how))
 
 
-def plan_for(root: Path, source: Source, **change: object) -> cargo.Plan:
-    plan = cargo.Plan(
+def build_of(root: Path, source: Source, **change: object) -> Build:
+    build = Build(
         root=root, source=source, flavour=CPU, package="mistralrs-cli", binary="mistralrs", rust=find_rust(),
         toolkit="", toolkit_version="", rustflags="-C target-cpu=x86-64", locked="always",
     )  # fmt: skip
-    return dataclasses.replace(plan, **change)
+    return dataclasses.replace(build, **change)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, stand_in):
-    """A release built once: its plan, artifact and log."""
+    """A release built once: its build, artifact and log."""
     folder = tmp_path_factory.mktemp("built")
     stand_in.create(folder / "upstream.git")
-    plan = plan_for(folder / "builder", source_of(folder / "upstream.git", folder))
+    build = build_of(folder / "builder", source_of(folder / "upstream.git", folder))
     log = folder / "builder/log/build.log"
-    return plan, cargo.build(plan, log), log
+    return build, cargo_build.make(build, log), log
 
 
-def test_an_artifact_is_the_binary_and_what_is_known_of_it(built):
-    plan, artifact, log = built
+def test_an_artifact_is_the_binary_with_companions_and_manifest(built):
+    build, artifact, log = built
     folder = Path(artifact.folder)
-    assert folder == plan.folder
+    assert folder == build.folder
     assert {"mistralrs", "manifest.json", "LICENSE", "chat_templates"} == {p.name for p in folder.iterdir()}
     assert artifact.sha256 == sha256_file(folder / "mistralrs")
     assert artifact.crate_version == "0.9.2"
     assert artifact.locked
     assert artifact.compiled > 3
     assert artifact.fresh == 0
-    assert plan.source.commit in log.read_text()
+    assert build.source.commit in log.read_text()
 
 
 def test_the_progress_is_in_the_log(built):
@@ -64,9 +65,9 @@ def test_the_progress_is_in_the_log(built):
     assert re.search(r"^\[cpu\] \d+/\d+ [\w-]+, \d:\d\d", log.read_text(), re.MULTILINE)
 
 
-def test_upstreams_native_cpu_is_replaced_and_the_manifest_says_by_what(built):
-    plan, artifact, _ = built
-    assert "native" in (plan.checkout / ".cargo/config.toml").read_text()
+def test_upstreams_native_cpu_is_replaced_and_the_manifest_names_the_flags(built):
+    build, artifact, _ = built
+    assert "native" in (build.checkout / ".cargo/config.toml").read_text()
     assert artifact.rustflags == "-C target-cpu=x86-64"
 
 
@@ -77,43 +78,43 @@ def test_the_audit_passes_the_real_binary(built):
     assert [finding for finding in audited.findings if not finding.fits] == []
 
 
-def test_what_was_built_is_recognised_and_a_damaged_artifact_is_not(built):
-    plan, artifact, _ = built
-    assert cargo.existing(plan) == artifact
+def test_an_existing_artifact_is_found_and_a_damaged_one_is_not(built):
+    build, artifact, _ = built
+    assert cargo_build.existing(build) == artifact
     binary = Path(artifact.folder) / "mistralrs"
     bytes_before = binary.read_bytes()
     try:
         binary.write_bytes(bytes_before[:-1])
-        assert cargo.existing(plan) is None
+        assert cargo_build.existing(build) is None
     finally:
         binary.write_bytes(bytes_before)
 
 
-def test_the_checkout_is_moved_not_cloned_anew(built, stand_in):
-    """Cargo judges by modification times: files that two commits share keep theirs."""
-    plan, _, _ = built
-    repository = Path(plan.source.url.removeprefix("file://"))
-    unchanged = plan.checkout / "mistralrs-cli/src/main.rs"
+def test_the_checkout_moves_and_is_not_cloned_again(built, stand_in):
+    """cargo compares modification times: files that two commits share keep theirs."""
+    build, _, _ = built
+    repository = Path(build.source.url.removeprefix("file://"))
+    unchanged = build.checkout / "mistralrs-cli/src/main.rs"
     before = unchanged.stat().st_mtime_ns
-    (plan.checkout / "stray.rs").write_text("left over")
-    source = source_of(repository, plan.root.parent, kind="branch")
-    tree = checkout.move(plan.checkout, source, "mistralrs-cli")
+    (build.checkout / "stray.rs").write_text("left over")
+    source = source_of(repository, build.root.parent, kind="branch")
+    tree = checkout.move(build.checkout, source, "mistralrs-cli")
     assert tree.moved
-    assert git("rev-parse", "HEAD", repository=plan.checkout).strip() == source.commit
+    assert git("rev-parse", "HEAD", repository=build.checkout).strip() == source.commit
     assert unchanged.stat().st_mtime_ns == before
-    assert not (plan.checkout / "stray.rs").exists()
-    assert not checkout.move(plan.checkout, source, "mistralrs-cli").moved
+    assert not (build.checkout / "stray.rs").exists()
+    assert not checkout.move(build.checkout, source, "mistralrs-cli").moved
 
 
 def test_a_compile_error_shows_its_own_lines_and_leaves_no_artifact(built, stand_in, tmp_path):
-    plan, _, _ = built
+    build, _, _ = built
     repository = tmp_path / "broken.git"
     stand_in.create(repository)
     stand_in.add_commit(repository, "break it", {"mistralrs-cli/src/main.rs": 'fn main() { let x: u32 = "text"; }\n'})
-    broken = dataclasses.replace(plan, source=source_of(repository, tmp_path, kind="branch"))
+    broken = dataclasses.replace(build, source=source_of(repository, tmp_path, kind="branch"))
     log = tmp_path / "broken.log"
     with pytest.raises(PipelineError) as caught:
-        cargo.build(broken, log)
+        cargo_build.make(broken, log)
     assert "error[E0308]: mismatched types" in str(caught.value)
     assert 'let x: u32 = "text"' in str(caught.value)
     assert str(log) in str(caught.value)
@@ -122,19 +123,19 @@ def test_a_compile_error_shows_its_own_lines_and_leaves_no_artifact(built, stand
 
 
 def drop_last_package(text: str) -> str:
-    """A lock that lacks a package of the workspace: what a forgotten commit of it leaves."""
+    """A stale lock, which lacks a package of the workspace."""
     return text[: text.rindex("[[package]]")]
 
 
-def test_a_lock_that_does_not_fit_stops_a_release_and_is_recorded_elsewhere(built, stand_in, tmp_path):
-    plan, _, _ = built
+def test_a_stale_lock_fails_a_release_and_is_recorded_elsewhere(built, stand_in, tmp_path):
+    build, _, _ = built
     repository = tmp_path / "stale.git"
     stand_in.create(repository)
     stand_in.add_commit(repository, "forget the lock", {"Cargo.lock": drop_last_package})
-    stale = dataclasses.replace(plan, source=source_of(repository, tmp_path, kind="branch"))
+    stale = dataclasses.replace(build, source=source_of(repository, tmp_path, kind="branch"))
     with pytest.raises(PipelineError, match="crates could not be fetched.*Cargo.lock does not fit"):
-        cargo.build(stale, tmp_path / "always.log")
-    artifact = cargo.build(dataclasses.replace(stale, locked="prefer"), tmp_path / "prefer.log")
+        cargo_build.make(stale, tmp_path / "always.log")
+    artifact = cargo_build.make(dataclasses.replace(stale, locked="prefer"), tmp_path / "prefer.log")
     assert not artifact.locked
     assert "without --locked" in (tmp_path / "prefer.log").read_text()
 
@@ -149,16 +150,17 @@ def test_a_missing_cargo_is_a_clear_error(monkeypatch, tmp_path):
 RUN = """
 import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from pipeline.build import cargo
+from pipeline.build import cargo_build
+from pipeline.build.inputs import Build
 from pipeline.base import errors, records
-from pipeline.toolchain import rustc
+from pipeline.toolchain import rust
 import json
 data = json.loads(sys.argv[2])
-plan = cargo.Plan(root=Path(data["root"]), source=records.Source.from_dict(data["source"]),
+build = Build(root=Path(data["root"]), source=records.Source.from_dict(data["source"]),
     flavour=records.Flavour.from_dict(data["flavour"]), package="mistralrs-cli", binary="mistralrs",
-    rust=rustc.find_rust(), toolkit="", toolkit_version="", rustflags=data["rustflags"], locked="always")
+    rust=rust.find_rust(), toolkit="", toolkit_version="", rustflags=data["rustflags"], locked="always")
 try:
-    cargo.build(plan, Path(data["log"]), alive=Path(data["alive"]), lease=data["lease"])
+    cargo_build.make(build, Path(data["log"]), alive=Path(data["alive"]), lease=data["lease"])
 except errors.PipelineError as error:
     print(error)
     sys.exit(3)
@@ -167,18 +169,18 @@ except errors.PipelineError as error:
 
 @pytest.fixture
 def slow_build(built, project, stand_in, tmp_path):
-    """Starts a build that takes a while (its build script sleeps) in a process of its own; returns how."""
-    plan, _, _ = built
+    """Returns a function that starts a slow build (its build script sleeps) in a process of its own."""
+    build, _, _ = built
     repository = tmp_path / "slow.git"
     stand_in.create(repository)
     sleeper = 'fn main() { std::process::Command::new("sleep").arg("86.5").status().unwrap(); }\n'
     stand_in.add_commit(repository, "sleep", {"mistralrs-vision/build.rs": sleeper})
     source = source_of(repository, tmp_path, kind="branch")
     data = {
-        "root": str(plan.root),
+        "root": str(build.root),
         "source": source.to_dict(),
         "flavour": CPU.to_dict(),
-        "rustflags": plan.rustflags,
+        "rustflags": build.rustflags,
         "log": str(tmp_path / "slow.log"),
         "alive": str(tmp_path / "alive"),
         "lease": 0,
@@ -188,17 +190,17 @@ def slow_build(built, project, stand_in, tmp_path):
         words = [sys.executable, "-c", RUN, str(project / "module_utils"), json.dumps(data | change)]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
-        while not sleepers(plan.root) and time.monotonic() < deadline:
+        while not sleepers(build.root) and time.monotonic() < deadline:
             (tmp_path / "alive").touch()
             time.sleep(0.05)
-        assert sleepers(plan.root), (tmp_path / "slow.log").read_text()
+        assert sleepers(build.root), (tmp_path / "slow.log").read_text()
         return process
 
-    return start, plan, dataclasses.replace(plan, source=source)
+    return start, build, dataclasses.replace(build, source=source)
 
 
 def sleepers(root: Path) -> list[int]:
-    """The build scripts of this builder that are asleep, by process id."""
+    """The process ids of this builder's sleeping build scripts."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -212,24 +214,24 @@ def sleepers(root: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_build_takes_cargo_and_its_children_with_it(slow_build, number):
-    start, plan, slow = slow_build
+def test_an_interrupted_build_kills_cargo_and_its_children(slow_build, number):
+    start, build, slow = slow_build
     process = start()
     process.send_signal(number)
-    said, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=20)
     assert process.returncode == 3
-    assert f"interrupted by {number.name}" in said
-    assert "it goes on from where it stood" in said
-    assert sleepers(plan.root) == []
+    assert f"interrupted by {number.name}" in output
+    assert "compiled units are kept" in output
+    assert sleepers(build.root) == []
     assert not slow.folder.exists()
-    # Started again, with what stopped it gone: nothing is in the way.
-    assert cargo.build(plan, plan.root / "log/again.log").sha256
+    # Without the sleeping build script the next build succeeds.
+    assert cargo_build.make(build, build.root / "log/again.log").sha256
 
 
-def test_a_build_whose_controller_is_gone_ends_by_itself(slow_build):
-    start, plan, _ = slow_build
+def test_a_build_without_its_controller_stops(slow_build):
+    start, build, _ = slow_build
     process = start(lease=2)
-    said, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert "its controller has been silent for 2 s" in said
-    assert sleepers(plan.root) == []
+    assert "its controller has been silent for 2 s" in output
+    assert sleepers(build.root) == []

@@ -1,6 +1,6 @@
-"""A build explains itself: its report beside its log, the words of one that failed, and the next one that goes on.
+"""A build's report beside its log, the message of a failed build, and the next one that completes it.
 
-Real cargo, upstream's stand-in without a GPU; the summary is shown by a real run of Ansible.
+Real cargo, upstream's stand-in without a GPU; a real run of Ansible prints the summary.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from types import ModuleType
 
 import pytest
 from pipeline.base.records import Artifact
-from pipeline.build import cargo, report
+from pipeline.build import cargo_build, report
 from pipeline.build.failures import CompileFailed
-from pipeline.build.report import BuildReport
-from test_build import plan_for, source_of
+from pipeline.build.inputs import Build
+from pipeline.build.report_data import BuildReport
+from test_build import build_of, source_of
 
 PROJECT = Path(__file__).parents[2]
 
 
 @dataclasses.dataclass
 class Builder:
-    """A builder, and what it left: the logs are named as the action plugin names them, an hour apart."""
+    """A builder. Its logs have the names that the action plugin gives them, an hour apart."""
 
     folder: Path
     stand_in: ModuleType
     hour: int = 10
 
-    def plan(self, name: str, **files: str | Callable[[str], str]) -> cargo.Plan:
-        """A plan for upstream with these files changed."""
+    def describe(self, name: str, **files: str | Callable[[str], str]) -> Build:
+        """A build of upstream with these files changed."""
         repository = self.folder / f"{name}.git"
         self.stand_in.create(repository)
         self.stand_in.add_commit(repository, name, {path.replace("__", "/"): text for path, text in files.items()})
-        return plan_for(self.folder / "builder", source_of(repository, self.folder / f"of-{name}", kind="branch"))
+        return build_of(self.folder / "builder", source_of(repository, self.folder / f"of-{name}", kind="branch"))
 
     def log(self) -> Path:
         self.hour += 1
         return self.folder / "builder/log" / f"cpu-0.9.2^1-20261121T{self.hour}0000Z.log"
 
-    def build(self, plan: cargo.Plan) -> tuple[Artifact, BuildReport]:
+    def build(self, build: Build) -> tuple[Artifact, BuildReport]:
         log = self.log()
-        artifact = cargo.build(plan, log)
+        artifact = cargo_build.make(build, log)
         return artifact, BuildReport.read(log.with_suffix(".json"))
 
 
@@ -56,34 +57,34 @@ def builder(tmp_path_factory: pytest.TempPathFactory, stand_in: ModuleType) -> B
 
 @pytest.fixture(scope="module")
 def first(builder: Builder) -> tuple[Artifact, BuildReport]:
-    return builder.build(builder.plan("first", README="first\n"))
+    return builder.build(builder.describe("first", README="first\n"))
 
 
-def test_the_report_is_what_cargo_and_the_binary_say(first: tuple[Artifact, BuildReport]) -> None:
-    artifact, told = first
-    assert told.artifact.sha256 == artifact.sha256
-    assert len(told.compiled) == artifact.compiled
-    assert told.fresh == ()
-    assert {"mistralrs-cli 0.9.2", "mistralrs-core 0.9.2 (build script)"} <= set(told.compiled)
-    slowest = [unit.seconds for unit in told.slowest]
+def test_the_report_agrees_with_cargo_and_the_binary(first: tuple[Artifact, BuildReport]) -> None:
+    artifact, found = first
+    assert found.artifact.sha256 == artifact.sha256
+    assert len(found.compiled) == artifact.compiled
+    assert found.fresh == ()
+    assert {"mistralrs-cli 0.9.2", "mistralrs-core 0.9.2 (build script)"} <= set(found.compiled)
+    slowest = [unit.seconds for unit in found.slowest]
     assert slowest == sorted(slowest, reverse=True)
-    assert "mistralrs-server-core 0.9.2" in [unit.crate for unit in told.slowest]
-    assert [part.name for part in told.within] == ["for the program's own crate and its link"]
-    assert {"fetch", "compile"} <= {phase.name for phase in told.phases}
-    assert sum(phase.amount for phase in told.phases) == pytest.approx(artifact.seconds, abs=1.5)
-    parts = {part.name: part.amount for part in told.sections}
+    assert "mistralrs-server-core 0.9.2" in [unit.crate for unit in found.slowest]
+    assert [part.name for part in found.within] == ["for the program's own crate and its link"]
+    assert {"fetch", "compile"} <= {phase.name for phase in found.phases}
+    assert sum(phase.amount for phase in found.phases) == pytest.approx(artifact.seconds, abs=1.5)
+    parts = {part.name: part.amount for part in found.sections}
     assert sum(parts.values()) == Path(artifact.folder, "mistralrs").stat().st_size
     assert {"code", "data", "symbols"} <= set(parts)
-    assert told.memory > 20 << 20
-    assert told.kernels == 0
+    assert found.memory > 20 << 20
+    assert found.kernels == 0
 
 
 def test_the_page_lies_beside_the_log_and_the_json(first: tuple[Artifact, BuildReport]) -> None:
-    artifact, told = first
+    artifact, found = first
     page = Path(artifact.report)
     assert page.parent == Path(artifact.log).parent
     text = page.read_text()
-    assert text == report.html(told, None)
+    assert text == report.html(found, None)
     assert "the first of this flavour" in text
     for suffix in (".log", ".json"):
         name = page.with_suffix(suffix).name
@@ -99,46 +100,46 @@ fn main() {{
 """
 
 
-def test_a_build_goes_on_from_where_it_failed_once_the_cause_is_gone(
+def test_the_next_build_completes_a_failed_one_once_its_cause_is_gone(
     builder: Builder, first: tuple[Artifact, BuildReport]
 ) -> None:
-    """A program of the builder is missing (as nvcc might be), then it is there: nothing that was compiled is lost."""
+    """A program of the builder is missing, as nvcc may be, and is then installed: compiled units are kept."""
     tool = builder.folder / "nvcc"
     changed = "pub fn changed() -> u32 {\n    7\n}\n"
-    plan = builder.plan("tool", **{
+    build = builder.describe("tool", **{
         "mistralrs-cli__build.rs": NEEDS_A_TOOL.format(tool=tool),
         "mistralrs-mcp__src__lib.rs": lambda text: f"{text}\n{changed}",
     })  # fmt: skip
     with pytest.raises(CompileFailed) as caught:
-        cargo.build(plan, failed := builder.log())
-    said = str(caught.value)
-    assert said.startswith("the build failed: mistralrs-cli 0.9.2: nvcc does not run\n")
-    assert f"cannot run `{tool}`" in said
-    assert "make doctor shows what is wrong with the toolkit" in said
-    assert str(failed) in said
-    assert not plan.folder.exists()
+        cargo_build.make(build, failed := builder.log())
+    message = str(caught.value)
+    assert message.startswith("the build failed: mistralrs-cli 0.9.2: nvcc does not run\n")
+    assert f"cannot run `{tool}`" in message
+    assert "make doctor shows what is wrong with the toolkit" in message
+    assert str(failed) in message
+    assert not build.folder.exists()
     assert not failed.with_suffix(".json").exists()
     assert report.last(failed.parent, "cpu") == first[1]
 
     tool.write_text("#!/bin/sh\n")
     tool.chmod(0o755)
-    artifact, told = builder.build(plan)
-    assert artifact.fresh == len(told.fresh) > 0
-    assert "mistralrs-mcp 0.9.2" in told.fresh, "it was compiled in the build that failed"
-    assert "mistralrs-audio 0.9.2" in told.fresh, "it was compiled in the build before"
-    assert "mistralrs-cli 0.9.2" in told.compiled
+    artifact, found = builder.build(build)
+    assert artifact.fresh == len(found.fresh) > 0
+    assert "mistralrs-mcp 0.9.2" in found.fresh, "the failed build compiled it"
+    assert "mistralrs-audio 0.9.2" in found.fresh, "the build before compiled it"
+    assert "mistralrs-cli 0.9.2" in found.compiled
     assert "cannot run" in failed.read_text(), "the log of the failed build stays"
     assert "last " in Path(artifact.report).read_text(), "it is compared with the build before"
 
 
-def test_a_broken_crate_is_named_and_old_logs_go_though_the_build_fails(builder: Builder) -> None:
-    plan = builder.plan("broken", **{"mistralrs-vision__src__lib.rs": "pub fn pixels() -> u32 { missing() }\n"})
+def test_a_broken_crate_is_named_and_old_logs_are_deleted_although_the_build_fails(builder: Builder) -> None:
+    build = builder.describe("broken", **{"mistralrs-vision__src__lib.rs": "pub fn pixels() -> u32 { missing() }\n"})
     with pytest.raises(CompileFailed) as caught:
-        cargo.build(dataclasses.replace(plan, logs_kept=2), log := builder.log())
-    said = str(caught.value)
-    assert said.startswith("the build failed: mistralrs-vision 0.9.2: rustc refuses the code\n")
-    assert "error[E0425]: cannot find function `missing` in this scope" in said
-    assert "pub fn pixels() -> u32 { missing() }" in said
+        cargo_build.make(dataclasses.replace(build, logs_kept=2), log := builder.log())
+    message = str(caught.value)
+    assert message.startswith("the build failed: mistralrs-vision 0.9.2: rustc rejects the code\n")
+    assert "error[E0425]: cannot find function `missing` in this scope" in message
+    assert "pub fn pixels() -> u32 { missing() }" in message
     times = sorted({path.name.split("-")[-1].split(".")[0] for path in log.parent.glob("cpu-0*")})
     assert times == [f"20261121T{builder.hour - 1}0000Z", f"20261121T{builder.hour}0000Z"]
 
@@ -149,18 +150,18 @@ module = AnsibleModule({})
 module.warn("ada: the compile cache had only 12 of 600 Rust")
 module.exit_json(
     changed=True, report="/srv/builder/log/ada.html",
-    stage={"name": "build", "flavour": "ada", "result": "compiled", "where": "/srv/builder/artifacts/ada"},
+    step={"name": "build", "flavour": "ada", "result": "compiled", "where": "/srv/builder/artifacts/ada"},
 )
 """
 FAILED = """#!/usr/bin/python
 from ansible.module_utils.basic import AnsibleModule
-said = "the build failed: mistralrs-cli 0.9.2: nvcc does not run\\n    error: failed to run\\n"
-AnsibleModule({}).fail_json(log="/srv/builder/log/cpu.log", msg=said)
+message = "the build failed: mistralrs-cli 0.9.2: nvcc does not run\\n    error: failed to run\\n"
+AnsibleModule({}).fail_json(log="/srv/builder/log/cpu.log", msg=message)
 """
 
 
 def test_the_summary_ends_with_report_log_and_warnings(tmp_path: Path) -> None:
-    """``built`` warns as a build does; ``failed`` fails with what a build that fails returns."""
+    """``built`` warns like a build; ``failed`` fails with the result of a failed build."""
     (tmp_path / "built.py").write_text(BUILT)
     (tmp_path / "failed.py").write_text(FAILED)
     play = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"built": {}}, {"failed": {}}]}]
@@ -169,7 +170,7 @@ def test_the_summary_ends_with_report_log_and_warnings(tmp_path: Path) -> None:
     words = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "play.yml"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stdout + done.stderr
-    _, _, summary = done.stdout.partition("stage   flavour")
+    _, _, summary = done.stdout.partition("step    flavour")
     assert summary.splitlines()[1].startswith("build   ada ")
     assert summary.splitlines()[2].endswith("failed: the build failed: mistralrs-cli 0.9.2: nvcc does not run")
     assert summary.splitlines()[3:7] == [

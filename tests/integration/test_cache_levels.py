@@ -1,6 +1,6 @@
-"""The compile cache's levels are asked before a build counts on them: the real Redis, and nginx as a WebDAV server.
+"""The levels of the compile cache get a request before a build: a real Redis, and nginx as a WebDAV server.
 
-What does not answer is a warning, never a refusal, and no password is in what is told.
+A level that does not answer is a warning, never a failure, and no message holds a password.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Ask = Callable[..., dict[str, Finding]]
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Ask:
-    """Asks the levels of these settings; the findings by their level."""
+    """Checks the levels of these settings; returns the findings by level."""
     program = Path("/bin/true")
 
-    def asked(**settings: str) -> dict[str, Finding]:
+    def levels(**settings: str) -> dict[str, Finding]:
         file = tmp_path / "sccache.env"
         file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         found = cache_levels.check(Cache(program, file))
@@ -37,7 +37,7 @@ def ask(tmp_path: Path) -> Ask:
         assert all(PASSWORD not in f"{finding}" for finding in found)
         return {finding.check.removeprefix("compile cache: "): finding for finding in found}
 
-    return asked
+    return levels
 
 
 def reached(port: int) -> None:
@@ -79,7 +79,7 @@ def test_a_redis(redis: tuple[int, int, Path], ask: Ask, monkeypatch: pytest.Mon
     port, tls, pem = redis
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
 
-    def told(scheme: str = "redis", at: int = port, **settings: str) -> str:
+    def found(scheme: str = "redis", at: int = port, **settings: str) -> str:
         host = "localhost" if scheme == "rediss" else "127.0.0.1"
         named = {f"SCCACHE_REDIS_{name.upper()}": value for name, value in settings.items()}
         finding = ask(SCCACHE_REDIS_ENDPOINT=f"{scheme}://{host}:{at}", **named)["redis"]
@@ -87,14 +87,14 @@ def test_a_redis(redis: tuple[int, int, Path], ask: Ask, monkeypatch: pytest.Mon
         assert not finding.warning or "The build goes on with the disk alone, slower" in finding.remedy
         return finding.found
 
-    assert told(password=PASSWORD) == "answers"
-    assert told(username="builder", password=PASSWORD) == "answers"
-    assert "NOAUTH" in told()
-    assert "WRONGPASS" in told(password="guess")
-    assert told("rediss", tls, password=PASSWORD) == "answers"
-    assert told("rediss", port, password=PASSWORD) != "answers"
+    assert found(password=PASSWORD) == "answers"
+    assert found(username="builder", password=PASSWORD) == "answers"
+    assert "NOAUTH" in found()
+    assert "WRONGPASS" in found(password="guess")
+    assert found("rediss", tls, password=PASSWORD) == "answers"
+    assert found("rediss", port, password=PASSWORD) != "answers"
     monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
-    assert "certificate" in told("rediss", tls, password=PASSWORD)
+    assert "certificate" in found("rediss", tls, password=PASSWORD)
 
 
 def test_a_redis_that_is_dead_and_one_that_says_nothing(ask: Ask) -> None:
@@ -111,7 +111,7 @@ def test_a_redis_that_is_dead_and_one_that_says_nothing(ask: Ask) -> None:
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """nginx: /open/ keeps what is put there, /closed/ asks for an account, /broken/ fails, /bucket/ forbids."""
+    """nginx: /open/ stores files, /closed/ requires an account, /broken/ fails, /bucket/ forbids."""
     folder, port = tmp_path_factory.mktemp("web"), free_port()
     (folder / "open").mkdir()
     password = subprocess.run(
@@ -143,27 +143,27 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_webdav_server(web: str, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
 
-    def told(path: str, **settings: str) -> str:
+    def found(path: str, **settings: str) -> str:
         named = {f"SCCACHE_WEBDAV_{name.upper()}": value for name, value in settings.items()}
         finding = ask(SCCACHE_WEBDAV_ENDPOINT=f"{web}/{path}/", **named)["webdav"]
         assert finding.warning is (finding.found != "answers")
         return finding.found
 
-    assert told("open") == "answers"
-    assert told("closed", username="builder", password=PASSWORD) == "answers"
-    assert told("closed") == "it asks for an account (HTTP 401)"
-    assert told("closed", username="builder", password="guess") == "it refuses the account (HTTP 401)"
-    assert told("broken") == "HTTP 503"
+    assert found("open") == "answers"
+    assert found("closed", username="builder", password=PASSWORD) == "answers"
+    assert found("closed") == "it requires an account (HTTP 401)"
+    assert found("closed", username="builder", password="guess") == "it refuses the account (HTTP 401)"
+    assert found("broken") == "HTTP 503"
 
 
 def test_an_s3_service(web: str, ask: Ask) -> None:
-    def told(bucket: str, **settings: str) -> str:
+    def found(bucket: str, **settings: str) -> str:
         return ask(SCCACHE_ENDPOINT=web, SCCACHE_BUCKET=bucket, **settings)["s3"].found
 
-    assert told("bucket", AWS_ACCESS_KEY_ID="builder") == "answers"
-    assert told("bucket", SCCACHE_S3_NO_CREDENTIALS="true") == "it asks for an account (HTTP 403)"
-    assert told("absent", AWS_ACCESS_KEY_ID="builder") == "there is no bucket absent"
-    assert told("broken", AWS_ACCESS_KEY_ID="builder") == "HTTP 503"
+    assert found("bucket", AWS_ACCESS_KEY_ID="builder") == "answers"
+    assert found("bucket", SCCACHE_S3_NO_CREDENTIALS="true") == "it requires an account (HTTP 403)"
+    assert found("absent", AWS_ACCESS_KEY_ID="builder") == "there is no bucket absent"
+    assert found("broken", AWS_ACCESS_KEY_ID="builder") == "HTTP 503"
 
 
 def test_the_disk(tmp_path: Path, ask: Ask) -> None:
@@ -182,13 +182,13 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path, ask: Ask) -> None:
 
 
 def test_a_cache_that_is_not_there_or_cannot_be_read(tmp_path: Path) -> None:
-    for cache, told in (
+    for cache, reason in (
         (Cache(tmp_path / "sccache"), f"none at {tmp_path}/sccache"),
         (Cache(Path("/bin/true"), tmp_path / "none.env"), "No such file or directory"),
         (Cache(Path("/bin/true"), Path(__file__)), "line 1 is no setting of sccache"),
     ):
         (finding,) = cache_levels.check(cache)
-        assert (finding.fits, finding.warning, finding.found) == (True, True, told)
+        assert (finding.fits, finding.warning, finding.found) == (True, True, reason)
         assert "The build goes on without the cache, slower" in finding.remedy
     (finding,) = cache_levels.check(Cache(Path("/bin/true"), folder=tmp_path / "kept"))
     assert (finding.check, finding.warning) == ("compile cache: disk", False)

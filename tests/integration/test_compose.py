@@ -1,4 +1,4 @@
-"""Snapshots, from composing to the commit of the real agent. Clients see the old state or the new."""
+"""Snapshots, from composing to publishing by the real agent. Clients see the old state or the new one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, Transaction, sha256_file
 from pipeline.channel import engine
-from pipeline.channel.agent_client import Busy, Publisher
+from pipeline.channel.agent_client import AgentClient, Busy
 from pipeline.channel.changes import added
 from pipeline.channel.engine import Engine, workplace
 from pipeline.channel.metadata import TYPES, entry_of
@@ -31,7 +31,7 @@ def site(tmp_path: Path) -> Site:
 
 
 def composing(site: Site) -> list[str]:
-    """What lies in the folder in which snapshots are composed."""
+    """The folders in which snapshots are composed."""
     return [path.name for path in (site.folder / "signer/compose").iterdir()]
 
 
@@ -69,7 +69,7 @@ def test_the_records_of_a_published_package_never_change(site: Site) -> None:
         assert order == ["0.9.1", "0.9.2", "0.9.3"], "in the order of their file names"
 
 
-def test_what_is_published_is_not_published_again(site: Site) -> None:
+def test_publishing_is_idempotent(site: Site) -> None:
     package = site.package()
     one = site.publish(package)
     before = site.served()
@@ -87,7 +87,7 @@ def test_the_same_name_with_other_bytes_is_refused(site: Site) -> None:
     assert site.served() == before
 
 
-def test_check_mode_tells_and_changes_nothing(site: Site) -> None:
+def test_check_mode_returns_the_change_and_does_nothing(site: Site) -> None:
     package = site.package()
     planned = site.publish(package, check=True)
     assert (planned.changed, planned.before, planned.after) == (True, (), (package.filename,))
@@ -96,8 +96,8 @@ def test_check_mode_tells_and_changes_nothing(site: Site) -> None:
 
 
 @dataclass(frozen=True)
-class Overtaken(Publisher):
-    """The way to the agent of one whom others overtake: they publish just before each of the first commits."""
+class Overtaken(AgentClient):
+    """A client of the agent that another publisher overtakes before each of its first publications."""
 
     engine: Engine
     others: list[Package]
@@ -107,10 +107,10 @@ class Overtaken(Publisher):
         self.sent.append(transaction)
         super().upload(transaction)
 
-    def commit(self, transaction: Transaction) -> str:
+    def publish(self, transaction: Transaction) -> str:
         if self.others:
-            self.engine.add([self.others.pop()])
-        return super().commit(transaction)
+            self.engine.publish([self.others.pop()])
+        return super().publish(transaction)
 
 
 def overtaken(site: Site, others: list[Package], tries: int = 100) -> tuple[Engine, Overtaken]:
@@ -122,7 +122,7 @@ def test_two_publishers_never_lose_each_others_packages(site: Site) -> None:
     others = [site.package("0.9.0"), site.package("0.9.1")]
     mine = site.package("0.9.2")
     engine, agent = overtaken(site, others)
-    outcome = engine.add([mine])
+    outcome = engine.publish([mine])
     names = sorted(package.filename for package in (*others, mine))
     assert (list(outcome.after), site.names()) == (names, names)
     assert len({transaction.id for transaction in agent.sent}) == 1, "the packages are not sent again"
@@ -136,17 +136,17 @@ def test_published_packages_are_not_read(site: Site) -> None:
     assert site.publish(published, mine).added == (mine.filename,)
 
 
-def test_a_new_package_is_described_as_createrepo_c_does_it_from_the_whole_file(site: Site) -> None:
+def test_the_entry_of_a_new_package_is_that_of_createrepo_c_from_the_whole_file(site: Site) -> None:
     package = site.package()
     read = createrepo_c.package_from_rpm(package.path, location_href=f"Packages/{package.filename}")
-    read.time_file = read.time_build  # decided by the package, not by when it was copied
+    read.time_file = read.time_build  # the package's own time, not that of the copy
     assert tuple(text.decode() for text in entry_of(package).texts.values()) == createrepo_c.xml_dump(read)
 
 
-def test_what_somebody_else_publishes_meanwhile_is_left_to_them(site: Site) -> None:
+def test_a_package_that_another_publisher_adds_meanwhile_is_not_added_again(site: Site) -> None:
     mine = [site.package("0.9.1"), site.package("0.9.2")]
     engine, agent = overtaken(site, mine[:1])
-    assert engine.add(mine).added == (mine[1].filename,)
+    assert engine.publish(mine).added == (mine[1].filename,)
     assert site.names() == [package.filename for package in mine]
     assert [transaction.snapshot.added for transaction in agent.sent] == [
         tuple(package.filename for package in mine),
@@ -154,43 +154,43 @@ def test_what_somebody_else_publishes_meanwhile_is_left_to_them(site: Site) -> N
     ]
 
 
-def test_a_publisher_that_never_gets_its_turn_says_so(site: Site) -> None:
+def test_a_publisher_that_is_always_overtaken_fails(site: Site) -> None:
     others = [site.package(f"0.9.{number}") for number in range(2)]
-    with pytest.raises(PipelineError, match="others published 2 times while this snapshot was composed"):
-        overtaken(site, others, tries=2)[0].add([site.package("1.0.0")])
+    with pytest.raises(PipelineError, match="other publishers were faster 2 times while this snapshot was composed"):
+        overtaken(site, others, tries=2)[0].publish([site.package("1.0.0")])
     assert site.names() == [package.filename for package in others]
 
 
-def test_a_busy_agent_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Busy] = []
-    upload = Publisher.upload
+def test_a_busy_agent_is_retried(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[Busy] = []
+    upload = AgentClient.upload
 
-    def busy(self: Publisher, transaction: Transaction) -> None:
-        if len(said) < 2:
-            said.append(Busy("this transaction is being uploaded already", transaction.id, "Wait for it"))
-            raise said[-1]
+    def busy(self: AgentClient, transaction: Transaction) -> None:
+        if len(raised) < 2:
+            raised.append(Busy("this transaction is being uploaded already", transaction.id, "Wait for it"))
+            raise raised[-1]
         upload(self, transaction)
 
-    monkeypatch.setattr(Publisher, "upload", busy)
+    monkeypatch.setattr(AgentClient, "upload", busy)
     with pytest.raises(PipelineError, match="is being uploaded already"):
-        replace(site.engine, tries=1).add([site.package()])
+        replace(site.engine, tries=1).publish([site.package()])
     assert site.served() == {}
     assert site.publish(site.package()).changed
-    assert len(said) == 2
+    assert len(raised) == 2
 
 
-def test_a_broken_upload_is_gone_on_with(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_upload_is_resumed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     package = site.package()
     seen: list[str] = []
-    upload = Publisher.upload
+    upload = AgentClient.upload
 
-    def broken(self: Publisher, transaction: Transaction) -> None:
+    def broken(self: AgentClient, transaction: Transaction) -> None:
         upload(self, transaction)
         seen.append(transaction.id)
         if len(seen) == 1:
             raise PipelineError("the line went down")
 
-    monkeypatch.setattr(Publisher, "upload", broken)
+    monkeypatch.setattr(AgentClient, "upload", broken)
     with pytest.raises(PipelineError, match="the line went down"):
         site.publish(package)
     assert site.served() == {}
@@ -198,30 +198,30 @@ def test_a_broken_upload_is_gone_on_with(site: Site, monkeypatch: pytest.MonkeyP
     assert seen[0] == seen[1]
 
 
-def test_nothing_is_sent_that_the_repo_host_has_no_room_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(self: Publisher, channel: str) -> tuple[str, int]:
+def test_without_room_on_the_repo_host_nothing_is_uploaded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(self: AgentClient, channel: str) -> tuple[str, int]:
         return "", 1000
 
     package = site.package()
-    monkeypatch.setattr(Publisher, "look", look)
+    monkeypatch.setattr(AgentClient, "look", look)
     with pytest.raises(PipelineError, match=f"has room for 1,000 bytes, the packages need {package.size:,}.*prune"):
         site.publish(package)
     assert not list((site.root / ".publisher").rglob("tx-*"))
 
 
-def test_what_was_sent_before_needs_no_more_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(self: Publisher, channel: str) -> tuple[str, int]:
+def test_uploaded_files_need_no_more_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(self: AgentClient, channel: str) -> tuple[str, int]:
         return "", 0
 
-    def commit(self: Publisher, transaction: Transaction) -> str:
+    def publish(self: AgentClient, transaction: Transaction) -> str:
         raise PipelineError("the line went down")
 
     package = site.package()
-    monkeypatch.setattr(Publisher, "commit", commit)
+    monkeypatch.setattr(AgentClient, "publish", publish)
     with pytest.raises(PipelineError, match="the line went down"):
         site.publish(package)
     monkeypatch.undo()
-    monkeypatch.setattr(Publisher, "look", look)
+    monkeypatch.setattr(AgentClient, "look", look)
     assert site.publish(package).changed
 
 
@@ -229,7 +229,7 @@ def test_the_same_inputs_give_the_same_metadata(site: Site) -> None:
     package = site.package()
     made = []
     for name in ("a", "b"):
-        shutil.copy(package.path, copy := site.folder / name)  # its time differs
+        shutil.copy(package.path, copy := site.folder / name)  # with another time
         change = added(EMPTY, [replace(package, path=str(copy))])
         with workplace(site.folder / "work") as work:
             engine.compose(work, "stable", site.channel, EMPTY, change, site.signer, "test", 1_700_000_000)
@@ -239,15 +239,15 @@ def test_the_same_inputs_give_the_same_metadata(site: Site) -> None:
     assert len(made[0]) == len(TYPES) + 4
 
 
-def test_a_killed_run_leaves_nothing_that_hinders_the_next(site: Site) -> None:
-    """It dies while its upload is on the way; a living run's folder is not touched."""
+def test_a_killed_run_does_not_block_the_next(site: Site) -> None:
+    """It is killed during its upload; the folder of a running one stays."""
     package = site.package()
 
-    def upload(self: Publisher, transaction: Transaction) -> None:
+    def upload(self: AgentClient, transaction: Transaction) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def run() -> None:
-        Publisher.upload = upload  # type: ignore[method-assign]
+        AgentClient.upload = upload  # type: ignore[method-assign]
         site.publish(package)
 
     (killed := multiprocessing.get_context("fork").Process(target=run)).start()
@@ -262,31 +262,31 @@ def test_a_killed_run_leaves_nothing_that_hinders_the_next(site: Site) -> None:
     assert composing(site) == [".lock"]
 
 
-def spoil_signature(site: Site, head: str) -> None:
+def damage_signature(site: Site, head: str) -> None:
     path = site.root / f"{STABLE}/snapshots/{head}/repodata/repomd.xml"
     path.write_text(path.read_text() + "\n")
 
 
-def spoil_metadata(site: Site, head: str) -> None:
+def damage_metadata(site: Site, head: str) -> None:
     (path,) = (site.root / f"{STABLE}/snapshots/{head}/repodata").glob("*-filelists.xml.gz")
-    path.write_bytes(b"spoilt")
+    path.write_bytes(b"damaged")
 
 
-def spoil_record(site: Site, head: str) -> None:
+def damage_record(site: Site, head: str) -> None:
     path = site.root / f"{STABLE}/snapshots/{head}/snapshot.json"
     path.write_text(path.read_text().replace('"yanked": []', '"yanked": ["x.rpm"]'))
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
-        (spoil_signature, "the signature does not fit the file"),
-        (spoil_metadata, "does not have the digest that the signed repomd.xml gives"),
-        (spoil_record, r"the signature does not fit the file.*snapshot\.json"),
+        (damage_signature, "the signature does not fit the file"),
+        (damage_metadata, "does not have the digest that the signed repomd.xml gives"),
+        (damage_record, r"the signature does not fit the file.*snapshot\.json"),
     ],
 )
-def test_nothing_is_composed_on_a_parent_that_was_changed(site: Site, spoil, message: str) -> None:
-    spoil(site, site.publish(site.package("0.9.1")).head)
+def test_nothing_is_composed_on_a_changed_parent(site: Site, damage, message: str) -> None:
+    damage(site, site.publish(site.package("0.9.1")).head)
     before = site.served()
     with pytest.raises(PipelineError, match=message):
         site.publish(site.package("0.9.2"))
@@ -310,16 +310,16 @@ def test_a_package_that_was_changed_after_signing_is_refused(site: Site, change,
     assert site.served() == {}
 
 
-def test_a_package_that_is_gone_or_none_is_told(site: Site) -> None:
+def test_a_missing_file_and_a_file_of_another_kind_are_named(site: Site) -> None:
     package = site.package()
     (none := site.folder / "none.rpm").write_bytes(b"-" * package.size)
     for path in (site.folder / "gone.rpm", none):
-        with pytest.raises(PipelineError, match=f"not a package that can be read: .*{path}"):
+        with pytest.raises(PipelineError, match=f"not a readable RPM package: .*{path}"):
             site.publish(replace(package, path=str(path)))
     assert site.served() == {}
 
 
-def test_every_agent_of_gpg_ended(site: Site) -> None:
+def test_every_gpg_agent_ended(site: Site) -> None:
     with opened(site.signer.home) as keyring:
         keyring.signing_key()
     assert not list(site.signer.home.glob("S.*"))

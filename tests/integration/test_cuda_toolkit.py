@@ -1,7 +1,7 @@
-"""A CUDA toolkit comes from wheels: pinned, complete or not there, and not made twice.
+"""A CUDA toolkit from wheels is pinned, complete or absent, and installed once.
 
-Small wheels shaped like NVIDIA's are built here and installed by the real pip, without a registry;
-the stub is linked by the real gcc. The last test takes NVIDIA's own and compiles for each flavour.
+The real pip installs small wheels in the shape of NVIDIA's, without a registry; the real gcc links the stub. One test
+installs NVIDIA's own wheels and compiles for each flavour.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def nvcc(version: str) -> str:
 
 
 def make_wheel(folder: Path, name: str, files: dict[str, str]) -> str:
-    """A wheel; gives its line for a file of pins."""
+    """Create a wheel; returns its line of a pins file."""
     info = f"{name}-13.0.dist-info"
     members = {
         **files,
@@ -53,7 +53,7 @@ def make_wheel(folder: Path, name: str, files: dict[str, str]) -> str:
 
 @pytest.fixture
 def pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Publishes wheels of a toolkit where pip looks, and gives their pins."""
+    """Returns a function that publishes wheels of a toolkit to pip and returns their pins."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -79,7 +79,7 @@ def everything(folder: Path) -> dict[str, int]:
     return {str(path): path.lstat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_wheels_become_one_tree_that_programs_link_with(wheels: Wheels, tmp_path: Path) -> None:
+def test_wheels_become_one_tree_that_programs_link_against(wheels: Wheels, tmp_path: Path) -> None:
     toolkit, changed = provide(wheels, "wheels")
     folder = tmp_path / "builder/toolchain/cuda-13.0"
     assert changed
@@ -98,7 +98,7 @@ def test_wheels_become_one_tree_that_programs_link_with(wheels: Wheels, tmp_path
     assert started.returncode == 34, "CUDA_ERROR_STUB_LIBRARY"
 
 
-def test_nothing_is_run_while_the_pins_are_the_same(
+def test_nothing_runs_while_the_pins_are_the_same(
     wheels: Wheels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     first, _ = provide(wheels, "wheels")
@@ -112,13 +112,13 @@ def test_nothing_is_run_while_the_pins_are_the_same(
 def test_other_pins_replace_the_toolkit(wheels: Wheels, pin: Callable[..., str]) -> None:
     provide(wheels, "wheels")
     wheels = dataclasses.replace(wheels, pins=pin("13.0.99"))
-    assert provide(wheels, "wheels", check=True)[1], "check mode says so"
+    assert provide(wheels, "wheels", check=True)[1], "check mode reports the change"
     toolkit, changed = provide(wheels, "wheels")
     assert (toolkit.compiler, changed) == ("13.0.99", True)
     assert [path.name for path in Path(toolkit.folder).parent.iterdir() if path.is_dir()] == ["cuda-13.0"]
 
 
-def test_an_interrupted_installation_is_made_good(wheels: Wheels, tmp_path: Path) -> None:
+def test_an_interrupted_installation_is_replaced(wheels: Wheels, tmp_path: Path) -> None:
     toolchain = tmp_path / "builder/toolchain"
     for leftover in (".cuda-13.0.partial/wheels", ".cuda-13.0.previous/bin", "cuda-13.0/bin"):
         (toolchain / leftover).mkdir(parents=True)
@@ -133,7 +133,7 @@ def test_check_mode_installs_nothing(wheels: Wheels, tmp_path: Path) -> None:
     assert not (tmp_path / "builder").exists()
 
 
-def test_the_systems_toolkit_counts_when_it_is_of_the_very_release(
+def test_the_systems_toolkit_must_be_of_exactly_the_release(
     wheels: Wheels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     system = tmp_path / "system"
@@ -153,7 +153,7 @@ def test_the_systems_toolkit_counts_when_it_is_of_the_very_release(
 
 
 def refused(wheels: Wheels, message: str) -> None:
-    """Installing fails with the message, and a toolkit that was there stays."""
+    """Assert that the installation fails with the message and leaves an existing toolkit untouched."""
     before = everything(wheels.folder) if wheels.folder.exists() else None
     with pytest.raises(PipelineError, match=message):
         provide(wheels, "wheels")
@@ -166,20 +166,20 @@ def test_a_wheel_with_other_bytes_is_refused(wheels: Wheels, pin: Callable[..., 
     provide(wheels, "wheels")
     pins = pin("13.0.99")
     pin("13.0.66")  # the same name and version, other bytes
-    refused(dataclasses.replace(wheels, pins=pins), "not the one that was pinned; nothing was installed")
+    refused(dataclasses.replace(wheels, pins=pins), "does not match its pinned SHA-256; nothing was installed")
 
 
-def test_a_wheel_that_is_not_to_be_had(wheels: Wheels) -> None:
+def test_an_unavailable_wheel_is_refused(wheels: Wheels) -> None:
     gone = dataclasses.replace(wheels, pins=f"nvidia-test-gone==13.0 --hash=sha256:{'0' * 64}\n")
-    refused(gone, r"a pinned wheel is not to be had: .*nvidia-test-gone.*registry in pip's own configuration")
+    refused(gone, r"a pinned wheel is not available: .*nvidia-test-gone.*registry in pip's own configuration")
 
 
-def test_an_nvcc_of_another_release(wheels: Wheels, pin: Callable[..., str]) -> None:
+def test_an_nvcc_of_another_release_is_refused(wheels: Wheels, pin: Callable[..., str]) -> None:
     provide(wheels, "wheels")
-    refused(dataclasses.replace(wheels, pins=pin("13.2.86")), "the pins for CUDA 13.0 hold nvcc 13.2.86")
+    refused(dataclasses.replace(wheels, pins=pin("13.2.86")), "the pins for CUDA 13.0 contain nvcc 13.2.86")
 
 
-def test_a_python_without_pip(wheels: Wheels, tmp_path: Path) -> None:
+def test_a_python_without_pip_is_refused(wheels: Wheels, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     refused(
         dataclasses.replace(wheels, python=str(tmp_path / "bare/bin/python")),
@@ -187,22 +187,22 @@ def test_a_python_without_pip(wheels: Wheels, tmp_path: Path) -> None:
     )
 
 
-def test_a_builder_without_gcc(wheels: Wheels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_builder_without_gcc_is_refused(wheels: Wheels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     refused(wheels, "gcc is not installed")
 
 
-def test_a_disk_that_is_too_full(wheels: Wheels) -> None:
+def test_a_full_disk_is_refused(wheels: Wheels) -> None:
     refused(dataclasses.replace(wheels, space=1 << 60), r"CUDA 13.0 needs \d+ MB and \d+ MB are free")
 
 
-def test_a_release_without_pins(wheels: Wheels) -> None:
+def test_a_release_without_pins_is_refused(wheels: Wheels) -> None:
     refused(dataclasses.replace(wheels, pins=""), r"there are no pins for CUDA 13.0 \(roles/.*make lock")
 
 
 @pytest.fixture
 def play(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], str]]:
-    """Runs the role on this machine; gives what it registered, and Ansible's output."""
+    """Returns a function that runs the role on this machine and returns its result and Ansible's output."""
 
     def run_role(*words: str, **variables: str) -> tuple[dict[str, Any], str]:
         playbook, left = tmp_path / "play.yml", tmp_path / "provided.json"
@@ -235,14 +235,14 @@ def play(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], str]]:
 def test_the_role_provides_a_toolkit_that_compiles_for_each_flavour(
     play: Callable[..., tuple[dict[str, Any], str]], tmp_path: Path
 ) -> None:
-    # The local builder's own root: the toolkit is downloaded once for the tests and for `make release`.
+    # The local builder's root: tests and `make release` share one download.
     root = str(ROOT / ".local/builder")
     play(cuda_toolkit_root=root, cuda_toolkit_source="wheels")
     again, printed = play("--diff", cuda_toolkit_root=root, cuda_toolkit_source="wheels")
     assert "changed=0" in printed
-    stage = again.pop("stage")
+    step = again.pop("step")
     toolkit = Toolkit.from_dict(again)
-    assert stage == {
+    assert step == {
         "name": "toolchain",
         "flavour": "",
         "result": f"CUDA {toolkit.compiler} from wheels",
@@ -266,10 +266,10 @@ def test_the_role_provides_a_toolkit_that_compiles_for_each_flavour(
         )
         assert f".{arch}.cubin" in listed.stdout
         started = subprocess.run([binary], check=False, env={"LD_LIBRARY_PATH": ":".join(toolkit.library_path)})
-        assert started.returncode == 34, "the stub answers"
+        assert started.returncode == 34, "the stub's error"
 
 
-def test_a_toolkit_of_nvidias_packages_is_found_and_mended_once(
+def test_a_toolkit_of_nvidias_packages_is_found_and_patched_once(
     pin: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = Wheels("13.0", tmp_path / "builder", "", sys.executable)
@@ -288,7 +288,7 @@ def test_a_toolkit_of_nvidias_packages_is_found_and_mended_once(
     (folder / "bin/nvcc").chmod(0o755)
     monkeypatch.setenv("CUDA_PATH", str(folder))
     assert provide(wanted, "dnf", check=True)[1]
-    assert "noexcept" not in header.read_text(), "check mode only says so"
+    assert "noexcept" not in header.read_text(), "check mode only reports it"
     toolkit, changed = provide(wanted, "dnf")
     assert (toolkit.source, toolkit.compiler, changed) == ("dnf", "13.0.88", True)
     assert header.read_text() == "double rsqrt(double x) noexcept(true);\n"

@@ -1,4 +1,4 @@
-"""A developer's clone: what is taken of it, what is brought to a builder, and that nothing of it changes."""
+"""A development build from a clone: its commit, the pack for the builder, and a clone that never changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.records import Flavour
 from pipeline.source import checkout
-from pipeline.source.local_clone import Asked, resolve_local
+from pipeline.source.local_clone import DevRequest, resolve_local
 from pipeline.source.upstream import resolve, resolve_commit
 from support.clones import state
 
@@ -44,14 +44,14 @@ class Desk:
         git(*PERSON, "commit", "--quiet", "--all", "--message", message, repository=self.clone)
         return git("rev-parse", "HEAD", repository=self.clone).strip()
 
-    def resolve(self, source: Path | None = None, **asked):
+    def resolve(self, source: Path | None = None, **options):
         return resolve_local(
-            Asked(source=str(source or self.clone), **asked), self.url, self.folder / "mirror.git",
+            DevRequest(source=str(source or self.clone), **options), self.url, self.folder / "mirror.git",
             checkout.known(self.builder), self.folder / "packs",
         )  # fmt: skip
 
     def build(self, found) -> Path:
-        """What a builder does: it takes the pack in, and moves its checkout."""
+        """Do the builder's part: receive the pack and move the checkout."""
         if found.pack:
             checkout.receive(self.builder, found.source.commit, found.pack)
         checkout.move(self.builder, found.source, "mistralrs-cli")
@@ -90,7 +90,7 @@ def test_an_empty_builder_gets_one_commit_and_then_follows_upstream(desk, stand_
     for number in range(3):
         desk.commit(f"more {number}", **{LIMITS: f"// {number}\n"})
     found = desk.resolve()
-    shutil.move(desk.clone, desk.folder / "gone")  # what was brought needs the clone no more
+    shutil.move(desk.clone, desk.folder / "gone")  # the builder no longer needs the clone
     tree = desk.build(found)
     assert git("rev-list", "--count", "HEAD", repository=tree).strip() == "1"
     assert git("fsck", "--connectivity-only", repository=tree) is not None
@@ -182,7 +182,7 @@ def test_a_work_tree_that_is_another_folder_is_refused_for_uncommitted_work_alon
     git("config", "core.worktree", "../..", repository=warm.clone)
     before = state(warm.clone)
     with pytest.raises(PipelineError, match=(
-        rf"the work tree .* is another folder, {warm.folder}: .*\({warm.clone}\).*git config --unset core.worktree"
+        rf"core.worktree .* names another folder, {warm.folder} .*\({warm.clone}\).*git config --unset core.worktree"
     )):  # fmt: skip
         warm.resolve(uncommitted=True)
     assert state(warm.clone) == before
@@ -214,7 +214,7 @@ def test_a_clean_tree_is_its_commit(warm):
 
 
 def test_a_file_that_changed_in_the_instant_of_the_index_and_kept_its_size_is_seen(warm, monkeypatch):
-    """By its times git cannot tell it from the file that the index has: it reads what is as new as the index itself."""
+    """Its time equals that of the indexed file; git reads files that are as new as the index itself."""
     path, index = warm.clone / LIMITS, warm.clone / ".git/index"
     instant = (path.stat().st_mtime_ns,) * 2
     path.write_text(path.read_text().replace("mine", "MINE"))
@@ -231,7 +231,7 @@ def test_a_merge_that_is_under_way_is_refused(warm):
     warm.commit("another", **{LIMITS: "// theirs\n"})
     subprocess.run(["git", *PERSON, "-C", warm.clone, "merge", "-q", "master"], capture_output=True, check=False)
     before = state(warm.clone)
-    with pytest.raises(PipelineError, match=r"a merge is under way: .*limits\.rs has conflicts"):
+    with pytest.raises(PipelineError, match=r"a merge is in progress: .*limits\.rs has conflicts"):
         warm.resolve(uncommitted=True)
     assert state(warm.clone) == before
 
@@ -318,7 +318,7 @@ def test_submodules_and_large_files_are_told(warm):
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"ref": "mastre"}, r"mastre names no commit \(.*/clone\)\. The nearest are: master"),
         ({"ref": "--all"}, "--all names no commit"),
@@ -326,23 +326,23 @@ def test_submodules_and_large_files_are_told(warm):
         ({"ref": "master~1", "uncommitted": True}, "uncommitted work is on top of HEAD.*Leave out ref or uncommitted"),
     ],
 )
-def test_a_ref_that_will_not_do(warm, asked, message):
+def test_a_ref_that_will_not_do(warm, options, message):
     before = state(warm.clone, warm.builder)
     with pytest.raises(PipelineError, match=message):
-        warm.resolve(**asked)
+        warm.resolve(**options)
     assert state(warm.clone, warm.builder) == before
 
 
 @pytest.mark.parametrize("below", [".", "none", "clone/mistralrs-core"])
 def test_a_source_that_is_no_repository(warm, below):
     """A folder below a checkout is none either: which one is meant is not guessed."""
-    with pytest.raises(PipelineError, match=r"source is no git repository.*Name the top folder of a checkout"):
+    with pytest.raises(PipelineError, match=r"source is no readable git repository.*Name the top folder of a checkout"):
         warm.resolve(warm.folder / below)
     assert not (warm.folder / "packs").exists()
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"source": "/x", "commit": "abcdef1"}, "both source and commit were given.*Nothing was built"),
         ({}, "neither source nor commit was given"),
@@ -351,15 +351,15 @@ def test_a_source_that_is_no_repository(warm, below):
         ({"source": "/x", "publish": "stable"}, "cannot be published to stable.*publish=unstable"),
         ({"source": "/x", "publish": "all"}, "cannot be published to all"),
         ({"source": "/x", "publish": "unstable", "incremental": True}, "incremental was given with publish"),
-        ({"source": "/x", "channel": "stable"}, "channel=stable was asked for.*belongs to unstable"),
-        ({"source": "/x", "flavour": "all"}, "a development build is of one flavour.*one of: ada, cpu"),
+        ({"source": "/x", "channel": "stable"}, "channel=stable was given.*belongs to unstable"),
+        ({"source": "/x", "flavour": "all"}, "a development build has one flavour.*one of: ada, cpu"),
         ({"source": "/x", "flavour": "hopper"}, "there is no flavour hopper.*one of: ada, cpu"),
     ],
 )
-def test_what_does_not_go_together_is_refused_before_anything_is_done(run_module, tmp_path, asked, message):
+def test_options_that_contradict_each_other_are_refused_first(run_module, tmp_path, options, message):
     table = [Flavour(name, "x").to_dict() for name in ("ada", "cpu")]
     folders = {"mirror": f"{tmp_path}/mirror.git", "packs": f"{tmp_path}/packs", "url": "file:///nonexistent"}
-    result = run_module("dev_source", {"flavour": "cpu", "flavours": table} | folders | asked)
+    result = run_module("dev_source", {"flavour": "cpu", "flavours": table} | folders | options)
     assert result["failed"]
     assert re.search(message, result["msg"]), result["msg"]
     assert list(tmp_path.iterdir()) == []
@@ -370,18 +370,23 @@ def test_what_does_not_go_together_is_refused_before_anything_is_done(run_module
     [("", None, True), ("", False, False), ("", True, True), ("unstable", None, False), ("unstable", False, False)],
 )
 def test_what_is_published_is_not_incremental_and_else_it_is_as_one_says(publish, incremental, expected):
-    assert Asked(source="/x", publish=publish, incremental=incremental).incrementally == expected
+    assert DevRequest(source="/x", publish=publish, incremental=incremental).incrementally == expected
 
 
 def test_a_nights_flavours_are_all_that_are_published_or_the_one_that_is_named(run_module, desk, flavours):
-    asked = {"url": desk.url, "kind": "branch", "mirror": f"{desk.folder}/mirror.git", "flavours": [*flavours.values()]}
+    options = {
+        "url": desk.url,
+        "kind": "branch",
+        "mirror": f"{desk.folder}/mirror.git",
+        "flavours": [*flavours.values()],
+    }
     found = {
-        name: [row["name"] for row in run_module("upstream_source", asked | {"flavour": name})["wanted"]]
+        name: [row["name"] for row in run_module("upstream_source", options | {"flavour": name})["wanted"]]
         for name in ("all", "cpu")
     }
     assert found == {"all": ["ampere", "ada", "blackwell"], "cpu": ["cpu"]}
     shutil.rmtree(desk.folder / "mirror.git")
-    assert "there is no flavour hopper" in run_module("upstream_source", asked | {"flavour": "hopper"})["msg"]
+    assert "there is no flavour hopper" in run_module("upstream_source", options | {"flavour": "hopper"})["msg"]
     assert not (desk.folder / "mirror.git").exists()
 
 
@@ -414,12 +419,12 @@ def test_a_commit_of_a_branch_is_had_also_from_a_server_that_gives_none_by_its_i
     assert checkout.current_commit(desk.builder) == commit
 
 
-def test_a_commit_on_no_branch_is_had_by_all_of_its_id_alone(desk, stand_in):
+def test_a_commit_on_no_branch_needs_its_whole_id(desk, stand_in):
     before = git("rev-parse", "master", repository=desk.upstream).strip()
     commit = stand_in.add_commit(desk.upstream, "thrown away", {LIMITS: "// x\n"})
     git("update-ref", "refs/heads/master", before, repository=desk.upstream)
     mirror = desk.folder / "mirror.git"
-    with pytest.raises(PipelineError, match=f"upstream has no commit {commit[:9]}.*by all 40 digits"):
+    with pytest.raises(PipelineError, match=f"upstream has no commit {commit[:9]}.*needs all 40 digits"):
         resolve_commit(desk.url, mirror, commit[:9])
     source, branches = resolve_commit(desk.url, mirror, commit)
     assert (source.commit, branches) == (commit, [])
@@ -445,7 +450,7 @@ def test_a_pack_that_is_damaged_or_does_not_fit_changes_nothing(warm):
 
 
 def test_a_caller_that_is_a_hook_of_git_is_not_meant(warm, monkeypatch):
-    """git sets these for what it runs: without care the builder's checkout would be made of the developer's."""
+    """git sets these for its hooks: without care the builder's checkout would come from the developer's repository."""
     found = warm.resolve()
     before = state(warm.clone)
     monkeypatch.setenv("GIT_DIR", str(warm.clone / ".git"))

@@ -1,4 +1,4 @@
-"""What a build downloads is asked for before it begins, and only what is not here: the real git and cargo."""
+"""Addresses of missing dependencies get a request before a build: the real git and cargo."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 from pipeline.base.lock import held
 from pipeline.base.records import Source
 from pipeline.check import downloads
-from pipeline.check.downloads import Download, Wanted
+from pipeline.check.downloads import Download, DownloadNeeds
 from pipeline.check.trials import Trials
 from pipeline.source.checkout import bring
 from pipeline.source.manifest import look
 from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain.rust import find_rust
 from support.ports import free_port
 
 LOCK = """\
@@ -53,8 +53,8 @@ def commit(folder: Path, **files: str) -> str:
 
 
 @pytest.fixture
-def wanted(tmp_path: Path) -> Wanted:
-    """An upstream whose one crate from outside is in another git repository; nothing of either was fetched yet."""
+def needs(tmp_path: Path) -> DownloadNeeds:
+    """An upstream with one crate from another git repository; no dependency is fetched yet."""
     helper = tmp_path / "helper"
     there = commit(helper, **{"Cargo.toml": '[package]\nname = "helper"\nversion = "1.0.0"\n', "src__lib.rs": ""})
     manifest = (
@@ -71,49 +71,50 @@ def wanted(tmp_path: Path) -> Wanted:
     root = tmp_path / "builder"
     bring(root / "src", source)
     rust, tree = find_rust(), look(root / "src", here, "member")
-    return Wanted(root, source, "member", tree, rust, f"{rust.bin}:/usr/bin:/bin", Mirrors(), "", cuda=False, ask=False)
+    path = f"{rust.bin}:/usr/bin:/bin"
+    return DownloadNeeds(root, source, "member", tree, rust, path, Mirrors(), "", cuda=False, ask=False)
 
 
-def told(wanted: Wanted) -> dict[str, tuple[str, bool]]:
-    """What was found, by what was asked."""
-    trials = Trials(wanted.root / "cache" / "trials.json")
-    return {finding.check: (finding.found, finding.fits) for finding in downloads.check(wanted, trials)}
+def results(needs: DownloadNeeds) -> dict[str, tuple[str, bool]]:
+    """What each check found, and whether it fits."""
+    trials = Trials(needs.root / "cache" / "trials.json")
+    return {finding.check: (finding.found, finding.fits) for finding in downloads.check(needs, trials)}
 
 
-def test_what_is_missing_is_asked_for_and_what_is_here_is_not(wanted: Wanted, tmp_path: Path) -> None:
+def test_only_missing_dependencies_cause_requests(needs: DownloadNeeds, tmp_path: Path) -> None:
     helper = tmp_path / "helper"
     address = f"git file://{helper}"
-    assert told(wanted) == {address: ("answers", True)}
+    assert results(needs) == {address: ("answers", True)}
     helper.rename(tmp_path / "gone")
-    (found, fits), *rest = told(wanted).values()
+    (found, fits), *rest = results(needs).values()
     assert (fits, rest) == (False, [])
     assert found.startswith("fatal:")
-    # A mirror is asked in its place.
+    # A mirror gets the request instead.
     mirrors = Mirrors({f"file://{tmp_path}/helper": f"file://{tmp_path}/gone"})
-    assert told(replace(wanted, mirrors=mirrors)) == {f"git file://{tmp_path}/gone": ("answers", True)}
+    assert results(replace(needs, mirrors=mirrors)) == {f"git file://{tmp_path}/gone": ("answers", True)}
 
     (tmp_path / "gone").rename(helper)
-    assert wanted.rust
-    fetch = [wanted.rust.bin / "cargo", "fetch", "--locked", "--manifest-path", wanted.root / "src/Cargo.toml"]
-    home = wanted.root / "cargo"
-    subprocess.run(fetch, check=True, env={"PATH": wanted.path, "CARGO_HOME": str(home), "HOME": str(tmp_path)})
+    assert needs.rust
+    fetch = [needs.rust.bin / "cargo", "fetch", "--locked", "--manifest-path", needs.root / "src/Cargo.toml"]
+    home = needs.root / "cargo"
+    subprocess.run(fetch, check=True, env={"PATH": needs.path, "CARGO_HOME": str(home), "HOME": str(tmp_path)})
     helper.rename(tmp_path / "gone")
-    assert told(wanted) == {"downloads": (downloads.HERE, True)}
-    # The doctor asks all the same, and it fits.
-    asked = told(replace(wanted, ask=True))
-    assert asked[f"git {wanted.source.url}"] == ("answers", True)
-    found, fits = asked[address]
+    assert results(needs) == {"downloads": (downloads.HERE, True)}
+    # The doctor makes the requests anyway, and the check fits.
+    doctor = results(replace(needs, ask=True))
+    assert doctor[f"git {needs.source.url}"] == ("answers", True)
+    found, fits = doctor[address]
     assert fits
     assert found.startswith(f"{downloads.HERE} (fatal:")
-    # What was here and is gone is missed.
+    # A dependency that was deleted counts as missing.
     shutil.rmtree(home / "git")
-    assert not told(wanted)[address][1]
+    assert not results(needs)[address][1]
 
 
-def test_the_checkout_of_another_build_is_left_alone(wanted: Wanted) -> None:
-    with held(wanted.root / "lock"):
-        assert told(wanted) == {"crates": ("not looked at: another build goes on here", True)}
-    assert not (wanted.root / "src" / "Cargo.toml").exists()
+def test_a_checkout_that_another_build_holds_stays_as_it_is(needs: DownloadNeeds) -> None:
+    with held(needs.root / "lock"):
+        assert results(needs) == {"crates": ("not checked: another build is running here", True)}
+    assert not (needs.root / "src" / "Cargo.toml").exists()
 
 
 @contextlib.contextmanager
@@ -132,7 +133,7 @@ def test_a_crate_registry_is_asked_for_the_file_that_every_index_has(tmp_path: P
     with served(tmp_path) as registry:
         assert downloads.registry_answer(registry) == "HTTP 404"
         (tmp_path / "config.json").write_text("<html>an error page</html>")
-        assert downloads.registry_answer(registry) == "it answers, and is no crate registry"
+        assert downloads.registry_answer(registry) == "it answers, but is no crate registry"
         (tmp_path / "config.json").write_text('{"dl": "https://crates.example.org/dl"}')
         assert downloads.registry_answer(registry) == ""
         assert downloads.registry_answer(f"sparse+{registry}") == ""
@@ -146,7 +147,7 @@ def test_a_crate_registry_is_asked_for_the_file_that_every_index_has(tmp_path: P
 
 
 def test_a_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A web server is asked as a proxy: the whole address is in the request."""
+    """The web server acts as a proxy: the request holds the whole address."""
     (tmp_path / "config.json").write_text('{"dl": "x"}')
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -170,22 +171,22 @@ def test_an_address_that_several_ask_for_is_asked_once_and_needed_if_one_needs_i
 
 
 def test_cutlass_is_asked_for_where_a_build_script_names_a_commit_that_is_not_here(
-    wanted: Wanted, tmp_path: Path
+    needs: DownloadNeeds, tmp_path: Path
 ) -> None:
     cutlass, upstream = tmp_path / "cutlass", tmp_path / "upstream"
     named = commit(cutlass, include__cutlass__h="")
     script = f'fn main() {{ builder.with_cutlass(Some("{named}")); }}\n'
-    source = replace(wanted.source, commit=commit(upstream, **{"member__build.rs": script}))
-    bring(wanted.root / "src", source)
+    source = replace(needs.source, commit=commit(upstream, **{"member__build.rs": script}))
+    bring(needs.root / "src", source)
     mirrors = Mirrors({CUTLASS: f"file://{tmp_path}/gone"})
-    gpu = replace(wanted, source=source, tree=look(upstream, source.commit, "member"), mirrors=mirrors, cuda=True)
+    gpu = replace(needs, source=source, tree=look(upstream, source.commit, "member"), mirrors=mirrors, cuda=True)
     address = f"git file://{tmp_path}/gone"
-    assert not told(gpu)[address][1]
-    assert address not in told(replace(gpu, cuda=False))
-    folder = cutlass_folder(wanted.root / "cudaforge", named)
+    assert not results(gpu)[address][1]
+    assert address not in results(replace(gpu, cuda=False))
+    folder = cutlass_folder(needs.root / "cudaforge", named)
     subprocess.run(["git", "clone", "--quiet", cutlass, folder], check=True)
     (folder / "include").mkdir(exist_ok=True)
-    assert address not in told(gpu)
+    assert address not in results(gpu)
     # The operator's own list counts in its place.
     other = Mirrors(mirrors.git, cutlass_commits=("f" * 40,))
-    assert not told(replace(gpu, mirrors=other))[address][1]
+    assert not results(replace(gpu, mirrors=other))[address][1]

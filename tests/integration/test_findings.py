@@ -1,4 +1,4 @@
-"""Verify: nothing is wrong with a channel, or each thing that is is told with its place."""
+"""Verify: an intact repository has no findings, and each fault is one, with its place."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pipeline.channel.reader import Channel
+from pipeline.channel.reader import Repository
 from support.signer_site import STABLE, Site
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A channel with two snapshots, the newer of two packages."""
+    """A repository with two snapshots, the newer with two packages."""
     site = Site.make(tmp_path_factory.mktemp("site"))
     site.publish(site.package("0.9.1"))
     site.publish(site.package("0.9.2", flavour="cpu"))
@@ -24,12 +24,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def folder(site: Site, tmp_path: Path) -> Path:
-    """A copy of the channel's tree to spoil."""
+    """A copy of the repository's tree to damage."""
     shutil.copytree(site.root / STABLE, tmp_path / "channel", symlinks=True)
     return tmp_path / "channel"
 
 
-def test_a_channel_that_is_as_it_must_be(site: Site) -> None:
+def test_an_intact_repository_has_no_findings(site: Site) -> None:
     before = site.served()
     verdict = site.engine.verify()
     assert (verdict.head, verdict.snapshots, verdict.packages) == (site.channel.head(), 2, 2)
@@ -37,7 +37,7 @@ def test_a_channel_that_is_as_it_must_be(site: Site) -> None:
     assert site.served() == before
 
 
-def test_an_empty_channel_is_as_it_must_be(tmp_path: Path) -> None:
+def test_an_empty_repository_has_no_findings(tmp_path: Path) -> None:
     site = Site.make(tmp_path)
     assert (site.engine.verify().head, site.engine.verify().findings) == ("", ())
 
@@ -59,9 +59,9 @@ def add_line(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "spoil", "message"),
+    ("damaged", "damage", "message"),
     [
-        (head_file("packages.txt"), add_line, "packages.txt names other packages than the signed metadata"),
+        (head_file("packages.txt"), add_line, "packages.txt lists other packages than the signed metadata"),
         (head_file("packages.txt"), Path.unlink, "packages.txt is missing"),
         (head_file("snapshot.json"), add_line, "the signature does not fit the file.*snapshot.json"),
         (head_file("snapshot.json.asc"), Path.unlink, "snapshot.json.asc is missing"),
@@ -71,12 +71,12 @@ def add_line(path: Path) -> None:
         (lambda folder: metadata(folder, "other"), add_line, "other.xml.gz does not have the digest"),
     ],
 )
-def test_what_a_client_would_stumble_over_is_found(
-    site: Site, folder: Path, spoilt: Callable[[Path], Path], spoil: Callable[[Path], object], message: str
+def test_each_fault_that_a_client_would_meet_is_found(
+    site: Site, folder: Path, damaged: Callable[[Path], Path], damage: Callable[[Path], object], message: str
 ) -> None:
-    channel = Channel(str(folder), site.signer.trusted_keys)
+    channel = Repository(str(folder), site.signer.trusted_keys)
     assert channel.findings(channel.head()) == []
-    spoil(spoilt(folder))
+    damage(damaged(folder))
     found = channel.findings(channel.head())
     assert len(found) == 1
     assert re.search(message, found[0])
@@ -84,15 +84,15 @@ def test_what_a_client_would_stumble_over_is_found(
 
 
 def test_a_cache_that_keeps_the_mirrorlist_is_found(site: Site, folder: Path) -> None:
-    """Clients are told the older snapshot still."""
+    """Clients still see the older snapshot."""
     old = min(path.name for path in (folder / "snapshots").iterdir())
     (folder / "mirrorlist").write_text(f"http://repo.invalid/{STABLE}/snapshots/{old}/\n")
-    cached = Channel(str(folder), site.signer.trusted_keys)
-    (finding,) = replace(site.engine, channel=cached).verify().findings
-    assert f"clients are told the snapshot {old}, the head is {site.channel.head()}" in finding
+    cached = Repository(str(folder), site.signer.trusted_keys)
+    (finding,) = replace(site.engine, repository=cached).verify().findings
+    assert f"clients see the snapshot {old}, the head is {site.channel.head()}" in finding
 
 
-def test_what_the_agent_finds_is_told_too(tmp_path: Path) -> None:
+def test_findings_of_the_agent_are_included(tmp_path: Path) -> None:
     site = Site.make(tmp_path)
     package = site.package()
     site.publish(package)

@@ -1,6 +1,6 @@
-"""Flavours share one target directory: what is common is compiled once, and no kernel is of another GPU.
+"""Flavours share one target directory: common units are compiled once, and no kernel is of another GPU.
 
-Real cargo and nvcc, and upstream's stand-in, whose build scripts keep kernels as upstream's do.
+Real cargo and nvcc with upstream's stand-in, whose build scripts keep kernels like upstream's.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.records import Artifact, Flavour
-from pipeline.build import cargo, processes, variants
+from pipeline.build import cargo_build, processes, variants
+from pipeline.build.inputs import Build
 from pipeline.package import audit
 from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain.rust import find_rust
 
 FEATURES = ("cuda", "flash-attn")
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", FEATURES, 580)
 AMPERE = Flavour("ampere", "RTX 30", "8.6", "13.0", FEATURES, 580)
 CPU = Flavour("cpu", "any x86-64", published=False)
-# The stand-in's packages that have kernels or depend on one that has.
+# The stand-in's packages with kernels, and those that depend on them.
 OF_THE_GPU = {
     "mistralrs-core", "mistralrs-quant", "mistralrs-paged-attn", "mistralrs-flash-attn",
     "mistralrs-vision", "mistralrs-server-core", "mistralrs-cli",
@@ -39,7 +40,7 @@ HEADER = "mistralrs-quant/kernels/hqq/hqq_scale.cuh"
 
 
 class Builder:
-    """A builder, the repository that it builds from, and what its last build printed."""
+    """A builder, its upstream repository, and the log of its last build."""
 
     def __init__(self, folder: Path, stand_in, compiler: Toolkit) -> None:
         self.folder, self.stand_in, self.compiler = folder, stand_in, compiler
@@ -47,22 +48,22 @@ class Builder:
         stand_in.create(self.repository)
         self.log = folder / "builder/log/build.log"
 
-    def plan(self, flavour: Flavour) -> cargo.Plan:
+    def describe(self, flavour: Flavour) -> Build:
         source = resolve(f"file://{self.repository}", self.folder / "mirror", kind="branch")
         folder, version = (self.compiler.folder, self.compiler.compiler) if flavour.cuda else ("", "")
-        return cargo.Plan(
+        return Build(
             root=self.folder / "builder", source=source, flavour=flavour, package="mistralrs-cli", binary="mistralrs",
             rust=find_rust(), toolkit=folder, toolkit_version=version,
             rustflags="-C target-cpu=x86-64", locked="always",
         )  # fmt: skip
 
     def build(self, flavour: Flavour, *, incremental: bool = False) -> tuple[Artifact, set[str], list[str]]:
-        """Build the newest commit: the artifact, the packages that cargo compiled, the kernels that nvcc did."""
+        """Build the newest commit; returns the artifact, the compiled packages and the compiled kernels."""
         self.log.unlink(missing_ok=True)
-        artifact = cargo.build(dataclasses.replace(self.plan(flavour), incremental=incremental), self.log)
-        told = json.loads(Path(artifact.report).with_suffix(".json").read_text())
+        artifact = cargo_build.make(dataclasses.replace(self.describe(flavour), incremental=incremental), self.log)
+        report = json.loads(Path(artifact.report).with_suffix(".json").read_text())
         compiled = set(re.findall(r"^ *Compiling (\S+) v", self.log.read_text(), re.MULTILINE))
-        return artifact, compiled, [Path(kernel["source"]).name for kernel in told["slowest_kernels"]]
+        return artifact, compiled, [Path(kernel["source"]).name for kernel in report["slowest_kernels"]]
 
     def change(self, message: str, changes: dict[str, str | Callable[[str], str]]) -> None:
         self.stand_in.add_commit(self.repository, message, changes)
@@ -74,7 +75,7 @@ class Builder:
 
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory: pytest.TempPathFactory, stand_in, compiler: Toolkit) -> Builder:
-    """One that has built ada."""
+    """A builder that has built ada."""
     builder = Builder(tmp_path_factory.mktemp("flavours"), stand_in, compiler)
     artifact, compiled, kernels = builder.build(ADA)
     assert builder.archs(artifact) == {"sm_89"}
@@ -83,23 +84,23 @@ def builder(tmp_path_factory: pytest.TempPathFactory, stand_in, compiler: Toolki
     return builder
 
 
-def test_the_second_flavour_compiles_only_what_depends_on_the_gpu(builder: Builder) -> None:
+def test_the_second_flavour_compiles_only_units_that_depend_on_the_gpu(builder: Builder) -> None:
     artifact, compiled, kernels = builder.build(AMPERE)
     assert builder.archs(artifact) == {"sm_86"}
     assert compiled <= OF_THE_GPU
     assert len(kernels) == 7
 
 
-def test_without_a_gpu_nothing_is_moved_and_no_kernel_made(builder: Builder) -> None:
+def test_without_a_gpu_nothing_moves_and_no_kernel_is_compiled(builder: Builder) -> None:
     in_place = state(builder).variant
     artifact, compiled, kernels = builder.build(CPU)
     assert builder.archs(artifact) == set()
     assert kernels == []
-    assert "mistralrs-audio" not in compiled, "it has no feature: compiled for ada"
+    assert "mistralrs-audio" not in compiled, "it has no features: ada's build compiled it"
     assert state(builder).variant == in_place
 
 
-def test_the_next_commit_without_a_kernel_makes_none(builder: Builder) -> None:
+def test_a_commit_without_a_kernel_compiles_none(builder: Builder) -> None:
     builder.change("rust alone", {"mistralrs-core/src/limits.rs": lambda text: text + "// changed\n"})
     for flavour in (ADA, AMPERE):
         artifact, compiled, kernels = builder.build(flavour)
@@ -108,7 +109,7 @@ def test_the_next_commit_without_a_kernel_makes_none(builder: Builder) -> None:
         assert "mistralrs-flash-attn" not in compiled
 
 
-def test_incrementally_upstreams_own_crates_are_compiled_besides_and_no_kernel(builder: Builder) -> None:
+def test_an_incremental_build_compiles_upstreams_own_crates_and_no_kernel(builder: Builder) -> None:
     released = builder.build(ADA)[0]
     incremental, compiled, kernels = builder.build(ADA, incremental=True)
     assert builder.archs(incremental) == {"sm_89"}
@@ -120,23 +121,23 @@ def test_incrementally_upstreams_own_crates_are_compiled_besides_and_no_kernel(b
     kept = [path.name for path in (builder.folder / "builder/target/release/incremental").iterdir()]
     assert any(name.startswith("mistralrs_core-") for name in kept)
     assert not any(name.startswith("build_script") for name in kept)
-    # What was compiled as releases are is there as it was; mistralrs-core's build script runs in every build.
+    # The units of releases are still there; mistralrs-core's build script runs in every build.
     assert builder.build(ADA)[1] == {"mistralrs-core", "mistralrs-server-core", "mistralrs-cli"}
 
 
-def test_a_changed_kernel_is_made_and_no_other(builder: Builder) -> None:
+def test_a_changed_kernel_is_compiled_and_no_other(builder: Builder) -> None:
     include = f'#include "{Path(HEADER).name}"\n'
     builder.change("a header", {KERNEL: lambda text: include + text, HEADER: "// the first\n"})
     artifact, _, kernels = builder.build(ADA)
     assert builder.archs(artifact) == {"sm_89"}
-    # A new header: nobody knows which of the kernels beside it include it.
+    # Any kernel beside a new header may include it.
     assert "hqq.cu" in kernels
     builder.change("the kernel", {KERNEL: lambda text: text + "// changed\n"})
     assert builder.build(ADA)[2] == ["hqq.cu"]
 
 
-def test_a_changed_header_reaches_the_kernels_that_upstream_would_keep(builder: Builder) -> None:
-    """cudaforge, and the stand-in's build scripts, compare the .cu alone."""
+def test_a_changed_header_recompiles_kernels_that_upstream_would_keep(builder: Builder) -> None:
+    """cudaforge and the stand-in's build scripts compare the .cu alone."""
     builder.build(AMPERE)
     builder.build(ADA)
     builder.change("the header", {HEADER: "__device__ const char changed_header[] = "
@@ -144,26 +145,24 @@ def test_a_changed_header_reaches_the_kernels_that_upstream_would_keep(builder: 
     for flavour in (ADA, AMPERE):
         _, _, kernels = builder.build(flavour)
         assert "hqq.cu" in kernels
-        assert "headers of kernels changed" in builder.log.read_text()
+        assert "kernel headers changed" in builder.log.read_text()
     assert builder.build(AMPERE)[2] == []
 
 
-def state(builder: Builder) -> variants.State:
-    return variants.State.read(builder.folder / "builder/target/variants/state.json")
+def state(builder: Builder) -> variants.TargetState:
+    return variants.TargetState.read(builder.folder / "builder/target/variants/state.json")
 
 
 def tree(target: Path) -> set[tuple[str, int]]:
-    """What is in place; units of two variants have the same names, and are other files."""
+    """The units in place, by name and inode: units of two variants share their names."""
     folders = [target / "release" / name for name in (".fingerprint", "build", "deps")]
     return {(str(path.relative_to(target)), path.stat().st_ino) for folder in folders for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("steps", [0, 1, 7, 40])
-def test_a_change_of_variant_that_is_cut_off_is_finished_by_the_next_build(
-    builder: Builder, monkeypatch, steps
-) -> None:
+def test_the_next_build_completes_an_interrupted_change_of_variant(builder: Builder, monkeypatch, steps) -> None:
     target = builder.folder / "builder/target"
-    sm_86, sm_89 = (builder.plan(flavour).variant for flavour in (AMPERE, ADA))
+    sm_86, sm_89 = (builder.describe(flavour).variant for flavour in (AMPERE, ADA))
     variants.enter(target, sm_86)
     ampere = tree(target)
     variants.enter(target, sm_89)
@@ -181,7 +180,7 @@ def test_a_change_of_variant_that_is_cut_off_is_finished_by_the_next_build(
     with pytest.raises(KeyboardInterrupt):
         variants.enter(target, sm_86)
     monkeypatch.undo()
-    # Whichever is wanted next is whole.
+    # Either variant is complete after the next change.
     variants.enter(target, sm_89 if steps % 2 else sm_86)
     assert tree(target) == (ada if steps % 2 else ampere)
     variants.enter(target, sm_86)
@@ -190,8 +189,8 @@ def test_a_change_of_variant_that_is_cut_off_is_finished_by_the_next_build(
     assert tree(target) == ada
 
 
-def test_what_a_stopped_build_made_of_another_commit_is_not_taken(builder: Builder) -> None:
-    """Upstream notes what it compiled once all is compiled: the object of a kernel may be newer than what is noted."""
+def test_kernels_of_a_failed_build_are_not_used(builder: Builder) -> None:
+    """Upstream records its kernels once all are compiled: an object may be newer than its record."""
     before = git("rev-parse", "refs/heads/master", repository=builder.repository).strip()
     builder.build(ADA)
     marked = '__device__ const char marked[] = "of the commit that failed";\n'
@@ -207,7 +206,7 @@ def test_what_a_stopped_build_made_of_another_commit_is_not_taken(builder: Build
 
 
 def test_a_stopped_build_leaves_no_compiler(builder: Builder, tmp_path: Path) -> None:
-    """sccache's server runs compilers that are not of cargo's process group."""
+    """sccache's server runs compilers outside cargo's process group."""
     (tmp_path / "compiler").write_text("#!/bin/sh\nexec sleep 86.7\n")
     (tmp_path / "compiler").chmod(0o755)
 
@@ -233,7 +232,7 @@ def running(command: str) -> bool:
     return found
 
 
-def test_what_is_not_used_for_long_is_deleted_and_what_is_used_stays(builder: Builder) -> None:
+def test_units_unused_for_long_are_deleted_and_used_ones_stay(builder: Builder) -> None:
     target, days = builder.folder / "builder/target", 86400
     _, compiled, _ = builder.build(ADA)
     in_use = tree(target)
@@ -260,7 +259,7 @@ def test_what_is_not_used_for_long_is_deleted_and_what_is_used_stays(builder: Bu
     ) == (True, [])
 
 
-def test_what_nobody_knows_the_gpu_of_is_not_used(builder: Builder, tmp_path: Path) -> None:
+def test_units_of_an_unknown_gpu_are_deleted(builder: Builder, tmp_path: Path) -> None:
     target = tmp_path / "target"
     (target / "release/deps").mkdir(parents=True)
     (target / "release/deps/libmistralrs_core-0123456789abcdef.rlib").touch()
@@ -269,6 +268,6 @@ def test_what_nobody_knows_the_gpu_of_is_not_used(builder: Builder, tmp_path: Pa
 
 
 def test_another_nvcc_is_another_variant(builder: Builder) -> None:
-    plan = builder.plan(ADA)
-    assert plan.variant.startswith("sm_89-cuda-13.0.88-")
-    assert dataclasses.replace(plan, toolkit_version="13.0.90").variant != plan.variant
+    build = builder.describe(ADA)
+    assert build.variant.startswith("sm_89-cuda-13.0.88-")
+    assert dataclasses.replace(build, toolkit_version="13.0.90").variant != build.variant

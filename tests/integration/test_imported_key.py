@@ -1,4 +1,4 @@
-"""A signing key that comes from elsewhere: provisioning imports it where there is none, and never later."""
+"""A signing key made elsewhere: provisioning imports it into an empty home only."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.run import run
-from pipeline.sign.keyring import ensure, opened
+from pipeline.sign.keyring import opened
+from pipeline.sign.rotation import Recipe, ensure
+from pipeline.sign.signer import Signer
 
 PASSPHRASE = "correct hörse 100%"
 
 
-class Signer:
+class Host:
+    """A host with a signer's folders; all keys have the same passphrase."""
+
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.home, self.public, self.primary = folder / "gnupg", folder / "public.asc", folder / "primary"
         self.passphrase = folder / "passphrase"
         self.passphrase.write_text(f"{PASSPHRASE}\n")
+        self.signer = Signer(folder / "signer", self.home, self.passphrase, self.public)
 
     def ensure(self, imported: str = "", *, check: bool = False) -> tuple[str, tuple[str, ...]]:
-        """The fingerprint of the key that signs, and what was changed."""
-        done = ensure(
-            self.home, self.public, name="Test", email="test@localhost", primary=self.primary,
-            passphrase_file=self.passphrase, algorithm="ed25519", imported=imported, check=check,
-        )  # fmt: skip
-        return done.key.fingerprint if done.key else "", done.changes
+        """The fingerprint of the key that signs, and the changes."""
+        recipe = Recipe("Test", "test@localhost", self.primary, "ed25519")
+        done = ensure(self.signer, recipe, imported=imported, check=check)
+        return done.signing.fingerprint if done.signing else "", done.changes
 
     def backup(self) -> str:
         with opened(self.home, self.passphrase) as keyring:
@@ -38,14 +41,14 @@ class Signer:
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Signer:
-    signer = Signer(tmp_path / "old")
-    signer.ensure()
-    return signer
+def old(tmp_path: Path) -> Host:
+    host = Host(tmp_path / "old")
+    host.ensure()
+    return host
 
 
-def test_a_new_signer_takes_the_key_and_gets_no_primary(old: Signer, tmp_path: Path) -> None:
-    new = Signer(tmp_path / "new")
+def test_a_new_signer_imports_the_key_without_its_primary(old: Host, tmp_path: Path) -> None:
+    new = Host(tmp_path / "new")
     fingerprint, _ = old.ensure()
     assert new.ensure(old.backup(), check=True)[1]
     assert not new.public.exists()
@@ -55,7 +58,7 @@ def test_a_new_signer_takes_the_key_and_gets_no_primary(old: Signer, tmp_path: P
     assert new.ensure(old.backup()) == (fingerprint, ())
 
 
-def test_a_lost_key_comes_back_from_its_backup(old: Signer) -> None:
+def test_a_lost_key_comes_back_from_its_backup(old: Host) -> None:
     fingerprint, _ = old.ensure()
     backup = old.backup()
     old.lose()
@@ -65,8 +68,8 @@ def test_a_lost_key_comes_back_from_its_backup(old: Signer) -> None:
     assert old.ensure(backup) == (fingerprint, ())
 
 
-def test_another_key_is_not_taken_in_the_place_of_a_lost_one(old: Signer, tmp_path: Path) -> None:
-    other = Signer(tmp_path / "other")
+def test_another_key_does_not_replace_a_lost_one(old: Host, tmp_path: Path) -> None:
+    other = Host(tmp_path / "other")
     other.ensure()
     old.lose()
     with pytest.raises(PipelineError, match="the signing key is lost"):
@@ -75,22 +78,22 @@ def test_another_key_is_not_taken_in_the_place_of_a_lost_one(old: Signer, tmp_pa
         old.ensure()
 
 
-def test_a_key_that_is_there_stays(old: Signer, tmp_path: Path) -> None:
-    other = Signer(tmp_path / "other")
+def test_an_existing_key_stays(old: Host, tmp_path: Path) -> None:
+    other = Host(tmp_path / "other")
     other.ensure()
     fingerprint, _ = old.ensure()
     assert old.ensure(other.backup()) == (fingerprint, ())
 
 
-def test_a_key_under_another_passphrase_is_refused(old: Signer, tmp_path: Path) -> None:
-    new = Signer(tmp_path / "new")
+def test_a_key_under_another_passphrase_is_refused(old: Host, tmp_path: Path) -> None:
+    new = Host(tmp_path / "new")
     new.passphrase.write_text("another\n")
     with pytest.raises(PipelineError, match="the passphrase is not that of the signing key"):
         new.ensure(old.backup())
     assert not new.public.exists()
 
 
-def test_what_is_no_key_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="gpg did not take the key") as error:
-        Signer(tmp_path / "new").ensure("no key")
+def test_a_text_that_is_no_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="gpg did not import the key") as error:
+        Host(tmp_path / "new").ensure("no key")
     assert error.value.where == "signing_key_import"

@@ -1,10 +1,11 @@
-"""A key from its making to its end, with real gpg: what lies where, which key signs when, and a rotation's steps."""
+"""The life of a key, with real gpg: its files, the key that signs at each time, the steps of a rotation."""
 
 from __future__ import annotations
 
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,19 +13,11 @@ from unittest import mock
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.run import run
-from pipeline.sign import keyring
-from pipeline.sign.keyring import (
-    DAY,
-    Recipe,
-    Rotation,
-    ensure,
-    findings,
-    introduce,
-    opened,
-    retire,
-    schedule,
-    state,
-)
+from pipeline.sign import keyring, rotation
+from pipeline.sign.key_checks import findings, key_states
+from pipeline.sign.keyring import Keyring, opened, temporary
+from pipeline.sign.rotation import DAY, Recipe, Rotation, ensure, introduce, retire, schedule
+from pipeline.sign.signer import Signer
 from pipeline.sign.trust import read_certificates, verify_detached
 from support.channel_maker import Key
 from support.signer_site import QuickFolder, make_quick
@@ -42,23 +35,28 @@ class Life:
         if passphrase:
             self.passphrase_file = folder / "passphrase"
             self.passphrase_file.write_text(f"{passphrase}\n")
-        self.recipe = Recipe("Test", "test@localhost", self.primary, "ed25519")
 
-    def ensure(self, **more: object) -> keyring.Ensured:
-        usual = {"name": "Test", "email": "test@localhost", "primary": self.primary, "algorithm": "ed25519"}
+    @property
+    def signer(self) -> Signer:
+        return Signer(self.folder / "signer", self.home, self.passphrase_file, self.public)
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe("Test", "test@localhost", self.primary, "ed25519")
+
+    def ensure(self, expires: str = "2y") -> Rotation:
         if self.passphrase_file:
             make_quick(self.home)
-        return ensure(self.home, self.public, passphrase_file=self.passphrase_file, **usual | more)  # type: ignore[arg-type]
+        return ensure(self.signer, replace(self.recipe, expires=expires))
 
-    def introduce(self, **more: object) -> Rotation:
-        usual = {"recipe": self.recipe, "passphrase_file": self.passphrase_file}
-        return introduce(self.home, self.public, **usual | more)  # type: ignore[arg-type]
+    def introduce(self, imported: Path | None = None, **more: bool) -> Rotation:
+        return introduce(self.signer, self.recipe, imported=imported, **more)
 
     def schedule(self, days: int = 30, **more: bool) -> Rotation:
-        return schedule(self.home, overlap_days=days, **more)
+        return schedule(self.signer, overlap_days=days, **more)
 
     def signs(self) -> str:
-        """The certificate by which a signature is made now; everybody who has the trusted keys accepts it."""
+        """The certificate that signs now; its signature is valid by the trusted keys."""
         with opened(self.home, self.passphrase_file) as gpg:
             key = gpg.signing_key()
             signature = gpg.sign(b"data", key)
@@ -66,7 +64,7 @@ class Life:
         return key.fingerprint
 
     def all(self) -> dict[str, str]:
-        """Every file but gpg's own, as text, and which secrets the home has."""
+        """Every file but gpg's own, as text, and the secrets of the home."""
         files = (*self.folder.glob("offline/*"), self.public, self.home / "use-from.json")
         secrets = run(["gpg", "--homedir", self.home, "--batch", "--with-colons", "-K"]).stdout
         return {str(path): path.read_text() for path in files if path.is_file()} | {"secrets": secrets}
@@ -80,18 +78,18 @@ def life(tmp_path: Path) -> Life:
 
 
 def secrets_in(home: Path) -> dict[str, bool]:
-    """For each primary key and subkey of the home, whether its secret is there."""
+    """For each primary key and subkey of the home, true if its secret is there."""
     listed = run(["gpg", "--homedir", home, "--batch", "--with-colons", "-K"]).stdout.splitlines()
     return {line.split(":")[0]: line.split(":")[14] != "#" for line in listed if line[:3] in ("sec", "ssb")}
 
 
 @pytest.mark.parametrize("passphrase", ["", PASSPHRASE])
-def test_the_home_gets_the_subkey_and_the_folder_apart_the_primary(
+def test_the_home_gets_the_subkey_and_another_folder_the_primary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passphrase: str
 ) -> None:
     made_in: list[Path] = []
 
-    class Noted(QuickFolder):  # tests beside this one make keys in memory too
+    class Noted(QuickFolder):  # other tests make keys in memory at the same time
         def __init__(self, **how: Any) -> None:
             super().__init__(**how)
             made_in.append(Path(self.name))
@@ -99,43 +97,43 @@ def test_the_home_gets_the_subkey_and_the_folder_apart_the_primary(
     monkeypatch.setattr(keyring.tempfile, "TemporaryDirectory", Noted)
     life = Life(tmp_path, passphrase)
     made = life.ensure()
-    assert made.key
+    assert made.signing
     assert secrets_in(life.home) == {"sec": False, "ssb": True}
-    assert life.signs() == made.key.fingerprint
+    assert life.signs() == made.signing.fingerprint
 
-    secret, revocation = (life.primary / f"{made.key.fingerprint}.{kind}" for kind in ("asc", "rev"))
+    secret, revocation = (life.primary / f"{made.signing.fingerprint}.{kind}" for kind in ("asc", "rev"))
     assert sorted(life.primary.iterdir()) == [secret, revocation]
     assert [stat.S_IMODE(path.stat().st_mode) for path in (life.primary, secret, revocation)] == [0o700, 0o600, 0o600]
     assert "revocation certificate" in revocation.read_text()
 
-    # What lies apart is whole: with it and the passphrase another home can certify.
-    with keyring._temporary(life.passphrase_file) as gpg:
+    # With the primary's secret and the passphrase another home can certify.
+    with temporary(life.passphrase_file) as gpg:
         gpg.add(secret.read_text())
         assert secrets_in(gpg.home) == {"sec": True, "ssb": True}
-        gpg._run(*gpg.unlocked(), "--quick-set-expire", made.key.fingerprint, "9y")
+        gpg.run_gpg(*gpg.unlocked(), "--quick-set-expire", made.signing.fingerprint, "9y")
     in_memory = [path for path in made_in if path.parent == Path("/dev/shm")]
     assert in_memory
     assert not [path for path in in_memory if path.exists()], "a secret was left in memory"
 
 
-def test_a_primary_key_that_cannot_be_kept_is_not_made(tmp_path: Path) -> None:
+def test_a_primary_key_that_cannot_be_stored_is_not_made(tmp_path: Path) -> None:
     (tmp_path / "offline").write_text("in the way")
     life = Life(tmp_path)
     with pytest.raises(
-        PipelineError, match="the primary key cannot be kept: .*/offline.* signing_primary .*no key was"
+        PipelineError, match="the primary key cannot be stored: .*/offline.* signing_primary .*no key was"
     ):
         life.ensure()
     assert secrets_in(life.home) == {}
     assert not life.public.exists()
 
 
-def test_a_lost_key_is_not_replaced_behind_the_clients_backs(life: Life, tmp_path: Path) -> None:
+def test_a_lost_key_is_not_replaced_silently(life: Life, tmp_path: Path) -> None:
     life.home.rename(tmp_path / "lost")
     before = life.public.read_text()
     with pytest.raises(PipelineError, match="the signing key is lost: [0-9A-F]{40} is trusted.* rotate_key.yml"):
         life.ensure()
     assert life.public.read_text() == before
-    # A rotation is what replaces it; nothing else can sign, so the new one does.
+    # A rotation replaces it; no other key can sign, so the new one does at once.
     stands = life.introduce()
     assert stands.signing
     assert life.signs() == stands.signing.fingerprint
@@ -163,8 +161,8 @@ def test_a_rotation_from_its_beginning_to_the_day_when_the_next_key_signs(
     assert begun.successor
     new = begun.successor.fingerprint
     assert list(read_certificates(life.public)) == [old, new]
-    assert str(begun) == f"key {old[-16:]} signs; key {new[-16:]} is being brought to the clients"
-    assert life.signs() == old, "the next key signed before clients were told of it"
+    assert str(begun) == f"key {old[-16:]} signs; key {new[-16:]} is being distributed to the clients"
+    assert life.signs() == old, "the next key signed before clients had it"
 
     assert life.schedule(check=True).changes
     assert life.signs() == old
@@ -172,7 +170,7 @@ def test_a_rotation_from_its_beginning_to_the_day_when_the_next_key_signs(
     assert timed.successor
     assert timed.successor.use_from == pytest.approx(time.time() + 30 * DAY, abs=60)
 
-    # Another run meanwhile says so and changes nothing.
+    # Another run meanwhile reports this and changes nothing.
     before = life.all()
     again = life.introduce()
     assert (again.changes, life.schedule().changes) == ((), ())
@@ -191,12 +189,12 @@ def test_a_rotation_from_its_beginning_to_the_day_when_the_next_key_signs(
     assert life.introduce(check=True).changes
 
 
-def test_with_no_overlap_the_next_key_signs_at_once_and_a_rotation_can_be_hastened(life: Life) -> None:
+def test_without_overlap_the_next_key_signs_at_once_and_a_rotation_can_be_shortened(life: Life) -> None:
     life.introduce()
     slow = life.schedule(30)
     assert slow.successor
     assert life.signs() != slow.successor.fingerprint
-    assert life.schedule(40).changes == (), "a day that was promised was made a later one"
+    assert life.schedule(40).changes == (), "a scheduled day moved to a later one"
     done = life.schedule(0)
     assert done.successor is None
     assert life.signs() == slow.successor.fingerprint
@@ -205,19 +203,19 @@ def test_with_no_overlap_the_next_key_signs_at_once_and_a_rotation_can_be_hasten
 def test_the_overlap_ends_before_the_old_key_does(tmp_path: Path) -> None:
     life = Life(tmp_path)
     made = life.ensure(expires="10d")
-    assert made.key
+    assert made.signing
     life.introduce()
     timed = life.schedule(30)
     assert timed.successor
-    assert timed.successor.use_from == made.key.expires - DAY
+    assert timed.successor.use_from == made.signing.expires - DAY
 
 
-STEPS = ("_write", "Keyring.use_from", "Keyring.add", "write_certificates")
+STEPS = ("write_private", "Keyring.use_from", "Keyring.add", "write_certificates")
 
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_rotation_that_was_killed_at_any_step_leaves_the_old_key_signing_and_goes_on(
+def test_a_rotation_killed_at_any_step_leaves_the_old_key_signing_and_continues(
     life: Life, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
     class Killed(BaseException):
@@ -225,11 +223,11 @@ def test_a_rotation_that_was_killed_at_any_step_leaves_the_old_key_signing_and_g
 
     def killing(real: Callable[..., object]) -> Callable[..., object]:
         def call(*words: object, **more: object) -> None:
-            # What goes on in the temporary home is not this step.
-            temporary = isinstance(words[0], keyring.Keyring) and words[0].name != str(life.home)
-            if when == "after" or temporary:
+            # Calls in the temporary home are another step.
+            elsewhere = isinstance(words[0], Keyring) and words[0].name != str(life.home)
+            if when == "after" or elsewhere:
                 real(*words, **more)
-            if not temporary:
+            if not elsewhere:
                 raise Killed
 
         return call
@@ -237,12 +235,12 @@ def test_a_rotation_that_was_killed_at_any_step_leaves_the_old_key_signing_and_g
     old = life.signs()
     owner, _, name = step.rpartition(".")
     with monkeypatch.context() as patch:
-        where = getattr(keyring, owner) if owner else keyring
+        where = getattr(rotation, owner) if owner else rotation
         patch.setattr(where, name, killing(getattr(where, name)))
         with pytest.raises(Killed):
             life.introduce()
     assert life.signs() == old
-    assert life.ensure().key.fingerprint == old  # type: ignore[union-attr]
+    assert life.ensure().signing.fingerprint == old  # type: ignore[union-attr]
 
     stands = life.introduce()
     assert stands.successor
@@ -256,9 +254,9 @@ def test_a_rotation_that_was_killed_at_any_step_leaves_the_old_key_signing_and_g
 def test_a_key_made_elsewhere_is_imported_without_its_primary(life: Life, tmp_path: Path) -> None:
     elsewhere = Life(tmp_path / "elsewhere")
     elsewhere.folder.mkdir()
-    other = elsewhere.ensure().key
+    other = elsewhere.ensure().signing
     assert other
-    file = elsewhere.primary / f"{other.fingerprint}.asc"  # the primary's secret too, by mistake
+    file = elsewhere.primary / f"{other.fingerprint}.asc"  # with the primary's secret, by mistake
     old = life.signs()
 
     begun = life.introduce(imported=file)
@@ -287,13 +285,13 @@ def two_keys(life: Life, folder: Path) -> Path:
 def another_subkey(life: Life, folder: Path) -> Path:
     """A new subkey of the certificate that clients know."""
     (primary,) = life.primary.glob("*.asc")
-    with keyring._temporary(None) as gpg:
+    with temporary(None) as gpg:
         gpg.add(primary.read_text())
         old = gpg.signing_keys()[0]
-        gpg._run("--yes", "--passphrase", "", "--pinentry-mode", "loopback", "--quick-add-key", old.fingerprint,
+        gpg.run_gpg("--yes", "--passphrase", "", "--pinentry-mode", "loopback", "--quick-add-key", old.fingerprint,
                      "ed25519", "sign", "1y")  # fmt: skip
         fresh = next(key for key in gpg.signing_keys() if key.subkey != old.subkey)
-        (folder / "sub.asc").write_text(gpg._run("--armor", "--export-secret-subkeys", f"{fresh.subkey}!"))
+        (folder / "sub.asc").write_text(gpg.run_gpg("--armor", "--export-secret-subkeys", f"{fresh.subkey}!"))
     return folder / "sub.asc"
 
 
@@ -330,16 +328,16 @@ def nothing(life: Life, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (two_keys, "the file holds 2 keys that can sign, and not one .*two.asc"),
-        (another_subkey, "clients know the certificate [0-9A-F]{40} already, and they take no other subkey"),
-        (a_stranger, "a rotation is under way: .* is being brought to the clients"),
+        (two_keys, "the file holds 2 keys that can sign instead of one .*two.asc"),
+        (another_subkey, "clients know the certificate [0-9A-F]{40} already, and they accept no other subkey"),
+        (a_stranger, "a rotation is under way: .* is being distributed to the clients"),
         (with_a_passphrase, "the signing key [0-9A-F]{40} needs a passphrase"),
         (self_signing, "the primary key of this certificate signs itself"),
         (public_only, "the file holds 0 keys that can sign"),
         (nothing, "the next key cannot be read: .*nowhere.asc"),
     ],
 )
-def test_what_cannot_be_the_next_key_is_refused(
+def test_an_unsuitable_next_key_is_refused(
     life: Life, tmp_path: Path, given: Callable[[Life, Path], Path], message: str
 ) -> None:
     file = given(life, tmp_path)
@@ -352,34 +350,34 @@ def test_what_cannot_be_the_next_key_is_refused(
 def test_a_retired_key_is_gone_and_the_one_that_signs_stays(life: Life) -> None:
     old = life.signs()
     with pytest.raises(PipelineError, match=f"{old} cannot be retired: no other key signs .*rotate_key.yml first"):
-        retire(life.home, life.public, old)
+        retire(life.signer, old)
     waiting = life.introduce().successor
     assert waiting
     with pytest.raises(PipelineError, match="no other key signs"):
-        retire(life.home, life.public, old)
-    # One that waits can be given up.
-    assert len(retire(life.home, life.public, waiting.fingerprint).changes) == 2
+        retire(life.signer, old)
+    # A waiting key can be retired.
+    assert len(retire(life.signer, waiting.fingerprint).changes) == 2
     assert list(read_certificates(life.public)) == [old]
     assert (life.home / "use-from.json").read_text() == "{}\n"
     life.introduce()
     life.schedule(0)
     new = life.signs()
 
-    assert len(retire(life.home, life.public, old, check=True).changes) == 2
+    assert len(retire(life.signer, old, check=True).changes) == 2
     assert list(read_certificates(life.public)) == [old, new]
-    assert len(retire(life.home, life.public, old).changes) == 2
+    assert len(retire(life.signer, old).changes) == 2
     assert list(read_certificates(life.public)) == [new]
-    assert [key.fingerprint for key in state(life.home, life.public)] == [new]
-    assert retire(life.home, life.public, old).changes == ()
+    assert [key.fingerprint for key in key_states(life.signer, time.time())] == [new]
+    assert retire(life.signer, old).changes == ()
     assert life.signs() == new
 
 
-def test_the_state_of_the_keys_is_told(life: Life) -> None:
+def test_the_states_of_the_keys(life: Life) -> None:
     old = life.signs()
     begun = life.introduce()
     assert begun.successor
     new = begun.successor
-    rows = {row.fingerprint: row for row in state(life.home, life.public)}
+    rows = {row.fingerprint: row for row in key_states(life.signer, time.time())}
     assert [(row.signs_now, row.secret_here, row.trusted) for row in rows.values()] == [
         (True, True, True),
         (False, True, True),
@@ -389,20 +387,20 @@ def test_the_state_of_the_keys_is_told(life: Life) -> None:
     assert rows[old].uid == "Test <test@localhost>"
     assert rows[old].expires == rows[old].created + 2 * 365 * DAY
     # On a host that has the trusted keys only.
-    elsewhere = state(life.folder / "none", life.public)
+    elsewhere = key_states(replace(life.signer, home=life.folder / "none"), time.time())
     assert {(row.signs_now, row.secret_here, row.trusted) for row in elsewhere} == {(False, False, True)}
 
 
 def unfit(life: Life, now: float | None = None) -> list[str]:
-    return [finding.check for finding in findings(life.home, life.public, now) if not finding.fits]
+    return [finding.check for finding in findings(life.signer, now) if not finding.fits]
 
 
-def test_the_doctor_hears_of_a_key_that_ends_of_one_that_is_not_trusted_and_of_a_stopped_rotation(life: Life) -> None:
+def test_findings_are_a_key_that_expires_one_that_is_not_trusted_and_a_stopped_rotation(life: Life) -> None:
     assert unfit(life) == []
     soon = time.time() + (2 * 365 - 59) * DAY
     assert unfit(life, soon) == ["signing key"]
-    assert "rotate_key.yml now" in findings(life.home, life.public, soon)[0].remedy
-    gone = findings(life.home, life.public, time.time() + 3 * 365 * DAY)
+    assert "rotate_key.yml now" in findings(life.signer, soon)[0].remedy
+    gone = findings(life.signer, time.time() + 3 * 365 * DAY)
     assert [(finding.check, finding.fits) for finding in gone] == [("signing key", False)]
     assert "expired on" in gone[0].found
 
@@ -411,7 +409,7 @@ def test_the_doctor_hears_of_a_key_that_ends_of_one_that_is_not_trusted_and_of_a
     life.schedule()
     assert unfit(life) == []
 
-    # Somebody put an old copy of the trusted keys back.
+    # Somebody restored an old copy of the trusted keys.
     certificates = read_certificates(life.public)
     life.public.write_text(next(iter(certificates.values())))
     assert unfit(life) == ["trusted keys"]
@@ -421,7 +419,7 @@ def test_the_doctor_hears_of_a_key_that_ends_of_one_that_is_not_trusted_and_of_a
     assert unfit(life) == ["signing key"]
 
 
-def test_a_key_that_ends_soon_is_no_finding_once_there_is_a_successor(tmp_path: Path) -> None:
+def test_a_key_that_expires_soon_is_no_finding_with_a_successor(tmp_path: Path) -> None:
     life = Life(tmp_path)
     life.ensure(expires="40d")
     assert unfit(life) == ["signing key"]
@@ -430,9 +428,11 @@ def test_a_key_that_ends_soon_is_no_finding_once_there_is_a_successor(tmp_path: 
     assert unfit(life) == []
 
 
-def test_a_use_from_file_that_says_nothing_is_an_error_and_a_finding(life: Life) -> None:
+def test_an_unreadable_use_from_file_is_an_error_and_a_finding(life: Life) -> None:
     (life.home / "use-from.json").write_text('{"x": "tomorrow"}')
-    with pytest.raises(PipelineError, match="does not say from when on keys sign: .*/gnupg/use-from.json.* Correct it"):
+    with pytest.raises(
+        PipelineError, match="does not map keys to the times from which they sign: .*/gnupg/use-from.json.* Correct it"
+    ):
         life.signs()
     assert unfit(life) == ["signing key"]
 
@@ -444,16 +444,17 @@ def test_a_revoked_key_does_not_sign(life: Life) -> None:
         assert gpg.signing_keys() == []
 
 
-def test_two_certificates_in_one_block_are_refused_since_rpm_would_read_one(life: Life) -> None:
+def test_two_certificates_in_one_block_are_refused(life: Life) -> None:
     life.introduce()
     with opened(life.home) as gpg:
-        life.public.write_text(gpg._run("--armor", "--export"))
-    with pytest.raises(PipelineError, match="a block of this file holds 2 certificates, and rpm would read one"):
+        life.public.write_text(gpg.run_gpg("--armor", "--export"))
+    with pytest.raises(PipelineError, match="a block of this file holds 2 certificates, of which rpm reads only one"):
         life.ensure()
 
 
-def test_the_module_goes_through_a_rotation(run_module, life: Life) -> None:
-    home = {"home": str(life.home), "trusted_keys": str(life.public)}
+def test_a_rotation_by_the_module(run_module, life: Life) -> None:
+    paths = {"root": str(life.signer.root), "home": str(life.home), "trusted_keys": str(life.public)}
+    home = {"signer": paths}
     new = home | {"name": "Test", "email": "test@localhost", "primary": str(life.primary), "algorithm": "ed25519"}
     old = run_module("signing_key", new)
     assert not old["changed"]
@@ -461,7 +462,7 @@ def test_the_module_goes_through_a_rotation(run_module, life: Life) -> None:
     for check in (True, False):
         begun = run_module("signing_key", new | {"state": "next"}, check=check)
         assert begun["changed"]
-    assert "is being brought to the clients" in begun["step"]["result"]
+    assert "is being distributed to the clients" in begun["step"]["result"]
     assert not run_module("signing_key", new | {"state": "next"})["changed"]
     for check in (True, False):
         timed = run_module("signing_key", home | {"state": "scheduled", "overlap_days": 0}, check=check)

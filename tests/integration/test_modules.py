@@ -8,7 +8,7 @@ from pipeline.source.upstream import resolve
 from support.signer_site import COMMIT, STABLE, Site
 
 CPU = Flavour("cpu", "any x86-64", published=False).to_dict()
-PACKAGE = {"package": "mistralrs-cli"}
+PACKAGE = {"package": "mistralrs-cli", "rustflags": "-C target-cpu=x86-64"}
 # The stand-in takes little memory, whatever this machine has.
 SMALL = {"compatibility": {"heavy": False}}
 
@@ -40,7 +40,7 @@ def test_build_environment_warns_where_the_tags_version_is_not_cargos(run_module
     stand_in.tag(upstream, "v0.9.9")
     found = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.9").to_dict()
     arguments = {"root": str(tmp_path / "b"), "source": found, "flavour": CPU, "free_gib": 0.1, **PACKAGE, **SMALL}
-    result = run_module("builder_check", arguments | {"rustflags": "-C target-cpu=x86-64"})
+    result = run_module("builder_check", arguments)
     assert result["tree"]["crate_version"] == "0.9.2"
     assert result["tree"]["rust_version"] == "1.88"
     assert any("Cargo.toml says 0.9.2" in str(warning) for warning in result["warnings"])
@@ -62,14 +62,14 @@ def test_build_environment_tells_all_findings_when_it_fails(run_module, source, 
         ("binary_audit", {"artifact": {"binary": "x"}}),
         (
             "builder_check",
-            {"root": "/nonexistent", "source": {"url": "x"}, "flavour": CPU, "free_gib": 1, "rustflags": "", **PACKAGE},
+            {"root": "/nonexistent", "source": {"url": "x"}, "flavour": CPU, "free_gib": 1, **PACKAGE},
         ),
     ],
 )
 def test_a_record_that_does_not_fit_is_named(run_module, module, arguments):
     result = run_module(module, arguments)
     assert result["failed"]
-    assert "record with unknown keys" in result["msg"]
+    assert "record lacks" in result["msg"]
 
 
 def test_a_cargo_that_is_not_there_is_told_with_what_to_do(run_module, source, tmp_path):
@@ -79,23 +79,24 @@ def test_a_cargo_that_is_not_there_is_told_with_what_to_do(run_module, source, t
     assert "/nonexistent/cargo is not installed on the builder" in result["msg"]
 
 
-def channel_of(site: Site) -> dict[str, object]:
-    """The arguments of repository_snapshot that say which channel, and whose."""
+def repository_of(site: Site) -> dict[str, object]:
+    """The arguments of the repository modules for a site."""
+    signer = site.signer
     return {
-        "channel": "stable",
-        "location": str(site.root / STABLE),
-        "root": str(site.folder / "signer"),
-        "home": str(site.signer.home),
-        "trusted_keys": str(site.signer.trusted_keys),
-        "publisher": {"rsh": list(site.agent.rsh), "host": "local"},
+        "signer": {"root": str(signer.root), "home": str(signer.home), "trusted_keys": str(signer.trusted_keys)},
+        "repository": {
+            "channel": "stable",
+            "location": str(site.root / STABLE),
+            "agent": {"rsh": list(site.agent.rsh), "host": "local"},
+        },
     }
 
 
 def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
     site = Site.make(tmp_path)
     package = site.package()
-    release = channel_of(site) | {"packages": [package.to_dict()], "reason": "release 0.9.2"}
-    location = release["location"]
+    release = repository_of(site) | {"packages": [package.to_dict()], "reason": "release 0.9.2"}
+    location = site.root / STABLE
     source = {
         "url": "https://example.org/up.git",
         "ref": "v0.9.2",
@@ -105,10 +106,7 @@ def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
         "version": "0.9.2",
         "rpm_version": "0.9.2",
     }
-    wanted = {
-        "location": location,
-        "channel": "stable",
-        "key": str(site.signer.trusted_keys),
+    wanted = repository_of(site) | {
         "source": source,
         "flavours": list(flavours.values()),
         "flavour": "ada",
@@ -136,24 +134,24 @@ def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
     assert "tag v0.9.2 moved" in moved["msg"]
 
 
-def test_channel_snapshot_stages_commits_and_takes_back(run_module, tmp_path):
-    """Each state: told in check mode or a dry run, then done, then found done."""
+def test_repository_snapshot_stages_publishes_and_undoes(run_module, tmp_path):
+    """Each state: in check mode, then done, then repeated."""
     site = Site.make(tmp_path, snapshots=1, days=0, grace_hours=0)
     old, new = site.package("0.9.1"), site.package("0.9.2")
     site.publish(old)
 
     def run(state: str, *, check: bool = False, **arguments: object):
         before = site.served()
-        result = run_module("repository_snapshot", channel_of(site) | {"state": state} | arguments, check=check)
+        result = run_module("repository_snapshot", repository_of(site) | {"state": state} | arguments, check=check)
         assert "msg" not in result, result
-        if check or arguments.get("dry_run") or not result["changed"]:
+        if check or not result["changed"]:
             assert site.served() == before
         return result
 
-    held = {"packages": [new.to_dict()], "hold": True}
-    assert run("added", check=True, **held)["transaction"] == {}
+    packages = {"packages": [new.to_dict()]}
+    assert run("staged", check=True, **packages)["transaction"] == {}
     for _ in range(2):
-        staged = run("added", **held)
+        staged = run("staged", **packages)
         assert (staged["changed"], staged["added"], staged["step"]["name"]) == (True, [new.filename], "stage")
         assert staged["url"].endswith(f"/snapshots/{staged['snapshot']['id']}/")
         assert staged["head"] == site.channel.head() != staged["snapshot"]["id"]
@@ -161,27 +159,26 @@ def test_channel_snapshot_stages_commits_and_takes_back(run_module, tmp_path):
         assert run("dropped", transaction=staged["transaction"])["changed"]
         assert not run("dropped", transaction=staged["transaction"])["changed"]
 
-    staged = run("added", **held)
+    staged = run("staged", **packages)
     proved = {"packages": staged["packages"], "transaction": staged["transaction"]}
-    assert run("committed", check=True, **proved)["changed"]
-    done = run("committed", **proved)
+    assert run("published", check=True, **proved)["changed"]
+    done = run("published", **proved)
     assert (done["changed"], done["head"], done["added"]) == (True, staged["snapshot"]["id"], [new.filename])
-    assert not run("committed", **proved)["changed"]
+    assert not run("published", **proved)["changed"]
 
-    gone = {"names": ["*-0.9.2-*"]}
-    for dry in ({"check": True}, {"dry_run": True}):
-        told = run("removed", **gone, **dry)
-        assert (told["changed"], told["removed"]) == (True, [new.filename])
-        assert told["diff"] == {"before": f"{old.filename}\n{new.filename}\n", "after": f"{old.filename}\n"}
-        assert told["step"]["result"] == "stable: would be changed, 1 removed"
-    assert run("removed", **gone)["removed"] == [new.filename]
-    assert not run("removed", **gone)["changed"]
+    names = {"names": ["*-0.9.2-*"]}
+    planned = run("removed", check=True, **names)
+    assert (planned["changed"], planned["removed"]) == (True, [new.filename])
+    assert planned["diff"] == {"before": f"{old.filename}\n{new.filename}\n", "after": f"{old.filename}\n"}
+    assert planned["step"]["result"] == "stable: would be changed, 1 removed"
+    assert run("removed", **names)["removed"] == [new.filename]
+    assert not run("removed", **names)["changed"]
 
-    assert run("rolled_back", dry_run=True)["added"] == [new.filename]
+    assert run("rolled_back", check=True)["added"] == [new.filename]
     assert run("rolled_back", reason="it was well")["snapshot"]["reason"] == "it was well"
 
-    keep = {"retention": {"versions": 1, "snapshots": 50}}
-    assert run("pruned", **keep, dry_run=True)["removed"] == [old.filename]
+    keep = {"retention": {"versions": 1}}
+    assert run("pruned", **keep, check=True)["removed"] == [old.filename]
     pruned = run("pruned", **keep)
     assert (pruned["removed"], len(pruned["pruned"]["snapshots"])) == ([old.filename], 4)
     assert not run("pruned", **keep)["changed"]
@@ -189,13 +186,16 @@ def test_channel_snapshot_stages_commits_and_takes_back(run_module, tmp_path):
     verified = run("verified")
     assert (verified["changed"], verified["findings"]) == (False, [])
     (site.root / STABLE / "Packages" / new.filename).unlink()
-    failed = run_module("repository_snapshot", channel_of(site) | {"state": "verified"})
+    failed = run_module("repository_snapshot", repository_of(site) | {"state": "verified"})
     assert failed["failed"]
     assert any(new.filename in finding for finding in failed["findings"])
 
 
-def test_channel_snapshot_asks_for_what_a_state_needs(run_module, tmp_path):
+def test_repository_snapshot_requires_the_options_of_a_state_and_an_agent(run_module, tmp_path):
     site = Site.make(tmp_path)
-    for state, needed in (("added", "packages"), ("removed", "names"), ("committed", "packages, transaction")):
-        failed = run_module("repository_snapshot", channel_of(site) | {"state": state})
+    for state, needed in (("staged", "packages"), ("removed", "names"), ("dropped", "transaction")):
+        failed = run_module("repository_snapshot", repository_of(site) | {"state": state})
         assert f"state is {state} but all of the following are missing: {needed}" in failed["msg"]
+    repository = {"channel": "stable", "location": str(site.root / STABLE)}
+    failed = run_module("repository_snapshot", repository_of(site) | {"state": "verified", "repository": repository})
+    assert "the repository has no agent (stable). Set repository.agent" in failed["msg"]

@@ -1,7 +1,7 @@
-"""Mirrors, and builds without a network: real cargo and git, in a network namespace with nothing in it.
+"""Mirrors, and builds without a network: real cargo and git in an empty network namespace.
 
 The workspace that is built takes one crate from crates.io and one from https://git.invalid/, an address that cannot
-exist (RFC 2606): whatever comes, comes from the mirrors. Both are made here; so is a small repository that stands in
+exist (RFC 2606): all downloads come from the mirrors. The tests create both, and a small repository that stands in
 for CUTLASS, and a crate that looks for it as cudaforge does.
 """
 
@@ -24,15 +24,16 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.records import Flavour, Source, sha256_file
-from pipeline.build import cargo
+from pipeline.build import cargo_build
 from pipeline.build.fetch import fetch
+from pipeline.build.inputs import Build, environment
 from pipeline.source import checkout
 from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder, has_cutlass, place_registry, seed_cutlass
 from pipeline.source.upstream import resolve
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain.rust import find_rust
 
 CPU = Flavour("cpu", "any x86-64", published=False)
-# A flavour that asks for CUTLASS, of which nothing is compiled by nvcc: a folder stands in for its toolkit.
+# A flavour that requires CUTLASS and runs no nvcc: a folder stands in for its toolkit.
 KERNELS = Flavour("kernels", "RTX 40", "8.9", "13.0", ("cuda",), published=False)
 
 LEAF = """\
@@ -68,7 +69,7 @@ offline-leaf = "0.1"
 offline-twig = {{ git = "https://git.invalid/group/twig.git", rev = "{twig}" }}
 kernels = {{ path = "../kernels", optional = true }}
 """
-# Without cargo's own heading: cargo would spell it otherwise, and a build must not.
+# Without cargo's own heading: cargo would rewrite it, and a build must not.
 LOCK = """\
 version = 4
 
@@ -103,7 +104,7 @@ name = "offline-twig"
 version = "0.1.0"
 source = "git+https://git.invalid/group/twig.git?rev={twig}#{twig}"
 """
-# What cudaforge 0.1.4 does before it would clone (src/dependency.rs).
+# cudaforge 0.1.4's check before it clones (src/dependency.rs).
 FORGE = """\
 pub struct KernelBuilder;
 impl KernelBuilder {
@@ -208,14 +209,14 @@ class Site:
     def source(self, folder: Path) -> Source:
         return resolve(f"file://{self.folder}/workspace", folder / "upstream.git", kind="tag")
 
-    def plan(self, root: Path, **change: object) -> cargo.Plan:
+    def describe(self, root: Path, **change: object) -> Build:
         (self.folder / "toolkit/bin").mkdir(parents=True, exist_ok=True)
-        plan = cargo.Plan(
+        build = Build(
             root=root, source=self.source(root.parent), flavour=CPU, package="app", binary="app",
             rust=find_rust(), toolkit=str(self.folder / "toolkit"), toolkit_version="13.0.88",
             rustflags="-C target-cpu=x86-64", locked="always", mirrors=self.mirrors,
         )  # fmt: skip
-        return dataclasses.replace(plan, **change)
+        return dataclasses.replace(build, **change)
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -233,15 +234,16 @@ class Handler(SimpleHTTPRequestHandler):
 WITHOUT_NETWORK = """
 import json, sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from pipeline.build import cargo
+from pipeline.build import cargo_build
+from pipeline.build.inputs import Build
 from pipeline.base import errors, records
 from pipeline.source import mirrors
-from pipeline.toolchain import rustc
+from pipeline.toolchain import rust
 data = json.loads(sys.argv[2])
 data["source"], data["flavour"] = records.Source(**data["source"]), records.Flavour.from_dict(data["flavour"])
 data["root"], data["mirrors"] = Path(data["root"]), mirrors.Mirrors(**data["mirrors"])
 try:
-    artifact = cargo.build(cargo.Plan(rust=rustc.find_rust(), **data), Path(sys.argv[3]))
+    artifact = cargo_build.make(Build(rust=rust.find_rust(), **data), Path(sys.argv[3]))
     print(artifact.folder)
 except errors.PipelineError as error:
     print(error)
@@ -249,14 +251,14 @@ except errors.PipelineError as error:
 """
 
 
-def build_without_network(project: Path, plan: cargo.Plan, log: Path) -> subprocess.CompletedProcess[str]:
-    """cargo.build in a network namespace of its own, where even loopback is down."""
+def build_without_network(project: Path, build: Build, log: Path) -> subprocess.CompletedProcess[str]:
+    """A build in a network namespace of its own, where even loopback is down."""
     names = ("package", "binary", "toolkit", "toolkit_version", "rustflags", "locked")
-    data = {name: getattr(plan, name) for name in names} | {
-        "root": str(plan.root),
-        "source": plan.source.to_dict(),
-        "flavour": plan.flavour.to_dict(),
-        "mirrors": dataclasses.asdict(plan.mirrors),
+    data = {name: getattr(build, name) for name in names} | {
+        "root": str(build.root),
+        "source": build.source.to_dict(),
+        "flavour": build.flavour.to_dict(),
+        "mirrors": dataclasses.asdict(build.mirrors),
     }
     words = ["unshare", "--net", *(["--map-root-user"] if os.geteuid() else [])]
     words += [sys.executable, "-c", WITHOUT_NETWORK, str(project / "module_utils"), json.dumps(data), str(log)]
@@ -272,52 +274,52 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seeded(site, tmp_path_factory):
-    """A builder that built both flavours once, through the mirrors; the plan, and the artifact of the second."""
+    """A builder that has built both flavours through the mirrors; the second build and its artifact."""
     root = tmp_path_factory.mktemp("seeded") / "builder"
-    cargo.build(site.plan(root), root / "log/cpu.log")
-    plan = site.plan(root, flavour=KERNELS)
-    artifact = cargo.build(plan, root / "log/kernels.log")
-    return plan, artifact
+    cargo_build.make(site.describe(root), root / "log/cpu.log")
+    build = site.describe(root, flavour=KERNELS)
+    artifact = cargo_build.make(build, root / "log/kernels.log")
+    return build, artifact
 
 
 def test_crates_and_git_come_from_the_mirrors_and_the_lock_stays(site, seeded):
-    plan, artifact = seeded
-    said = subprocess.run([Path(artifact.folder) / "app"], capture_output=True, text=True, check=True).stdout
-    assert said == "leaf twig\n"
+    build, artifact = seeded
+    output = subprocess.run([Path(artifact.folder) / "app"], capture_output=True, text=True, check=True).stdout
+    assert output == "leaf twig\n"
     assert artifact.locked
-    assert git("status", "--porcelain", repository=plan.checkout) == ""
+    assert git("status", "--porcelain", repository=build.checkout) == ""
     assert "200 /offline-leaf-0.1.0.crate" in site.asked
     assert not [line for line in site.asked if not line.startswith("200")]
 
 
-def test_crates_lie_below_the_name_of_the_registry_that_replaces(seeded):
-    """The name is in the compile cache's keys; docs/provision.md says so."""
-    plan, _ = seeded
-    folders = [path.name for path in (plan.root / "cargo/registry/src").iterdir()]
+def test_crates_are_below_the_name_of_the_replacing_registry(seeded):
+    """The name is part of the compile cache's keys (docs/provision.md)."""
+    build, _ = seeded
+    folders = [path.name for path in (build.root / "cargo/registry/src").iterdir()]
     assert len(folders) == 1
     assert folders[0].startswith("127.0.0.1-")
 
 
-def test_cutlass_is_there_for_the_commit_that_the_build_script_names(site, seeded):
-    plan, _ = seeded
-    folder = cutlass_folder(plan.root / "cudaforge", site.cutlass)
+def test_cutlass_has_the_commit_that_the_build_script_names(site, seeded):
+    build, _ = seeded
+    folder = cutlass_folder(build.root / "cudaforge", site.cutlass)
     assert folder.name == f"cutlass-{site.cutlass[:16]}"
     assert git("rev-parse", "HEAD", repository=folder).strip() == site.cutlass
     assert (folder / "include/cutlass/a.h").is_file()
     assert (folder / "tools/util/include/a.h").is_file()
     assert not (folder / "docs").exists()
-    assert f"CUTLASS {site.cutlass} for kernels 0.1.0: fetched" in (plan.root / "log/kernels.log").read_text()
-    assert "CUTLASS" not in (plan.root / "log/cpu.log").read_text()
+    assert f"CUTLASS {site.cutlass} for kernels 0.1.0: fetched" in (build.root / "log/kernels.log").read_text()
+    assert "CUTLASS" not in (build.root / "log/cpu.log").read_text()
 
 
-def test_a_builder_that_has_everything_builds_without_a_network(site, seeded, project, tmp_path):
-    plan, _ = seeded
+def test_a_builder_with_all_downloads_builds_without_a_network(site, seeded, project, tmp_path):
+    build, _ = seeded
     root = tmp_path / "builder"
-    shutil.copytree(plan.root, root, symlinks=True)
+    shutil.copytree(build.root, root, symlinks=True)
     shutil.rmtree(root / "target")
     shutil.rmtree(root / "artifacts")
     asked = len(site.asked)
-    done = build_without_network(project, dataclasses.replace(plan, root=root), tmp_path / "log")
+    done = build_without_network(project, dataclasses.replace(build, root=root), tmp_path / "log")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (Path(done.stdout.strip()) / "app").is_file()
     log = (tmp_path / "log").read_text()
@@ -335,17 +337,17 @@ def test_a_builder_that_has_everything_builds_without_a_network(site, seeded, pr
             ["the crates could not be fetched", "offline-leaf", "cargo_registry_mirror is sparse+http"],
         ),
         ("cargo/git", ["the crates could not be fetched", "https://git.invalid/group/twig.git", "resolve host"]),
-        ("cudaforge", ["CUTLASS", "which kernels 0.1.0 asks for, could not be fetched", "with git_mirrors"]),
+        ("cudaforge", ["CUTLASS", "which kernels 0.1.0 needs, could not be fetched", "in git_mirrors"]),
     ],
 )
-def test_what_is_missing_without_a_network_is_named(site, seeded, project, tmp_path, lost, message):
-    plan, _ = seeded
+def test_a_missing_download_is_named(site, seeded, project, tmp_path, lost, message):
+    build, _ = seeded
     root = tmp_path / "builder"
-    shutil.copytree(plan.root, root, symlinks=True, ignore=shutil.ignore_patterns("artifacts"))
+    shutil.copytree(build.root, root, symlinks=True, ignore=shutil.ignore_patterns("artifacts"))
     for folder in root.glob(lost):
         shutil.rmtree(folder)
-    without_git = Mirrors({}, plan.mirrors.registry)
-    done = build_without_network(project, dataclasses.replace(plan, root=root, mirrors=without_git), tmp_path / "log")
+    without_git = Mirrors({}, build.mirrors.registry)
+    done = build_without_network(project, dataclasses.replace(build, root=root, mirrors=without_git), tmp_path / "log")
     assert done.returncode == 3, done.stderr
     for text in message:
         assert text in done.stdout, done.stdout
@@ -355,16 +357,16 @@ def test_what_is_missing_without_a_network_is_named(site, seeded, project, tmp_p
 
 @pytest.fixture
 def lone(site, tmp_path):
-    """``fetch`` alone, with nothing here yet: a function of the mirrors."""
+    """``fetch`` alone on an empty builder: a function of the mirrors."""
     root = tmp_path / "builder"
     checkout = site.folder / "workspace"
 
     def call(mirrors: Mirrors, flavour: Flavour = CPU) -> bool:
-        plan = site.plan(root, mirrors=mirrors, flavour=flavour)
+        build = site.describe(root, mirrors=mirrors, flavour=flavour)
         for name in ("home", "cargo"):
             (root / name).mkdir(parents=True, exist_ok=True)
         return fetch(
-            checkout, plan.rust.bin / "cargo", cargo.environment(plan), "always", StringIO(),
+            checkout, build.rust.bin / "cargo", environment(build), "always", StringIO(),
             mirrors=mirrors, package="app", features=flavour.features,
         )  # fmt: skip
 
@@ -379,11 +381,11 @@ def test_crates_may_come_from_a_folder(site, lone, kind):
     assert len(site.asked) == asked
     lock = git("status", "--porcelain", repository=site.folder / "workspace")
     assert lock == ""
-    # Vendored crates are compiled where they lie.
+    # Vendored crates are compiled in place.
     assert (root / "cargo/registry/src").exists() == (kind == "local")
 
 
-def test_upstream_itself_comes_from_a_mirror_and_keeps_its_name(site, tmp_path, monkeypatch):
+def test_upstream_itself_comes_from_a_mirror_and_keeps_its_url(site, tmp_path, monkeypatch):
     for name, value in Mirrors({"https://git.invalid/": f"file://{site.folder}/"}).environment.items():
         monkeypatch.setenv(name, value)
     source = resolve("https://git.invalid/workspace", tmp_path / "upstream.git", kind="tag")
@@ -391,13 +393,14 @@ def test_upstream_itself_comes_from_a_mirror_and_keeps_its_name(site, tmp_path, 
     assert checkout.move(tmp_path / "src", source, "app").commit == source.commit
 
 
-def test_the_module_takes_its_mirrors_and_refuses_what_cannot_be_meant(site, tmp_path, run_module, monkeypatch):
+def test_the_module_refuses_malformed_mirrors(site, tmp_path, run_module, monkeypatch):
     arguments = {
         "root": str(tmp_path / "builder"),
         "source": site.source(tmp_path).to_dict(),
         "flavour": CPU.to_dict(),
         "package": "app",
         "binary": "app",
+        "rustflags": "-C target-cpu=x86-64",
     }
     assert run_module("cargo_build", arguments | {"mirrors": {"registry": f"{site.url}/"}}, check=True)["changed"]
     refused = run_module("cargo_build", arguments | {"mirrors": {"registry": "crates"}}, check=True)
@@ -408,18 +411,18 @@ def test_the_module_takes_its_mirrors_and_refuses_what_cannot_be_meant(site, tmp
     assert "'mirrors/git' is neither a URL nor an absolute path (git_mirrors, https://git.invalid/)" in refused["msg"]
 
 
-def test_a_git_mirror_that_has_not_the_repository_is_named(site, lone):
+def test_a_git_mirror_without_the_repository_is_named(site, lone):
     call, _ = lone
     git_only = Mirrors({"https://git.invalid/": f"{site.url}/nothing/"}, site.mirrors.registry)
     with pytest.raises(PipelineError) as caught:
         call(git_only)
-    said = str(caught.value)
-    assert f"fatal: repository '{site.url}/nothing/group/twig.git/' not found" in said
-    assert f"git_mirrors sends https://git.invalid/ to {site.url}/nothing/" in said
-    assert "https://git.invalid/group/twig.git" in said
+    message = str(caught.value)
+    assert f"fatal: repository '{site.url}/nothing/group/twig.git/' not found" in message
+    assert f"git_mirrors sends https://git.invalid/ to {site.url}/nothing/" in message
+    assert "https://git.invalid/group/twig.git" in message
 
 
-def test_a_registry_mirror_that_refuses_is_named(site, lone):
+def test_a_registry_mirror_without_the_index_is_named(site, lone):
     call, _ = lone
     with pytest.raises(PipelineError) as caught:
         call(dataclasses.replace(site.mirrors, registry=f"{site.url}/nothing/"))
@@ -438,7 +441,7 @@ def test_a_cutlass_mirror_without_the_commit_is_named_and_leaves_nothing(site, l
     assert not [path for path in (root / "cudaforge/git/checkouts").iterdir() if path.is_dir()]
 
 
-def test_a_half_of_cutlass_is_replaced_and_a_whole_one_kept(site, tmp_path):
+def test_a_partial_cutlass_is_replaced_and_a_complete_one_kept(site, tmp_path):
     home = tmp_path / "cudaforge"
     folder = cutlass_folder(home, site.cutlass)
     (folder / "include").mkdir(parents=True)
@@ -450,7 +453,7 @@ def test_a_half_of_cutlass_is_replaced_and_a_whole_one_kept(site, tmp_path):
     assert folder.stat().st_ino == before
 
 
-def test_cargos_configuration_goes_with_the_variable_and_a_foreign_one_stays(tmp_path):
+def test_cargos_configuration_follows_the_variable_and_a_foreign_one_stays(tmp_path):
     file = tmp_path / "config.toml"
     place_registry(tmp_path, "https://crates.example.org/index/")
     assert 'registry = "sparse+https://crates.example.org/index/"' in file.read_text()

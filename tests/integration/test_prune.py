@@ -1,4 +1,4 @@
-"""Prune: the head by the channel's retention, old snapshots and the pool by the repo host's."""
+"""Prune: the head by the channel's retention, old snapshots and the pool by the agent's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CPU = "mistralrs-cpu-0.9.0-1.fc43.x86_64.rpm"
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """Three releases of one flavour, one of another; the repo host keeps the two newest snapshots, and no grace."""
+    """Three releases of one flavour, one of another; the agent keeps the two newest snapshots, without grace time."""
     site = Site.make(tmp_path_factory.mktemp("start"), snapshots=2, days=0, grace_hours=0)
     site.publish(*(site.package("0.9.0", flavour=flavour) for flavour in ("ada", "cpu")))
     site.publish(site.package("0.9.1"))
@@ -36,7 +36,7 @@ def snapshots(site: Site) -> list[str]:
     return sorted(path.name for path in (site.root / STABLE / "snapshots").iterdir())
 
 
-def test_what_retention_does_not_keep_leaves_the_head_and_then_the_pool(site: Site) -> None:
+def test_superseded_packages_leave_the_head_and_then_the_pool(site: Site) -> None:
     before = site.served()
     planned = site.engine.prune(Retention(versions=2), check=True)
     assert (planned.changed, planned.removed, len(planned.pruned["snapshots"])) == (True, (NAMES[0],), 1)
@@ -47,7 +47,7 @@ def test_what_retention_does_not_keep_leaves_the_head_and_then_the_pool(site: Si
     assert done.snapshot
     assert done.snapshot.reason == "retention"
     assert site.names() == [*NAMES[1:], CPU], "its only build stays"
-    assert NAMES[0] in pool(site), "the snapshot before the head names it still"
+    assert NAMES[0] in pool(site), "the snapshot before the head still names it"
     assert len(snapshots(site)) == 2
 
     site.publish(site.package("0.9.3"))
@@ -60,7 +60,7 @@ def test_what_retention_does_not_keep_leaves_the_head_and_then_the_pool(site: Si
     assert site.engine.verify().findings == ()
 
 
-def test_nothing_to_keep_less_of_only_asks_the_agent(site: Site) -> None:
+def test_an_unlimited_retention_only_lets_the_agent_prune(site: Site) -> None:
     done = site.engine.prune(Retention())
     assert (done.changed, done.snapshot, done.removed) == (True, None, ())
     assert len(done.pruned["snapshots"]) == 1

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.channel_maker import Key, Maker
-from pipeline.channel.agent_client import ParentMoved
 from pipeline.base.records import Snapshot, Transaction
+from pipeline.channel.agent_client import ParentMoved
+from support.channel_maker import Key, Maker
 from support.publisher_host import Host, refused
 
 # What it publishes
@@ -67,7 +67,7 @@ def test_the_next_snapshot_keeps_what_was(
 
 def test_a_commit_that_is_asked_again_answers_the_same(host: Host, second: Transaction) -> None:
     snapshot, tree = host.publish(second), host.tree()
-    assert host.publisher.commit(second) == snapshot.id
+    assert host.publisher.publish(second) == snapshot.id
     assert host.tree() == tree
 
 
@@ -78,7 +78,7 @@ def test_two_transactions_of_one_id_are_told_apart(
     host.publish(second)
     tree = host.tree()
     with pytest.raises(ParentMoved, match="was published by a transaction of the same id"):
-        host.publisher.commit(replace(other, id=second.id))
+        host.publisher.publish(replace(other, id=second.id))
     assert host.tree() == tree
 
 
@@ -157,7 +157,7 @@ def test_the_second_of_two_publishers_composes_again(
     host.publisher.upload(late)
     snapshot, tree = host.publish(second), host.tree()
     with pytest.raises(ParentMoved, match=f"the head is {snapshot.id}, no longer {first.id}"):
-        host.publisher.commit(late)
+        host.publisher.publish(late)
     assert host.tree() == tree
     both = [rpms["1.0"], rpms["1.1"]]
     host.publish(maker.compose([*both, rpms["1.2"]], parent=snapshot, before=both))
@@ -172,7 +172,7 @@ def test_two_publishers_at_once(
     def publish(transaction: Transaction) -> None:
         host.publisher.upload(transaction)
         try:
-            outcomes.append(host.publisher.commit(transaction))
+            outcomes.append(host.publisher.publish(transaction))
         except ParentMoved:
             outcomes.append("moved")
 
@@ -196,7 +196,7 @@ def test_an_old_transaction_is_not_played_again(
     tree = host.tree()
     host.publisher.upload(second)
     with pytest.raises(ParentMoved):
-        host.publisher.commit(replace(second, id="another-transaction"))
+        host.publisher.publish(replace(second, id="another-transaction"))
     # Under a name of its own, and with the parent that the agent asks for: the signed record tells.
     replay = replace(second, id="replayed-0001")
     host.publisher.upload(replay)

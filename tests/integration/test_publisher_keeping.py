@@ -131,7 +131,7 @@ def test_a_staged_yank_removes_nothing_before_it_is_published(chain: Chain) -> N
     chain.host.publisher.upload(transaction)
     chain.host.publisher.stage(transaction)
     assert chain.packages() == {"1.0", "1.1", "1.2"}
-    chain.host.publisher.commit(transaction)
+    chain.host.publisher.publish(transaction)
     assert chain.packages() == {"1.0", "1.2"}
 
 
@@ -224,7 +224,7 @@ def test_what_is_staged_is_kept(chain: Chain) -> None:
     chain.host.publisher.stage(transaction)
     done = chain.prune(**NOTHING)
     assert (done["snapshots"], done["packages"]) == (chain.ids[:-1], [])
-    assert chain.host.publisher.commit(transaction) == transaction.snapshot.id
+    assert chain.host.publisher.publish(transaction) == transaction.snapshot.id
     assert chain.host.publisher.verify("stable")["findings"] == []
 
 
@@ -272,7 +272,7 @@ def test_a_channel_whose_mirrorlist_is_gone_is_left_alone(chain: Chain, text: st
             ask("stable")
         assert "Restore it" in error.value.remedy
     with pytest.raises(PipelineError, match="the mirrorlist names no snapshot"):
-        chain.host.publisher.commit(beginning)
+        chain.host.publisher.publish(beginning)
     assert chain.host.tree() == tree
 
 

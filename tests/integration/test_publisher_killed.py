@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.channel_maker import Maker
 from pipeline.base.records import Snapshot, Transaction
 from publisher_agent import command_line, publish
+from support.channel_maker import Maker
 from support.publisher_host import Host, copy_of
 
 CHANGES = ("os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree")
@@ -219,4 +219,4 @@ def test_a_disk_that_is_full(
     assert "then repeat the same command" in said["remedy"]
     assert host.tree() == tree
     assert list((host.state / "staged").iterdir()) == []
-    assert host.publisher.commit(second) == second.snapshot.id
+    assert host.publisher.publish(second) == second.snapshot.id

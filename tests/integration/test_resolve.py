@@ -27,8 +27,8 @@ def test_a_prerelease_is_built_when_it_is_named(upstream, tmp_path, spelling):
     assert (source.ref, source.rpm_version) == ("v0.9.0-rc1", "0.9.0~rc1")
 
 
-def test_the_branch_is_the_one_upstream_marks(upstream, tmp_path):
-    """The stand-in's default branch is master, as upstream's; nothing guesses main."""
+def test_the_branch_is_upstreams_default(upstream, tmp_path):
+    """The stand-in's default branch is master, as upstream's; no code guesses main."""
     source = resolve(f"file://{upstream}", tmp_path / "mirror", kind="branch")
     assert source.ref == "master"
     assert source.rpm_version == f"0.9.2^20260822.143800git{source.commit[:7]}"
@@ -65,13 +65,13 @@ def test_a_version_for_a_branch_channel_is_refused(upstream, tmp_path):
         resolve(f"file://{upstream}", tmp_path / "mirror", kind="branch", version="0.9.2")
 
 
-def test_an_unreachable_upstream_says_so(tmp_path):
+def test_an_unreachable_upstream_is_an_error(tmp_path):
     with pytest.raises(PipelineError, match="upstream cannot be reached.*upstream_url"):
         resolve(f"file://{tmp_path}/none.git", tmp_path / "mirror", kind="tag")
     assert not (tmp_path / "mirror").exists()
 
 
-def test_a_half_made_mirror_is_made_anew(upstream, tmp_path):
+def test_an_incomplete_mirror_is_created_again(upstream, tmp_path):
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     (mirror / "config").write_text("broken")

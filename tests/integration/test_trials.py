@@ -1,4 +1,4 @@
-"""Whether compilers and libraries work together is found by using them: the real gcc, linker and nvcc."""
+"""Trials find out whether compilers and libraries work together: the real gcc, linker and nvcc."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from pipeline.check import trials
-from pipeline.check.builder import SYSTEM_PATH, is_mended
+from pipeline.check.builder import is_mended
 from pipeline.check.trials import Trials
 from pipeline.toolchain.cuda import Toolkit, Wheels, provide
+from pipeline.toolchain.layout import SYSTEM_PATH
 
 PROJECT = Path(__file__).parents[2]
 PATH = ":".join(SYSTEM_PATH)
@@ -34,19 +35,19 @@ def test_nvcc_and_gcc_compile_a_kernel(toolkit: Toolkit, monkeypatch: pytest.Mon
 
 
 def test_a_gcc_that_nvcc_refuses_is_found_whatever_it_says_of_itself(toolkit: Toolkit, tmp_path: Path) -> None:
-    """nvcc's own header asks the preprocessor, which is that of gcc 16 here."""
+    """nvcc's own header checks the preprocessor, which reports gcc 16 here."""
     gcc = tmp_path / "gcc"
     gcc.write_text(f'#!/bin/sh\nexec {shutil.which("gcc", path=PATH)} -U__GNUC__ -D__GNUC__=16 "$@"\n')
     gcc.chmod(0o755)
-    told = subprocess.run([gcc, "-dumpversion"], capture_output=True, text=True, check=True).stdout
-    assert int(told.split(".")[0]) <= 15
+    version = subprocess.run([gcc, "-dumpversion"], capture_output=True, text=True, check=True).stdout
+    assert int(version.split(".")[0]) <= 15
     reason = trials.compiles(toolkit.nvcc, "sm_89", f"{tmp_path}:{PATH}")
     assert "unsupported GNU version! gcc versions later than 15 are not supported" in reason
     assert not trials.check_compiles(reason, "12.2.0", "sm_89").fits
 
 
 def test_a_broken_toolkit_is_found(toolkit: Toolkit, tmp_path: Path) -> None:
-    """Its headers are gone: nvcc itself still tells its version."""
+    """Its headers are gone, but nvcc still prints its version."""
     tree = tmp_path / "cuda"
     shutil.copytree(toolkit.folder, tree, symlinks=True, copy_function=os.link)
     (tree / "include" / "cuda_runtime.h").unlink()
@@ -105,7 +106,7 @@ def test_what_passed_is_not_tried_again_until_it_changes(tmp_path: Path) -> None
 
     known = Trials(tmp_path / "cache" / "trials.json")
     assert known.failure("link", ["a"], attempt) == "it fails"
-    assert known.failure("link", ["a"], attempt) == ""  # what failed is tried again
+    assert known.failure("link", ["a"], attempt) == ""  # a failed trial runs again
     assert known.failure("link", ["a"], attempt) == ""
     assert len(made) == 2
     assert Trials(known.file).failure("link", ["b"], attempt) == ""

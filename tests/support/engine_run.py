@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package
-from pipeline.channel.agent_client import Publisher
-from pipeline.channel.engine import Engine, Signer
-from pipeline.channel.reader import Channel
+from pipeline.channel.agent_client import AgentClient
+from pipeline.channel.engine import Engine
+from pipeline.channel.reader import Repository
+from pipeline.sign.signer import Signer
 
 
 def main() -> None:
@@ -18,13 +19,12 @@ def main() -> None:
     key = Path(known["trusted_keys"])
     engine = Engine(
         "stable",
-        channel=Channel(known["location"], key),
-        agent=Publisher(known["rsh"], known["host"]),
-        signer=Signer(Path(known["home"]), None, key),
-        root=Path(known["root"]),
+        repository=Repository(known["location"], key),
+        agent=AgentClient(known["rsh"], known["host"]),
+        signer=Signer(Path(known["root"]), Path(known["home"]), None, key),
     )
     try:
-        outcome = engine.add([Package.from_dict(row) for row in known["packages"]], reason="a trial")
+        outcome = engine.publish([Package.from_dict(row) for row in known["packages"]], reason="a trial")
     except PipelineError as error:
         sys.exit(f"error: {error}")
     print(outcome.head)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from pipeline.base.records import Package, Transaction
-from pipeline.channel.agent_client import Publisher
+from pipeline.channel.agent_client import AgentClient
 from pipeline.channel.engine import Engine
-from pipeline.channel.reader import Channel
+from pipeline.channel.reader import Repository
 
 from .signer_site import AGENT, STABLE, Site
 from .twins import twin
@@ -56,7 +56,7 @@ class Plot:
             done = self.say(site)
             assert done.returncode == 0, done.stderr
             consistent(site)
-        site.engine.add([self.other], reason="another transaction")
+        site.engine.publish([self.other], reason="another transaction")
         consistent(site)
         self.wanted(site.engine)
         consistent(site)
@@ -69,7 +69,7 @@ def consistent(site: Site) -> None:
     """Clients by mirrorlist and clients by baseurl read signed metadata whose packages are all there."""
     folder = site.root / STABLE
     plain = folder / "repodata"
-    channel = Channel(str(folder), site.signer.trusted_keys)
+    channel = Repository(str(folder), site.signer.trusted_keys)
     for snapshot in {channel.head(), plain.readlink().parts[1] if plain.is_symlink() else ""}:
         for package in channel.read(snapshot).packages:
             data = (folder / "snapshots" / snapshot / "Packages" / package.path).read_bytes()
@@ -80,14 +80,14 @@ class _Uploaded(Exception):
     pass
 
 
-class _UploadOnly(Publisher):
+class _UploadOnly(AgentClient):
     """Breaks a publishing off when all is uploaded."""
 
     def stage(self, transaction: Transaction) -> NoReturn:
         kept = shutil.copytree(transaction.folder, tempfile.mkdtemp(), dirs_exist_ok=True)
         raise _Uploaded(replace(transaction, folder=kept))
 
-    commit = stage
+    publish = stage
 
 
 def upload_only(site: Site, act: Callable[[Engine], object]) -> Transaction:
@@ -116,7 +116,7 @@ def make_plots(folder: Path) -> dict[str, Plot]:
     head = start.agent.head("stable")
 
     def add(engine: Engine) -> object:
-        return engine.add([packages[3]], reason="new")
+        return engine.publish([packages[3]], reason="new")
 
     def yank(engine: Engine) -> object:
         return engine.remove([packages[1].filename], reason="it deletes files", yank=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Snapshot, Transaction
-from pipeline.channel.agent_client import Publisher
+from pipeline.channel.agent_client import AgentClient
 
 AGENT = [sys.executable, "-I", str(Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher")]
 CHANNELS = {"stable": "fedora/43/x86_64", "unstable": "fedora/43/x86_64/unstable"}
@@ -58,12 +58,12 @@ class Host:
         return self.root / ".publisher/stable"
 
     @property
-    def publisher(self) -> Publisher:
-        return Publisher([*AGENT, "--config", str(self.config), "--rsh"], "local")
+    def publisher(self) -> AgentClient:
+        return AgentClient([*AGENT, "--config", str(self.config), "--rsh"], "local")
 
     def publish(self, transaction: Transaction) -> Snapshot:
         self.publisher.upload(transaction)
-        assert self.publisher.commit(transaction) == transaction.snapshot.id
+        assert self.publisher.publish(transaction) == transaction.snapshot.id
         return transaction.snapshot
 
     def incoming(self, transaction: Transaction) -> Path:
@@ -94,7 +94,7 @@ def copy_of(host: Host, folder: Path) -> Host:
 def refused(host: Host, transaction: Transaction, message: str) -> None:
     tree = host.tree()
     with pytest.raises(PipelineError, match=message) as error:
-        host.publisher.commit(transaction)
+        host.publisher.publish(transaction)
     assert error.value.remedy
     assert host.tree() == tree
     assert list((host.state / "staged").iterdir()) == []

@@ -1,7 +1,6 @@
-"""An operator with a signer, a repo host and a web server: what rotate_key.yml and release.yml do, step by step.
+"""An operator with a signer, a repo host and a web server: the steps of rotate_key.yml and release.yml.
 
-The steps are the modules' own logic; the .repo files are the role's own template. The publisher agent trusts a copy
-of the keys, as on another host.
+The steps call the modules' logic. The agent trusts a copy of the keys, as on another host.
 """
 
 from __future__ import annotations
@@ -13,17 +12,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-import yaml
 from pipeline.base.records import Package
-from pipeline.channel.agent_client import Publisher
-from pipeline.channel.engine import Engine, Signer
-from pipeline.channel.reader import Channel
-from pipeline.channel.release_package import KEY_FILE, Order, Plan, Row, provide
+from pipeline.channel.agent_client import AgentClient
+from pipeline.channel.engine import Engine
+from pipeline.channel.reader import Repository
+from pipeline.channel.release_package import KEY_FILE, Decision, Request, provide
+from pipeline.channel.repo_file import ChannelRow
 from pipeline.hosts.loopback_site import Site
-from pipeline.sign import keyring
-from pipeline.sign.keyring import Recipe, Rotation
+from pipeline.sign import rotation
+from pipeline.sign.keyring import USE_FROM, SigningKey, opened
+from pipeline.sign.rotation import Recipe, Rotation
 from pipeline.sign.rpm_signature import sign_package
+from pipeline.sign.signer import Signer
 
 from . import PROJECT
 from .ports import free_port
@@ -37,30 +37,20 @@ RELEASE = "mistralrs-release.rpm"
 
 
 def site_repo_file(channel: str, url: str) -> str:
-    """The .repo file of the site, by the role's template."""
-    role = PROJECT / "roles/rpm_site"
-    template = jinja2.Environment(  # noqa: S701  no HTML
-        keep_trailing_newline=True, undefined=jinja2.StrictUndefined
-    )
-    template.filters["splitext"] = lambda name: name.rpartition(".")[::2]
-    template.filters["first"] = lambda parts: parts[0]
-    return template.from_string((role / "templates/mistralrs.repo.j2").read_text()).render(
-        item={"key": channel, "value": CHANNELS[channel]},
-        rpm_site_url=url,
-        **yaml.safe_load((role / "vars/main.yml").read_text()),
-    )
+    """The .repo file of the site, as the role rpm_site writes it."""
+    return ChannelRow.of(channel, CHANNELS[channel]).repo_file(url, f"{url}/{KEY_FILE}", enabled=True)
 
 
 @dataclass(frozen=True)
 class Operator:
-    """All of it below ``folder``; clients reach ``web``."""
+    """An operator's hosts below ``folder``; clients reach ``web``."""
 
     folder: Path
     web: Site
 
     @classmethod
     def make(cls, folder: Path) -> Operator:
-        """With a key, and nothing published."""
+        """A key, and nothing published."""
         operator = cls(folder, Site(folder / "srv", free_port(), folder / "nginx"))
         operator.web.root.mkdir(parents=True)
         config = {
@@ -70,7 +60,7 @@ class Operator:
             "channels": {name: {"path": row["path"]} for name, row in CHANNELS.items()},
         }
         (folder / "publisher.json").write_text(json.dumps(config))
-        keyring.ensure(operator.home, operator.public, name="Test", email="test@localhost", algorithm="ed25519")
+        rotation.ensure(operator.signer, operator.recipe)
         operator.trust()
         for name, row in CHANNELS.items():
             (operator.web.root / row["repo"]).write_text(site_repo_file(name, operator.web.url))
@@ -86,19 +76,23 @@ class Operator:
 
     @property
     def signer(self) -> Signer:
-        return Signer(self.home, None, self.public)
+        return Signer(self.folder / "signer", self.home, None, self.public)
 
-    def channel(self, name: str = "stable") -> Channel:
-        return Channel(str(self.web.root / CHANNELS[name]["path"]), self.public)
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe("Test", "test@localhost", self.folder / "primary", "ed25519")
+
+    def channel(self, name: str = "stable") -> Repository:
+        return Repository(str(self.web.root / CHANNELS[name]["path"]), self.public)
 
     def engine(self, name: str = "stable") -> Engine:
-        agent = Publisher([*AGENT, "--config", str(self.folder / "publisher.json"), "--rsh"], "local")
-        return Engine(name, self.channel(name), agent, self.signer, self.folder / "signer")
+        agent = AgentClient([*AGENT, "--config", str(self.folder / "publisher.json"), "--rsh"], "local")
+        return Engine(name, self.channel(name), agent, self.signer)
 
-    def signs(self) -> keyring.SigningKey:
+    def signs(self) -> SigningKey:
         """The key that signs now."""
-        with keyring.opened(self.home) as gpg:
-            return gpg.signing_key()
+        with opened(self.home) as keyring:
+            return keyring.signing_key()
 
     def names(self, channel: str = "stable") -> list[str]:
         return [package.filename for package in self.channel(channel).read().packages]
@@ -111,55 +105,50 @@ class Operator:
         shutil.copy(self.public, self.folder / "trusted.asc")
 
     def sign(self, package: Package) -> Package:
-        return sign_package(
-            package, self.folder / "signer", home=self.home, passphrase_file=None, trusted_keys=self.public
-        ).package
+        return sign_package(package, self.signer).package
 
     def publish(self, version: str, channel: str = "stable", flavour: str = "ada") -> Package:
         """A package of this version: built, signed, published."""
         package = self.sign(make_package(self.folder / "unsigned" / version, version, flavour=flavour, text=version))
-        self.engine(channel).add([package], reason=version)
+        self.engine(channel).publish([package], reason=version)
         return package
 
-    def order(self, without: str = "", url: str = "", rows: Iterable[Row] = ()) -> Order:
-        return Order(
-            rows=tuple(rows) or tuple(Row.of(name, row) for name, row in CHANNELS.items()),
+    def request(self, without: str = "", url: str = "", rows: Iterable[ChannelRow] = ()) -> Request:
+        return Request(
+            rows=tuple(rows) or tuple(ChannelRow.of(name, row) for name, row in CHANNELS.items()),
             location=str(self.web.root),
             url=url or self.web.url,
             fedora="43",
-            home=self.home,
-            trusted_keys=self.public,
-            root=self.folder / "signer",
+            signer=self.signer,
             spec_folder=PROJECT / "rpm",
             without=without,
         )
 
-    def publish_release(self, without: str = "") -> Plan:
+    def publish_release(self, without: str = "") -> Decision:
         """tasks/release_package.yml."""
-        plan = provide(self.order(without))
-        package = self.sign(plan.package) if plan.built else plan.package
-        for name in plan.lacking:
-            self.engine(name).add([package], reason="release")
-        for name, names in plan.older.items() if without else ():
+        decision = provide(self.request(without))
+        package = self.sign(decision.package) if decision.built else decision.package
+        for name in decision.lacking:
+            self.engine(name).publish([package], reason="release")
+        for name, names in decision.older.items() if without else ():
             self.engine(name).remove(list(names), reason="retired", yank=True)
         shutil.copy(package.path, self.web.root / RELEASE)
-        return plan
+        return decision
 
     def introduce(self) -> Rotation:
-        """rotate_key.yml up to the point where the next key is known everywhere."""
-        recipe = Recipe("Test", "test@localhost", self.folder / "primary", "ed25519")
-        begun = keyring.introduce(self.home, self.public, recipe=recipe)
+        """rotate_key.yml up to the point where clients can have the next key."""
+        begun = rotation.introduce(self.signer, self.recipe)
         self.trust()
         self.publish_release()
         return begun
 
     def schedule(self, days: int = 30) -> Rotation:
         """The last step of rotate_key.yml."""
-        return keyring.schedule(self.home, overlap_days=days)
+        return rotation.schedule(self.signer, overlap_days=days)
 
     def switch(self) -> str:
-        """The overlap is over: the day that use-from.json says has come. The certificate that signs now."""
-        file = self.home / keyring.USE_FROM
+        """The overlap is over: the day in use-from.json has come. The certificate that signs now."""
+        file = self.home / USE_FROM
         times = json.loads(file.read_text())
         assert all(times.values()), "the rotation was not scheduled"
         file.write_text(json.dumps(dict.fromkeys(times, int(time.time()))))
@@ -168,5 +157,5 @@ class Operator:
     def retire(self, fingerprint: str) -> None:
         """rotate_key.yml -e signing_retire=."""
         self.publish_release(fingerprint)
-        keyring.retire(self.home, self.public, fingerprint)
+        rotation.retire(self.signer, fingerprint)
         self.trust()

@@ -1,4 +1,4 @@
-"""A signer and a repo host in a folder: real keys, small real packages, the real publisher agent."""
+"""A signer and a repo host in a folder: real keys, small real packages, the real agent."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import json
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from pipeline.base.records import Package, sha256_file
 from pipeline.base.run import run
-from pipeline.channel.agent_client import Publisher
-from pipeline.channel.engine import Engine, Outcome, Signer
-from pipeline.channel.reader import Channel
+from pipeline.channel.agent_client import AgentClient
+from pipeline.channel.engine import Engine, Result
+from pipeline.channel.reader import Repository
 from pipeline.sign import keyring
+from pipeline.sign.rotation import Recipe, ensure
 from pipeline.sign.rpm_signature import sign_package
+from pipeline.sign.signer import Signer
 
 AGENT = [sys.executable, "-I", str(Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher")]
 STABLE = "fedora/43/x86_64"
@@ -39,7 +41,7 @@ install -Dm 0644 /dev/null %{{buildroot}}/usr/share/mistralrs-{flavour}/{version
 
 
 class QuickFolder(tempfile.TemporaryDirectory[str]):
-    """A temporary folder that is a quick GnuPG home, should it be one."""
+    """A temporary folder that, as a GnuPG home, is quick."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
@@ -47,7 +49,7 @@ class QuickFolder(tempfile.TemporaryDirectory[str]):
 
 
 def make_quick(home: Path) -> None:
-    """Have gpg-agent stretch passphrases little: to find how much it can takes it seconds, at each of its starts."""
+    """Fix gpg-agent's work on a passphrase: otherwise each of its starts measures for seconds what is adequate."""
     home.mkdir(mode=0o700, exist_ok=True)
     (home / "gpg-agent.conf").write_text("s2k-count 65536\n")
 
@@ -55,19 +57,13 @@ def make_quick(home: Path) -> None:
 def make_signer(folder: Path, passphrase: str = "") -> Signer:
     """A signer with a key of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    signer = Signer(folder / "gnupg", folder / "pass phrase" if passphrase else None, folder / "public.asc")
+    passphrase_file = folder / "pass phrase" if passphrase else None
+    signer = Signer(folder.with_name("signer"), folder / "gnupg", passphrase_file, folder / "public.asc")
     if signer.passphrase_file:
         signer.passphrase_file.write_text(f"{passphrase}\n")
         make_quick(signer.home)
     with mock.patch.object(keyring.tempfile, "TemporaryDirectory", QuickFolder):
-        keyring.ensure(
-            signer.home,
-            signer.trusted_keys,
-            name="Test",
-            email="test@localhost",
-            passphrase_file=signer.passphrase_file,
-            algorithm="ed25519",
-        )
+        ensure(signer, Recipe("Test", "test@localhost", folder / "primary", "ed25519"))
     return signer
 
 
@@ -113,13 +109,17 @@ class Site:
         return cls(folder, make_signer(folder / "keys"))._configured(retention)
 
     def another(self, folder: Path, *, empty: bool = False) -> Site:
-        """A copy of this site, with the same signer; or its like with an empty channel."""
+        """A copy of this site, with the same key; ``empty`` without published packages."""
         configured = json.loads((self.folder / "publisher.json").read_text())["channels"]["stable"]
         retention = {name: value for name, value in configured.items() if name != "path"}
-        site = Site(folder, self.signer)._configured(retention)
+        site = Site(folder, self.signer_in(folder))._configured(retention)
         if not empty:
             shutil.copytree(self.root, site.root, symlinks=True, dirs_exist_ok=True)
         return site
+
+    def signer_in(self, folder: Path) -> Signer:
+        """The same key, with another folder for the signer's work."""
+        return replace(self.signer, root=folder / "signer")
 
     def _configured(self, retention: dict[str, int]) -> Site:
         self.root.mkdir(parents=True)
@@ -137,32 +137,30 @@ class Site:
         return self.folder / "srv"
 
     @property
-    def agent(self) -> Publisher:
-        return Publisher([*AGENT, "--config", str(self.folder / "publisher.json"), "--rsh"], "local")
+    def agent(self) -> AgentClient:
+        return AgentClient([*AGENT, "--config", str(self.folder / "publisher.json"), "--rsh"], "local")
 
     @property
-    def channel(self) -> Channel:
-        return Channel(str(self.root / STABLE), self.signer.trusted_keys)
+    def channel(self) -> Repository:
+        return Repository(str(self.root / STABLE), self.signer.trusted_keys)
 
     def package(self, version: str = "0.9.2", flavour: str = "ada", text: str = "test") -> Package:
         """A signed package."""
         unsigned = make_package(self.folder / "unsigned" / text, version, flavour=flavour, text=text)
-        return sign_package(
-            unsigned,
-            self.folder / "signer",
-            home=self.signer.home,
-            passphrase_file=self.signer.passphrase_file,
-            trusted_keys=self.signer.trusted_keys,
-        ).package
+        return sign_package(unsigned, self.signer).package
 
     @property
     def engine(self) -> Engine:
         """The engine of the channel stable."""
-        return Engine("stable", self.channel, self.agent, self.signer, self.folder / "signer")
+        return Engine("stable", self.channel, self.agent, self.signer)
 
-    def publish(self, *packages: Package, **arguments: bool) -> Outcome:
+    def publish(self, *packages: Package, check: bool = False) -> Result:
         """Add packages to the channel stable."""
-        return self.engine.add(packages, reason="test", **arguments)
+        return self.engine.publish(packages, reason="test", check=check)
+
+    def stage(self, *packages: Package) -> Result:
+        """Stage packages for the channel stable."""
+        return self.engine.stage(packages, reason="test")
 
     def names(self, snapshot: str | None = None) -> list[str]:
         """The package file names of a snapshot, by default of the head."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.channel.agent_client import Publisher
+from pipeline.channel.agent_client import AgentClient
 
 from .ports import free_port
 from .signer_site import AGENT, Site
@@ -63,11 +63,11 @@ class Ssh:
         }
         return ["-F", "none", *(word for name, value in words.items() for word in ("-o", f"{name}={value}"))]
 
-    def publisher(self, port: int = 0) -> Publisher:
-        return Publisher(["ssh", *self.options(port)], "127.0.0.1")
+    def publisher(self, port: int = 0) -> AgentClient:
+        return AgentClient(["ssh", *self.options(port)], "127.0.0.1")
 
     @contextmanager
-    def shared(self) -> Iterator[Publisher]:
+    def shared(self) -> Iterator[AgentClient]:
         """The same over one connection that stays, which is quick."""
         control = self.folder / "control"
         with subprocess.Popen(["ssh", "-M", "-N", "-S", control, *self.options(), "127.0.0.1"]) as master:
@@ -76,7 +76,7 @@ class Ssh:
                     if control.exists():
                         break
                     time.sleep(0.01)
-                yield Publisher(["ssh", "-S", str(control), *self.options()], "127.0.0.1")
+                yield AgentClient(["ssh", "-S", str(control), *self.options()], "127.0.0.1")
             finally:
                 master.terminate()
 

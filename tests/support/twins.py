@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.base.records import Package
-from pipeline.channel.agent_client import Publisher
+from pipeline.channel.agent_client import AgentClient
 
 from . import PROJECT
 from .signer_site import STABLE, Site
@@ -19,14 +19,14 @@ def twin(site: Site, folder: Path, **configuration: object) -> Site:
     """A site of the same signer whose repo host is as ``site``'s; ``configuration`` changes its agent's."""
     folder.mkdir(parents=True)
     subprocess.run(["cp", "-a", site.root, folder], check=True)
-    made = Site(folder, site.signer)
+    made = Site(folder, site.signer_in(folder))
     known = json.loads((site.folder / "publisher.json").read_text())
     changed = known | {"root": str(made.root)} | configuration
     (folder / "publisher.json").write_text(json.dumps(changed))
     return made
 
 
-def publisher(site: Site, packages: Sequence[Package], way: Publisher, order: Path) -> list[str]:
+def publisher(site: Site, packages: Sequence[Package], way: AgentClient, order: Path) -> list[str]:
     """The command that adds ``packages`` at ``site`` by this ``way``: an engine in a process of its own.
 
     ``order`` is the file that tells it what to do.

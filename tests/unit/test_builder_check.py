@@ -44,19 +44,19 @@ def test_space_is_checked_where_the_folder_will_be(tmp_path):
 
 
 def memory(gib: int, *, jobs: int = 0, low_memory: bool = False, heavy: bool = True) -> Finding:
-    """What the doctor says of a host with 8 processors."""
+    """The memory check of a host with 8 processors."""
     plan = planned(8, gib * GIB, cuda=True, jobs=jobs, low_memory=low_memory)
     lowest = planned(8, gib * GIB, cuda=True, low_memory=True)
     return builder.check_memory(plan, gib * GIB, lowest, heavy=heavy)
 
 
 @pytest.mark.parametrize("gib", range(2, 65, 2))
-def test_a_host_that_is_accepted_has_what_the_plan_takes_at_most(gib):
-    """The doctor and the build plan alike: from 6 GiB on each host has a plan that it can keep."""
+def test_a_host_that_passes_has_the_planned_peak_memory(gib):
+    """The doctor and the build share the plan: from 6 GiB on each host has one that fits."""
     assert memory(gib).fits is (gib >= 6)
 
 
-def test_too_little_memory_is_told_with_what_to_set():
+def test_too_little_memory_names_the_variables_to_set():
     finding = memory(24, jobs=30)
     assert not finding.fits
     assert (finding.found, finding.needed) == ("24.0 GiB", "39 GiB for 30 jobs, 1 nvcc and the host")
@@ -76,14 +76,14 @@ def test_memory_that_other_programs_hold_is_a_warning():
 
 
 WRONG = [
-    Finding("rustc", "1.80", ">= 1.88", fits=False, remedy="Install Rust 1.88"),
-    Finding("gcc", "/usr/bin/gcc", "installed", fits=True),
-    Finding("nvcc", "none", "13.0", fits=False, remedy="Install CUDA 13.0"),
-    Finding("compile cache: redis", "no answer", "answers", fits=True, remedy="See that it runs", warning=True),
+    Finding.bad("rustc", "1.80", ">= 1.88", "Install Rust 1.88"),
+    Finding.ok("gcc", "/usr/bin/gcc", "installed"),
+    Finding.bad("nvcc", "none", "13.0", "Install CUDA 13.0"),
+    Finding.warn("compile cache: redis", "no answer", "answers", "Check that it runs"),
 ]
 
 
-def test_all_that_is_wrong_is_told_at_once():
+def test_one_error_names_every_failed_check():
     with pytest.raises(PipelineError) as caught:
         findings.refuse(WRONG, "this host cannot build", "builder1", "Nothing was compiled")
     text = str(caught.value)
@@ -98,8 +98,12 @@ def test_all_that_is_wrong_is_told_at_once():
 def test_a_warning_is_shown_as_one():
     lines = findings.table(WRONG)
     assert [line.rsplit("  ", 1)[1] for line in lines] == [
-        "remedy", "Install Rust 1.88", "ok", "Install CUDA 13.0", "warning: See that it runs",
-    ]  # fmt: skip
+        "remedy",
+        "Install Rust 1.88",
+        "ok",
+        "Install CUDA 13.0",
+        "warning: Check that it runs",
+    ]
     assert findings.summary(WRONG) == "2 of 4 checks fit, 1 warning"
 
 
@@ -112,10 +116,10 @@ def test_an_nvcc_that_does_not_run_has_no_version(tmp_path: Path, text: str) -> 
     assert builder.nvcc_version(str(nvcc)) == ""
 
 
-def test_what_is_too_long_for_a_column_stands_below_its_line():
+def test_a_text_too_long_for_its_column_follows_below_its_line():
     long = "a package that somebody changed, " * 4 + "named at the end"
     lines = findings.table(
-        [Finding("bytes", long, "verified", False, "publish again"), Finding("key", "there", "a key", True)]
+        [Finding.bad("bytes", long, "verified", "publish again"), Finding.ok("key", "there", "a key")]
     )
     assert lines[1].endswith("publish again")
     assert long not in lines[1]

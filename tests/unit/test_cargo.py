@@ -1,4 +1,4 @@
-"""What cargo is told, without running it."""
+"""The inputs of a build, and cargo's command and environment, without running it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.records import Flavour, Source
-from pipeline.build.cargo import Plan, build_argv, environment
+from pipeline.build.inputs import Build, build_argv, environment
 from pipeline.build.limits import Parallel
-from pipeline.build.nvcc import DIGEST
 from pipeline.source.mirrors import Mirrors
-from pipeline.toolchain.rustc import Rust
+from pipeline.toolchain.nvcc import DIGEST
+from pipeline.toolchain.rust import Rust
 
 SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "flash-attn"), 580)
-PLAN = Plan(
+BUILD = Build(
     Path("/b"), SOURCE, ADA, "mistralrs-cli", "mistralrs", Rust(Path("/r/bin"), "1.95.0", "rustc 1.95.0 (x)"),
     "/b/toolchain/cuda-13.0", "13.0.88", "-C target-cpu=x86-64", "always",
 )  # fmt: skip
@@ -30,43 +30,43 @@ def test_nothing_of_the_callers_environment_reaches_the_compile(monkeypatch):
         "CARGO_TARGET_DIR",
     ):
         monkeypatch.setenv(name, "leaked")
-    assert "leaked" not in environment(PLAN).values()
+    assert "leaked" not in environment(BUILD).values()
 
 
-def test_a_gpu_flavour_names_its_compute_capability_and_one_toolkit():
-    env = environment(PLAN)
+def test_a_gpu_flavour_sets_its_compute_capability_and_one_toolkit():
+    env = environment(BUILD)
     assert env["CUDA_COMPUTE_CAP"] == "89"
     assert env["NVCC"] == "/b/toolchain/nvcc-13.0.88/bin/nvcc"
     assert env["PATH"].split(":")[1] == "/b/toolchain/nvcc-13.0.88/bin"
-    assert {env[n] for n in ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR")} == {PLAN.toolkit}
+    assert {env[n] for n in ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR")} == {BUILD.toolkit}
 
 
 def test_a_flavour_without_a_gpu_has_no_cuda_in_its_environment():
-    cpu = dataclasses.replace(PLAN, flavour=Flavour("cpu", "any"))
+    cpu = dataclasses.replace(BUILD, flavour=Flavour("cpu", "any"))
     assert not [name for name in environment(cpu) if "CUDA" in name or name == "NVCC"]
     assert "--features" not in build_argv(cpu, locked=True)
 
 
-def test_the_builders_folders_are_mapped_out_of_what_it_makes():
-    env = environment(PLAN)
+def test_the_builders_root_is_mapped_out_of_the_output():
+    env = environment(BUILD)
     assert env["RUSTFLAGS"] == "-C target-cpu=x86-64 --remap-path-prefix=/b=/builder"
     assert {env[name] for name in ("CFLAGS", "CXXFLAGS")} == {"-ffile-prefix-map=/b=/builder"}
     assert env["SOURCE_DATE_EPOCH"] == "315532800"
 
 
-def test_the_variant_is_the_architecture_nvccs_own_version_and_the_wrappers():
-    assert PLAN.variant == f"sm_89-cuda-13.0.88-{DIGEST}"
-    assert dataclasses.replace(PLAN, flavour=Flavour("cpu", "any"), toolkit_version="").variant == ""
+def test_the_variant_is_architecture_nvccs_version_and_the_wrappers_digest():
+    assert BUILD.variant == f"sm_89-cuda-13.0.88-{DIGEST}"
+    assert dataclasses.replace(BUILD, flavour=Flavour("cpu", "any"), toolkit_version="").variant == ""
 
 
 def test_the_argv():
-    argv = build_argv(PLAN, locked=True)
+    argv = build_argv(BUILD, locked=True)
     assert argv[:4] == ["/r/bin/cargo", "build", "--release", "--offline"]
     assert argv[argv.index("--config") + 1] == "build.incremental=false"
     assert "--locked" in argv
     assert argv[argv.index("--target-dir") + 1] == "/b/target"
     assert argv[argv.index("--features") + 1] == "cuda flash-attn"
-    assert "--locked" not in build_argv(PLAN, locked=False)
+    assert "--locked" not in build_argv(BUILD, locked=False)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def test_the_argv():
         {"mirrors": Mirrors(registry="https://mirror.example/")},
     ],
 )
-def test_what_changes_the_bytes_changes_the_artifacts_name(change):
-    assert dataclasses.replace(PLAN, **change).inputs != PLAN.inputs
+def test_an_input_that_changes_the_bytes_changes_the_artifacts_name(change):
+    assert dataclasses.replace(BUILD, **change).inputs != BUILD.inputs
 
 
 @pytest.mark.parametrize(
     "change", [{"parallel": Parallel(1, 1, 0)}, {"root": Path("/c")}, {"toolkit": "/usr/local/cuda"}]
 )
-def test_what_does_not_change_the_bytes_does_not(change):
-    assert dataclasses.replace(PLAN, **change).inputs == PLAN.inputs
+def test_other_settings_keep_the_artifacts_name(change):
+    assert dataclasses.replace(BUILD, **change).inputs == BUILD.inputs

@@ -1,4 +1,4 @@
-"""What fits together: the rules, and the project's own table."""
+"""Combinations of versions: the rules, and the project's own table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_nvcc_against_the_flavour(found, needed, fits):
         ("13.3.73", "0.8.23", True),
         ("13.3", "0.9.2", True),
         ("13.4", "0.9.0-rc1", False),
-        ("14.0", "0.6.0", True),  # before the first fact nothing is known
+        ("14.0", "0.6.0", True),  # before the first row nothing is known
     ],
 )
 def test_cuda_against_what_the_tag_accepts(facts, cuda, version, fits):
@@ -71,7 +71,7 @@ def test_blackwell_is_not_built_with_a_compiler_that_miscompiles_for_it(facts, c
         ("12.2.0", "13.0.88", True),
         ("15.2.1", "13.2.86", True),
         ("16.0.1", "13.2.86", False),
-        ("16.0.1", "14.0.1", True),  # not in the table: trying it decides
+        ("16.0.1", "14.0.1", True),  # not in the table: a trial compile decides
         ("", "13.0.88", False),
         ("", "14.0.1", False),
     ],
@@ -127,7 +127,7 @@ OFFERED = (
         (gpu(""), {"feature cuda": BOTH}),
     ],
 )  # fmt: skip
-def test_features_that_do_not_fit_are_told_each(facts, flavour, wrong):
+def test_each_feature_that_does_not_fit_is_a_finding(facts, flavour, wrong):
     found = compatibility.check_features(flavour, flavour.cuda, OFFERED, "0.9.2", facts.features)
     assert {finding.check: finding.needed for finding in found if not finding.fits} == wrong
     assert all(finding.remedy for finding in found if not finding.fits)
@@ -153,13 +153,13 @@ def test_the_projects_own_flavours_fit(facts, flavours, name):
     assert [finding for finding in findings if not finding.fits] == []
 
 
-def test_what_a_build_links_goes_by_its_features(facts):
+def test_the_features_decide_the_libraries(facts):
     assert facts.linked(()) == ("stdc++", "m")
     assert facts.linked(("cuda", "nccl"))[-2:] == ("nvrtc", "nccl")
     assert "cudnn" not in facts.linked(("cuda", "nccl"))
 
 
-def test_each_fact_says_where_it_is_from(facts):
+def test_each_row_names_its_source(facts):
     rows = [*facts.upstream_cuda, *facts.gpu_compilers, *facts.host_compilers, *facts.headers, *facts.features]
     assert rows
     assert all(row.source for row in rows)

@@ -1,4 +1,4 @@
-"""What decides about a CUDA toolkit."""
+"""Decisions about a CUDA toolkit."""
 
 from pathlib import Path
 
@@ -36,11 +36,11 @@ def test_nvccs_version(text: str, version: str) -> None:
     ("compiler", "version", "fits"),
     [("13.0.88", "13.0", True), ("13.2.86", "13.0", False), ("12.9.86", "13.0", False), ("", "13.0", False)],
 )
-def test_only_the_very_release_counts(compiler: str, version: str, *, fits: bool) -> None:
+def test_only_exactly_the_release_is_accepted(compiler: str, version: str, *, fits: bool) -> None:
     assert is_release(compiler, version) is fits
 
 
-def test_what_the_operator_names_comes_before_what_is_found(tmp_path: Path) -> None:
+def test_the_operators_folder_comes_before_found_ones(tmp_path: Path) -> None:
     real = tmp_path / "opt/cuda/bin/nvcc"
     real.parent.mkdir(parents=True)
     real.touch(mode=0o755)
@@ -70,7 +70,7 @@ def test_a_linker_finds_versioned_libraries() -> None:
     }
 
 
-def test_the_stub_has_every_name_that_the_header_makes_a_program_link() -> None:
+def test_the_stub_has_every_name_that_the_header_declares() -> None:
     header = """
         #define cuMemAlloc cuMemAlloc_v2
         #define cuMemcpyHtoDAsync __CUDA_API_PTSZ(cuMemcpyHtoDAsync_v2)
@@ -93,7 +93,7 @@ def test_the_stub_has_every_name_that_the_header_makes_a_program_link() -> None:
     assert stub_source(["cuInit"]) == "int cuInit(void) { return 34; }\n"
 
 
-def test_cuda_13_0_agrees_with_glibc_2_42() -> None:
+def test_cuda_13_0_is_patched_for_glibc_2_42() -> None:
     header = (
         " * - rsqrt(\\p x) returns NaN if \\p x is less than 0.\n"
         "extern __device_builtin__ double rsqrt(double x);\n"

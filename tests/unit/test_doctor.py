@@ -1,4 +1,4 @@
-"""The doctor's report: one entry for each builder and flavour, one message with everything that does not fit."""
+"""The doctor's report: one entry for each builder and flavour, one message with every failed check."""
 
 from __future__ import annotations
 
@@ -10,67 +10,93 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.findings import Finding
 from pipeline.check import doctor
 
-GOOD = Finding("rustc", "1.95.0", ">= 1.88", fits=True).to_dict()
-SLOW = Finding("compile cache: redis", "no answer", "answers", fits=True, remedy="See it runs", warning=True).to_dict()
-BAD = Finding("nvcc", "none", "13.2", fits=False, remedy="Install CUDA 13.2").to_dict()
+GOOD = Finding.ok("rustc", "1.95.0", ">= 1.88")
+SLOW = Finding.warn("compile cache: redis", "no answer", "answers", "Check that it runs")
+BAD = Finding.bad("nvcc", "none", "13.2", "Install CUDA 13.2")
 SOURCE = {"rpm_version": "0.9.2", "commit": "c" * 40}
+PONG = {"ping": "pong"}
 
 
-def entry(builder: str, flavour: str, *findings: dict[str, object]) -> dict[str, object]:
-    return {"builder": builder, "flavour": flavour, "findings": list(findings)}
+def checked(**flavours: list[Finding]) -> dict[str, dict[str, object]]:
+    """A builder's outcomes."""
+    return {name: {"findings": [finding.to_dict() for finding in found]} for name, found in flavours.items()}
 
 
-def test_a_warning_keeps_nothing_from_working():
-    report = doctor.report(7, SOURCE, [GOOD], [entry("one", "ada", GOOD, SLOW), entry("two", "ada", GOOD)], [])
-    assert (report.fits, report.summary, report.version, report.time) == (
-        True,
-        "2 of 2 builders' flavours fit",
-        "0.9.2",
-        7,
-    )
-    report.refuse("doctor.json")
+def report(
+    source: dict[str, str], signer: list[Finding], **outcomes: dict[str, dict[str, object]]
+) -> doctor.DoctorReport:
+    """The report of builders that answer."""
+    builders = [entry for name, found in outcomes.items() for entry in doctor.builder_findings(name, PONG, found)]
+    return doctor.report(7, source, signer, builders)
 
 
-def test_everything_that_does_not_fit_is_in_one_message_and_in_the_file(tmp_path: Path):
-    report = doctor.report(
-        7, {}, [BAD], [entry("one", "ada", GOOD), entry("one", "blackwell", BAD, SLOW), entry("one", "ampere", BAD)],
-        ["two"],
-    )  # fmt: skip
-    (lost,) = report.builders[-1].findings
-    assert "ansible two -m ping" in lost.remedy
+def test_a_warning_lets_the_report_fit():
+    found = report(SOURCE, [GOOD], one=checked(ada=[GOOD, SLOW]), two=checked(ada=[GOOD]))
+    assert (found.fits, found.summary) == (True, "2 of 2 builders' flavours fit")
+    assert (found.version, found.time) == ("0.9.2", 7)
+    found.refuse("doctor.json")
+
+
+def test_every_failed_check_is_in_one_message_and_in_the_file(tmp_path: Path):
+    found = report({}, [BAD], one=checked(ada=[GOOD], blackwell=[BAD, SLOW], ampere=[BAD]))
     with pytest.raises(PipelineError) as caught:
-        report.refuse("doctor.json")
+        found.refuse("doctor.json")
     assert [line.strip() for line in str(caught.value).splitlines() if line.startswith("    ")] == [
         "signer: nvcc: found none, needed 13.2. Install CUDA 13.2",
         "one blackwell, ampere: nvcc: found none, needed 13.2. Install CUDA 13.2",
-        "two: builder: found no answer, needed an answer to Ansible. " + lost.remedy,
     ]
-    report.write(tmp_path / "doctor.json")
-    said = json.loads((tmp_path / "doctor.json").read_text())
-    assert [(e["builder"], e["flavour"], e["fits"]) for e in said["builders"]] == [
-        ("one", "ada", True), ("one", "blackwell", False), ("one", "ampere", False), ("two", "", False),
-    ]  # fmt: skip
-    assert said["fits"] is False
-    assert said["builders"][1]["findings"][1]["warning"] is True
+    found.write(tmp_path / "doctor.json")
+    written = json.loads((tmp_path / "doctor.json").read_text())
+    assert [(e["builder"], e["flavour"], e["fits"]) for e in written["builders"]] == [
+        ("one", "ada", True),
+        ("one", "blackwell", False),
+        ("one", "ampere", False),
+    ]
+    assert written["fits"] is False
+    assert written["builders"][1]["findings"][1]["warning"] is True
 
 
-def test_a_builder_that_does_not_answer_is_enough():
-    assert not doctor.report(7, SOURCE, [], [entry("one", "ada", GOOD)], ["two"]).fits
+@pytest.mark.parametrize("answer", [{}, {"unreachable": True}])
+def test_a_builder_that_does_not_answer_fails_the_report(answer):
+    (lost,) = doctor.builder_findings("two", answer, {})
+    assert "ansible two -m ping" in lost.findings[0].remedy
+    found = doctor.report(7, SOURCE, [], [lost])
+    assert not found.fits
+    with pytest.raises(PipelineError, match="two: builder: found no answer, needed an answer to Ansible"):
+        found.refuse("doctor.json")
+
+
+def test_a_check_that_fails_itself_is_a_finding():
+    outcome = {"ada": {"task": "Check the builder", "message": "no space left"}}
+    (entry,) = doctor.builder_findings("one", PONG, outcome)
+    assert entry.findings == (
+        Finding.bad("check", "no space left", "findings", "See the message of the task Check the builder"),
+    )
 
 
 def test_the_module_writes_first_and_fails_then(run_module, tmp_path: Path):
     path = tmp_path / "new" / "doctor.json"
-    arguments = {"path": str(path), "source": SOURCE, "entries": [entry("one", "ada", BAD)]}
-    assert run_module("doctor_report", arguments, check=True)["failed"]
+    arguments = {"path": str(path), "source": SOURCE, "builders": ["one"], "answers": [PONG]}
+    bad = arguments | {"outcomes": [checked(ada=[BAD])]}
+    assert run_module("doctor_report", bad, check=True)["failed"]
     assert not path.exists()
-    failed = run_module("doctor_report", arguments)
+    failed = run_module("doctor_report", bad)
     assert failed["msg"].startswith("a release would fail:\n    one ada: nvcc: found none")
-    assert json.loads(path.read_text())["builders"][0]["findings"] == [BAD]
-    fine = run_module("doctor_report", arguments | {"entries": [entry("one", "ada", GOOD)]})
+    assert json.loads(path.read_text())["builders"][0]["findings"] == [BAD.to_dict()]
+    fine = run_module("doctor_report", arguments | {"outcomes": [checked(ada=[GOOD])]})
     assert (fine["changed"], fine["step"]["result"]) == (False, "1 of 1 builders' flavours fit")
 
 
-def test_a_report_that_cannot_be_written_is_told(run_module):
+def test_a_commit_that_cannot_be_resolved_fails_the_report(run_module, tmp_path: Path):
+    failure = {"task": "Resolve the commit of upstream", "message": "upstream cannot be reached"}
+    failed = run_module("doctor_report", {"path": str(tmp_path / "doctor.json"), "failure": failure})
+    assert (
+        "signer: Resolve the commit of upstream: found upstream cannot be reached, needed an answer. "
+        "The builders were not checked" in failed["msg"]
+    )
+
+
+def test_a_report_that_cannot_be_written_is_an_error(run_module):
     failed = run_module("doctor_report", {"path": "/proc/nothing/doctor.json"})
     assert "the report cannot be written" in failed["msg"]
     assert "-e report=" in failed["msg"]

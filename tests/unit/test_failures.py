@@ -1,4 +1,4 @@
-"""A build that fails says why: the first real error, its crate, and for a known cause what to do."""
+"""A failed build names its first real error, the crate, and the remedy for a known cause."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pipeline.build.failures import CAUSES, SHOWN, WIDTH, CompileFailed, Failure
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "failures"
 MEMORY = "a compiler was killed or got no memory"
-# The log, and what must be said of it: the crate, the cause, a word of the remedy, a line that is shown.
-TOLD = {
+# By log: the crate, the cause, a part of the remedy, a line that is shown.
+EXPECTED = {
     "build-script-panic": ("mistralrs-quant 0.9.2", "its build script failed", "run again", "CUDA_COMPUTE_CAP"),
     "c-compiler-missing": ("openssl-sys 0.9.1", "g++-missing is missing", "Install it", "failed to find tool"),
     "c-error": ("openssl-sys 0.9.1", "its build script failed", "run again", "  a.c:1:8: error: expected declaration"),
     "cmake-missing": ("onig_sys 69.9.1", "cmake is missing", "Install it", "is `cmake` not installed?"),
     "crate-403": ("serde 1.0.219", "the registry or mirror refused", "credentials", "got 403"),
     "crate-checksum": ("serde 1.0.219", "other bytes than Cargo.lock names", "before you trust", "verify the checksum"),
-    "cuda-too-new": ("mistralrs-quant 0.8.0", "does not know CUDA 13.3", "upstream_cuda", "Unsupported cuda toolkit"),
+    "cuda-too-new": ("mistralrs-quant 0.8.0", "not support CUDA 13.3", "upstream_cuda", "Unsupported cuda toolkit"),
     "cutlass-unresolved": ("candle-flash-attn 0.9.2", "the name git.example.org", "git_mirrors", "git clone failed"),
     "disk-full": ("mistralrs-core 0.9.2", "the disk is full", "Free space", "rustc-LLVM ERROR: IO failure"),
     "disk-full-link": ("mistralrs-cli 0.9.2", "most often the disk is full", "Free space", "signal 7 [Bus error]"),
@@ -25,7 +25,7 @@ TOLD = {
     "gcc-too-new": ("mistralrs-quant 0.9.2", "gcc 15 at most", "gcc is 15 or older", "unsupported GNU version!"),
     "git-missing": ("candle-core", "a git dependency cannot be fetched", "git_mirrors", "file:///srv/none/candle.git"),
     "git-unresolved": ("candle-core", "the name git.example.org cannot", "proxy", "candle.git?rev=35d7ae7"),
-    "glibc-too-new": ("mistralrs-quant 0.9.2", "both declare rsqrt", "cuda_source=wheels", "exception specification"),
+    "glibc-too-new": ("mistralrs-quant 0.9.2", "declare rsqrt differently", "cuda_source", "exception specification"),
     "header-missing": ("mistralrs-quant 0.9.2", "cuda_fp99.h is missing", "cuda_toolkit_components", "No such file"),
     "killed-cc1plus": ("mistralrs-quant 0.9.2", MEMORY, "low_memory=true", "terminated program cc1plus"),
     "killed-cicc": ("mistralrs-quant 0.9.2", MEMORY, "low_memory=true", "cicc terminated (signal: 9)"),
@@ -37,9 +37,9 @@ TOLD = {
     "library-missing-bfd": ("mistralrs-cli 0.9.2", "finds no libnccl", "cuda_toolkit_components=full", "-lnccl"),
     "lock-stale": ("", "Cargo.lock does not fit", "Report it upstream", "--locked was passed"),
     "memory-rustc": ("mistralrs-core 0.9.2", MEMORY, "low_memory=true", "memory allocation of 2359312 bytes failed"),
-    "nvcc-architecture": ("mistralrs-quant 0.9.2", "does not know compute_30", "compute_capability", "nvcc fatal"),
-    "nvcc-error": ("mistralrs-quant 0.9.2", "nvcc refuses a source", "cuda", 'identifier "missing_function"'),
-    "nvcc-error-verbose": ("mistralrs-quant 0.9.2", "nvcc refuses a source", "cuda", 'identifier "missing_function"'),
+    "nvcc-architecture": ("mistralrs-quant 0.9.2", "does not support compute_30", "compute_capability", "nvcc fatal"),
+    "nvcc-error": ("mistralrs-quant 0.9.2", "nvcc rejects a source", "cuda", 'identifier "missing_function"'),
+    "nvcc-error-verbose": ("mistralrs-quant 0.9.2", "nvcc rejects a source", "cuda", 'identifier "missing_function"'),
     "nvcc-missing": ("mistralrs-quant 0.9.2", "nvcc does not run", "make doctor", "cannot run `/srv/none/nvcc`"),
     "offline": ("", "the compile has no network", "cargo/registry", "no matching package named `cudaforge`"),
     "other-architecture": ("mistralrs-cli 0.9.2", "another compiler or for another", "Delete target/", "(f.o)"),
@@ -49,7 +49,7 @@ TOLD = {
     "registry-certificate": ("serde", "certificate of the registry", "SSL_CERT_FILE", "self-signed certificate"),
     "registry-slow": ("serde", "answers too slowly", "cargo_registry_mirror", "Timeout was reached"),
     "registry-unresolved": ("serde", "the name crates.example.org cannot", "proxy", "Could not resolve host"),
-    "rustc-error": ("mistralrs-core 0.9.2", "rustc refuses the code", "another version", "expected `u32`, found"),
+    "rustc-error": ("mistralrs-core 0.9.2", "rustc rejects the code", "another version", "expected `u32`, found"),
     "rustc-too-old": ("mistralrs-cli 0.9.2", "needs Rust 1.99", "rust_version", "requires rustc 1.99"),
     "rustc-too-old-for-a-dependency": ("candle-core 0.10.2", "needs Rust 1.99", "rust_version", "requires rustc 1.99"),
     "symbol-missing": ("mistralrs-cli 0.9.2", "finds no ncclCommInitRank", "Delete target/", "undefined symbol"),
@@ -61,8 +61,8 @@ def log_of(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.txt")))
-def test_what_a_real_failure_is_told_as(name: str) -> None:
-    crate, cause, remedy, line = TOLD[name]
+def test_a_real_failure_has_crate_cause_and_remedy(name: str) -> None:
+    crate, cause, remedy, line = EXPECTED[name]
     failure = explain(log_of(name))
     assert failure.crate == crate
     assert cause in failure.cause
@@ -70,8 +70,8 @@ def test_what_a_real_failure_is_told_as(name: str) -> None:
     assert line in "\n".join(failure.lines)
 
 
-@pytest.mark.parametrize("name", sorted(TOLD))
-def test_what_is_shown_is_short_and_is_no_noise(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_shown_lines_are_short_and_without_noise(name: str) -> None:
     lines = explain(log_of(name)).lines
     assert len(lines) <= SHOWN
     assert all(len(line) <= WIDTH + 3 for line in lines)
@@ -79,18 +79,18 @@ def test_what_is_shown_is_short_and_is_no_noise(name: str) -> None:
     assert not [line for line in lines for word in noise if word in line]
 
 
-# Outputs that are not easily brought about here, as people reported them publicly.
+# Output that is hard to reproduce here, as reported publicly.
 @pytest.mark.parametrize(
     ("line", "cause"),
     [
         ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", MEMORY),
         ("nvcc error   : 'cudafe++' died due to signal 9 (Kill signal)", MEMORY),
         ('/usr/include/bits/mathcalls.h(206): error: exception specification is incompatible with that of "rsqrtf"',
-         "both declare rsqrtf"),
+         "declare rsqrtf differently"),
         ("collect2: fatal error: ld terminated with signal 9 [Killed]", MEMORY),
         ("      Command 'perl' not found. Is perl installed?", "perl is missing"),
         ("error: linker `cc` not found", "cc is missing"),
-        ("error[E0514]: found crate `serde` compiled by an incompatible version of rustc", "left in the target"),
+        ("error[E0514]: found crate `serde` compiled by an incompatible version of rustc", "directory has stale"),
         ("error[E0658]: use of unstable library feature `stdarch`", "needs a newer Rust"),
         ("  process didn't exit successfully: `build-script-build` (signal: 4, SIGILL: illegal instruction)",
          "compiled for another CPU"),
@@ -98,43 +98,43 @@ def test_what_is_shown_is_short_and_is_no_noise(name: str) -> None:
         ("  cannot run `/srv/nvcc`: Exec format error (os error 8)", "for another processor"),
     ],
 )  # fmt: skip
-def test_what_others_reported(line: str, cause: str) -> None:
+def test_publicly_reported_failures(line: str, cause: str) -> None:
     script = ["error: failed to run custom build command for `a v1.0.0`"]
     assert cause in explain([*([] if line.startswith("error") else script), line]).cause
 
 
 def test_an_error_of_nvcc_is_no_killed_process():
-    """The compile cache calls nvcc's exit status 2 a signal; a wrong word there would send the operator astray."""
+    """The compile cache calls nvcc's exit status 2 a signal; repeating that would mislead the operator."""
     assert "sccache: Compiler killed by signal 2" in "\n".join(log_of("nvcc-error"))
     failure = explain(log_of("nvcc-error"))
     assert "signal" not in "\n".join(failure.lines)
     assert "memory" not in failure.cause
 
 
-def test_the_first_error_is_told_and_not_what_followed():
+def test_the_first_error_counts():
     log = [*log_of("rustc-error"), *log_of("killed-cicc"), *log_of("disk-full")]
-    assert explain(log).cause == "rustc refuses the code"
+    assert explain(log).cause == "rustc rejects the code"
     assert explain(log).lines[-1].endswith("  expected `u32` because of return type")
     assert explain([*log_of("disk-full"), *log]).cause == "the disk is full"
 
 
-def test_the_line_of_the_source_is_shown_with_the_error():
+def test_the_source_line_is_shown_with_the_error():
     shown = explain(log_of("nvcc-error")).lines
     at = next(i for i, line in enumerate(shown) if "missing_function" in line)
     assert shown[at + 1].lstrip().startswith("__attribute__((global)) void k")
     assert shown[at + 2].strip() == "^"
 
 
-def test_a_long_line_keeps_its_end_where_cargo_says_how_it_ended():
+def test_a_long_line_keeps_its_end_with_the_exit_status():
     line = next(line for line in explain(log_of("killed-rustc")).lines if "rustc" in line and " … " in line)
     assert line.endswith("(signal: 9, SIGKILL: kill)")
 
 
-def test_an_unknown_error_is_shown_with_the_advice_that_always_holds():
+def test_an_unknown_error_has_the_general_remedy():
     failure = explain(["   Compiling a v1.0.0", "error: something new went wrong", "  in a new way"])
     assert failure == Failure(
         "", ("error: something new went wrong", "  in a new way"), "the build failed",
-        "The whole log says more. After a fix, run again: what was compiled stays",
+        "See the whole log. After a fix, run again: compiled units are kept",
     )  # fmt: skip
 
 
@@ -144,31 +144,31 @@ def test_without_an_error_line_the_end_of_the_output_is_shown():
     assert explain([]) == Failure("", (), "the build failed", explain(["x"]).remedy)
 
 
-def test_every_cause_is_tried_by_a_log_or_a_report():
-    """A row that no test meets may say anything."""
-    met = {explain(log_of(name)).cause for name in TOLD}
-    untold = [row.cause for row in CAUSES if "{" not in row.cause and row.cause not in met]
-    assert untold == [
+def test_every_cause_has_a_log_or_a_report():
+    """A row without a test may be wrong."""
+    met = {explain(log_of(name)).cause for name in EXPECTED}
+    untested = [row.cause for row in CAUSES if "{" not in row.cause and row.cause not in met]
+    assert untested == [
         "a program is for another processor",
         "upstream needs a newer Rust",
         "a program was compiled for another CPU than the builder's",
         "the compiler itself crashed",
-    ], "these are in test_what_others_reported"
+    ], "these are in test_publicly_reported_failures"
 
 
-def test_the_faults_of_the_builder_are_told_from_those_of_the_sources():
-    theirs = {name for name in TOLD if explain(log_of(name)).upstreams}
+def test_faults_of_the_sources_are_marked():
+    theirs = {name for name in EXPECTED if explain(log_of(name)).upstreams}
     assert theirs == {"lock-stale", "nvcc-error", "nvcc-error-verbose", "rustc-error"}
-    told = CompileFailed(explain(log_of("rustc-error")), "/l").failure()
-    assert told["upstreams"] is True
-    assert told["msg"].startswith("the build failed: mistralrs-core")
+    result = CompileFailed(explain(log_of("rustc-error")), "/l").failure()
+    assert result["upstreams"] is True
+    assert result["msg"].startswith("the build failed: mistralrs-core")
 
 
 SCRIPT = "error: failed to run custom build command for `mistralrs-quant v0.9.2 (/srv/builder/src/mistralrs-quant)`"
 RUSTC = "error: could not compile `serde` (lib)"
 
 
-# A night of warming ends well where upstream is at fault: none of these may pass for that.
+# A nightly warm-up succeeds if upstream is at fault: none of these may count as that.
 @pytest.mark.parametrize(
     "log",
     [
@@ -195,17 +195,17 @@ RUSTC = "error: could not compile `serde` (lib)"
          " --> src/lib.rs:1:5"],
     ],
 )  # fmt: skip
-def test_what_may_be_the_builders_fault_is_not_laid_to_the_sources(log: list[str]) -> None:
+def test_possible_faults_of_the_builder_are_not_marked(log: list[str]) -> None:
     assert not explain(log).upstreams
 
 
-def test_what_rustc_says_without_a_number_is_the_sources_fault_too():
+def test_an_error_of_rustc_without_a_number_is_marked():
     shown = ["error: this file contains an unclosed delimiter", " --> mistralrs-core/src/limits.rs:1:17", "  |", RUSTC]
-    assert (explain(shown).upstreams, explain(shown).cause) == (True, "rustc refuses the code")
+    assert (explain(shown).upstreams, explain(shown).cause) == (True, "rustc rejects the code")
 
 
 def test_the_message_names_crate_cause_lines_log_and_remedy():
     text = str(CompileFailed(explain(log_of("library-missing")), "/srv/builder/log/ada-0.9.2-20261121T104833Z.log"))
     assert text.startswith("the build failed: mistralrs-cli 0.9.2: the linker finds no libnccl\n    error: linking")
     assert "ada-0.9.2-20261121T104833Z.log" in text
-    assert text.endswith("another is in some -devel package")
+    assert text.endswith("any other is in a -devel package")

@@ -1,11 +1,11 @@
-"""Keys: what gpg lists, which of several keys signs, what is said of them."""
+"""Keys: gpg's listings, the key that signs, the sentence about a rotation."""
 
 from __future__ import annotations
 
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.sign import keyring
-from pipeline.sign.keyring import SigningKey, parse_keys, signer_of, successor_of, told, whole_fingerprint
+from pipeline.sign.keyring import SigningKey, next_key, parse_keys, present_key, whole_fingerprint
+from pipeline.sign.rotation import describe
 
 NOW = 1000
 
@@ -26,7 +26,7 @@ A, B = key("A"), key("B", 200)
         ([A, key("B", 200, use_from=None)], "A", "B"),
         ([A, key("B", 200, use_from=NOW + 1)], "A", "B"),
         ([A, key("B", 200, use_from=NOW)], "B", ""),
-        # Made in the same second, and on the way at once: the one that was introduced is the next.
+        # Made in the same second: the introduced one is the later one.
         ([key("A", use_from=100), key("B")], "A", ""),
         # The older key's day came later.
         ([key("A", use_from=500), B], "A", ""),
@@ -37,7 +37,7 @@ A, B = key("A"), key("B", 200)
 )
 def test_the_living_key_whose_time_came_last_signs(those: list[SigningKey], signs: str, waits: str) -> None:
     for order in (those, those[::-1]):
-        signer, successor = signer_of(order, NOW), successor_of(order, NOW)
+        signer, successor = present_key(order, NOW), next_key(order, NOW)
         assert (signer.fingerprint[:1] if signer else "") == signs
         assert (successor.fingerprint[:1] if successor else "") == waits
 
@@ -51,19 +51,19 @@ def test_the_living_key_whose_time_came_last_signs(those: list[SigningKey], sign
         (
             A,
             key("B", use_from=None),
-            "key AAAAAAAAAAAAAAAA signs; key BBBBBBBBBBBBBBBB is being brought to the clients",
+            "key AAAAAAAAAAAAAAAA signs; key BBBBBBBBBBBBBBBB is being distributed to the clients",
         ),
         (A, key("B", use_from=86400), "key AAAAAAAAAAAAAAAA signs until 1970-01-02, then key BBBBBBBBBBBBBBBB"),
     ],
 )
-def test_where_a_rotation_stands_is_one_sentence(
+def test_the_state_of_a_rotation_is_one_sentence(
     signing: SigningKey | None, successor: SigningKey | None, text: str
 ) -> None:
-    assert told(signing, successor) == text
+    assert describe(signing, successor) == text
 
 
 @pytest.mark.parametrize("text", ["ab" * 20, " ".join(["ABAB"] * 10), "AB" * 20])
-def test_a_fingerprint_may_be_written_as_gpg_shows_it(text: str) -> None:
+def test_a_fingerprint_is_accepted_as_gpg_shows_it(text: str) -> None:
     assert whole_fingerprint(text) == "AB" * 20
 
 
@@ -84,6 +84,6 @@ def test_a_listing_is_read_as_gpg_writes_it() -> None:
         "pub:-:4096:1:FFFF:300:::-:::scSC:::::::0:\nfpr:::::::::P3:\nuid:-::::300::H::Two::::::::::0:\n"
     )
     assert parse_keys(listing) == [
-        keyring.SigningKey("P1", "S1", "Test: one <a@b>", 200, 500),
-        keyring.SigningKey("P3", "P3", "Two", 300, 0),
+        SigningKey("P1", "S1", "Test: one <a@b>", 200, 500),
+        SigningKey("P3", "P3", "Two", 300, 0),
     ]

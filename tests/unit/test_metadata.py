@@ -1,4 +1,4 @@
-"""Metadata: what is spliced is what createrepo_c would have written of the same packages."""
+"""Metadata: a splice is byte for byte what createrepo_c writes of the same packages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def spliced(packed: dict[str, bytes], drop: Iterable[str], add: Iterable[str]) -
 
 
 def test_a_splice_is_what_createrepo_c_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random packages come and go, at the ends too; blocks end anywhere."""
+    """Random packages are added and dropped, at the ends too; blocks end anywhere."""
     chance = random.Random(43)  # noqa: S311  only trials
     versions = [f"0.{number}" for number in range(60)]
     for trial in range(40):
@@ -96,7 +96,7 @@ def test_packages_are_read_as_createrepo_c_reads_them(tmp_path: Path) -> None:
         assert metadata.read_pkgids(kind, packed[kind]) == [p.sha256 for p in read]
 
 
-def test_repomd_tells_of_the_files_what_createrepo_c_would(tmp_path: Path) -> None:
+def test_repomd_is_that_of_createrepo_c(tmp_path: Path) -> None:
     texts = {kind: [metadata.head(kind, 1), entry("0.1").texts[kind], metadata.foot(kind)] for kind in TYPES}
     text = metadata.write_repodata(texts, tmp_path / "repodata", 17).decode()
     repomd = createrepo_c.Repomd()
@@ -115,11 +115,11 @@ def test_repomd_tells_of_the_files_what_createrepo_c_would(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("kind", "old", "new", "message"),
     [
-        ("primary", 'packages="3"', 'packages="4"', "it has 3 packages and says 4"),
-        ("primary", "</metadata>", "", "does not end there"),
-        ("filelists", "<?xml ", "<?html ", "it begins with"),
+        ("primary", 'packages="3"', 'packages="4"', "it has 3 packages instead of 4"),
+        ("primary", "</metadata>", "", "or text after them"),
+        ("filelists", "<?xml ", "<?html ", "it starts with"),
         ("other", "<package pkgid", "<package id", "it has a package without a name"),
-        ("primary", "<size package", "<size", "this is no package's text"),
+        ("primary", "<size package", "<size", "this text describes no package"),
     ],
 )
 def test_metadata_of_another_shape_is_refused(tmp_path: Path, kind: str, old: str, new: str, message: str) -> None:
@@ -138,14 +138,18 @@ def test_metadata_of_another_shape_is_refused(tmp_path: Path, kind: str, old: st
     [b"", b"text", gzip.compress(b"")[:-1], gzip.compress(b"") * 2],
     ids=["nothing", "text", "cut off", "two"],
 )
-def test_what_is_no_whole_gzip_file_is_refused(data: bytes) -> None:
-    with pytest.raises(PipelineError, match="the snapshot's primary metadata is not as this project writes it"):
+def test_an_incomplete_gzip_file_is_refused(data: bytes) -> None:
+    with pytest.raises(
+        PipelineError, match="the snapshot's primary metadata has another form than this project writes"
+    ):
         list(metadata.read_packages(data))
 
 
 def test_files_that_do_not_fit_together_are_not_spliced(tmp_path: Path) -> None:
     one, two = (by_createrepo(tmp_path / name, versions) for name, versions in (("a", ["1", "2"]), ("b", ["1", "3"])))
-    with pytest.raises(PipelineError, match="mistralrs-ada-2-1.fc43.x86_64.rpm is not where other.xml has it"):
+    with pytest.raises(
+        PipelineError, match="mistralrs-ada-2-1.fc43.x86_64.rpm is not at the position that it has in other.xml"
+    ):
         spliced(one | {"primary": two["primary"]}, ["2"], [])
     three = by_createrepo(tmp_path / "c", ["1", "2", "3"])
     with pytest.raises(PipelineError, match="it has 3 packages, other.xml has 2"):

@@ -1,4 +1,4 @@
-"""Mirrors: what git and cargo are told, and which commits of CUTLASS a build asks for. Without running them."""
+"""Mirrors: the settings for git and cargo, and the commits of CUTLASS that a build needs. Runs neither."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GITHUB = {"https://github.com/": "https://git.example.org/github/"}
 ONE, TWO = "1" * 40, "a" * 40
 
 
-def test_git_is_told_by_its_environment_and_the_same_is_read_from_it():
+def test_gits_environment_holds_the_mirrors_and_gives_them_back():
     mirrors = GITHUB | {"https://github.com/NVIDIA/cutlass.git": "file:///srv/cutlass.git"}
     environment = Mirrors(mirrors).environment
     assert environment["GIT_CONFIG_COUNT"] == "2"
@@ -39,17 +39,17 @@ def test_git_is_told_by_its_environment_and_the_same_is_read_from_it():
     assert git_mirrors(environment) == mirrors
 
 
-def test_without_a_mirror_git_is_told_nothing():
+def test_without_a_mirror_the_environment_is_empty():
     assert Mirrors().environment == {}
     assert git_mirrors({}) == {}
 
 
-def test_other_settings_of_the_callers_git_are_not_passed_on():
+def test_other_settings_of_the_callers_git_are_ignored():
     other = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.hooksPath", "GIT_CONFIG_VALUE_0": "/tmp/hooks"}
     assert git_mirrors(other) == {}
 
 
-def test_the_longest_beginning_wins_as_with_git():
+def test_the_longest_prefix_wins_as_with_git():
     mirrors = Mirrors(GITHUB | {"https://github.com/NVIDIA/": "/srv/git/"})
     assert mirrors.sent("https://github.com/NVIDIA/cutlass.git") == "/srv/git/cutlass.git"
     assert mirrors.sent("https://github.com/a/b") == "https://git.example.org/github/a/b"
@@ -62,13 +62,13 @@ def test_the_longest_beginning_wins_as_with_git():
         ({"git": {"github.com": "https://m/"}}, "'github.com' is neither a URL nor an absolute path"),
         ({"git": {"https://github.com/": "mirrors/github"}}, "'mirrors/github' is neither a URL nor an absolute path"),
         ({"git": {"https://github.com/": "https://m/\nx"}}, "is neither a URL nor an absolute path"),
-        ({"git": {"https://github.com/": "https://me:secret@m/"}}, "holds a password, which would end in logs"),
+        ({"git": {"https://github.com/": "https://me:secret@m/"}}, "holds a password, which logs would show"),
         ({"registry": "sparse+https://me:secret@m/"}, "holds a password.*cargo_registry_mirror.*netrc"),
         ({"registry": "crates"}, "'crates' is neither.*cargo_registry_mirror"),
         ({"cutlass_commits": ["7127592"]}, "'7127592' is no commit.*cutlass_commits.*40 hex"),
     ],
 )
-def test_what_cannot_be_meant_is_an_error_that_says_where(given, message):
+def test_an_invalid_value_is_an_error_with_its_variable(given, message):
     with pytest.raises(PipelineError, match=message) as caught:
         Mirrors(**given)
     assert "secret" not in str(caught.value)
@@ -90,16 +90,18 @@ def test_the_kind_of_a_folder_is_seen_in_it(tmp_path):
 
 
 def test_playbooks_get_the_environment_from_a_filter():
-    told = _filter.FilterModule().filters()["git_environment"]
-    assert told(GITHUB) == Mirrors(GITHUB).environment
-    with pytest.raises(AnsibleFilterError, match="git_mirrors is not a mapping.*but \\['https://m/'\\]"):
-        told(["https://m/"])
+    environment = _filter.FilterModule().filters()["git_environment"]
+    assert environment(GITHUB) == Mirrors(GITHUB).environment
+    with pytest.raises(
+        AnsibleFilterError, match="git_mirrors must map addresses to mirrors, not be \\['https://m/'\\]"
+    ):
+        environment(["https://m/"])
     with pytest.raises(AnsibleFilterError, match="holds a password") as caught:
-        told({"https://github.com/": "https://me:secret@m/"})
+        environment({"https://github.com/": "https://me:secret@m/"})
     assert "secret" not in str(caught.value)
 
 
-def test_what_cargo_is_told_is_toml_whatever_the_folder_is_called():
+def test_cargos_configuration_is_toml_whatever_the_folders_name():
     import tomllib
 
     data = tomllib.loads(source_replacement({"directory": '/srv/"crates"\\x'}))
@@ -129,7 +131,7 @@ def test_the_commits_of_cutlass_are_read_in_a_build_script(script, commits):
 
 
 def package(name: str, folder: Path, script: str = "") -> dict[str, object]:
-    """One package as ``cargo metadata`` tells it, with a build script where there is a text for one."""
+    """One package of ``cargo metadata``, with a build script if there is a text for one."""
     targets = [{"kind": ["lib"], "src_path": f"{folder}/src/lib.rs"}]
     if script:
         folder.mkdir(parents=True)
@@ -169,14 +171,14 @@ def metadata(tmp_path):
     }
 
 
-def test_only_build_scripts_of_what_is_built_count(metadata):
+def test_only_build_scripts_of_the_build_count(metadata):
     assert set(build_scripts(metadata, "server")) == {"quant 1.0", "cudaforge"}
     assert cutlass_wanted(metadata, "server") == {ONE: "quant 1.0"}
 
 
 def test_a_commit_that_cannot_be_read_is_an_error_that_names_the_script(metadata, tmp_path):
     (tmp_path / "quant/build.rs").write_text("fn main() { b.with_cutlass(Some(&elsewhere())) }")
-    with pytest.raises(PipelineError, match="quant 1.0 takes CUTLASS, and its commit cannot be read.*cutlass_commits"):
+    with pytest.raises(PipelineError, match="quant 1.0 uses CUTLASS, but names no readable commit.*cutlass_commits"):
         cutlass_wanted(metadata, "server")
     (tmp_path / "cudaforge/src").mkdir(parents=True)
     (tmp_path / "cudaforge/src/dependency.rs").write_text(f'const CUTLASS_DEFAULT_COMMIT: &str = "{TWO}";')

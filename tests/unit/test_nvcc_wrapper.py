@@ -1,9 +1,9 @@
-"""Which calls build scripts' nvcc becomes."""
+"""The wrapper's calls of nvcc."""
 
 from __future__ import annotations
 
 import pytest
-from pipeline.build.nvcc_wrapper import absolute, made_object, mapped, sources, split
+from pipeline.toolchain.nvcc_wrapper import absolute, mapped, object_of, sources, split
 
 COMMON = ["--generate-code=arch=compute_89,code=sm_89", "--default-stream", "per-thread", "-O3"]
 
@@ -16,11 +16,11 @@ def test_one_call_for_each_input_of_ptx():
 
 
 @pytest.mark.parametrize("words", [["--output-directory=/out"], ["-odir", "/out"], ["-odir=/out"]])
-def test_the_output_is_named_also_for_one_input(words):
+def test_the_output_is_named_for_a_single_input_too(words):
     assert split(["-ptx", *words, "a.cu"]) == [["-ptx", "-o", "/out/a.ptx", "a.cu"]]
 
 
-def test_without_a_folder_the_output_lies_where_nvcc_puts_it():
+def test_without_a_folder_the_output_is_nvccs_default():
     assert split(["--ptx", "k/a.cu"]) == [["--ptx", "-o", "a.ptx", "k/a.cu"]]
 
 
@@ -34,7 +34,7 @@ def test_without_a_folder_the_output_lies_where_nvcc_puts_it():
         ["--lib", "-o", "lib.a", "a.o", "b.o"],
     ],
 )
-def test_other_calls_stay_as_they_are(words):
+def test_other_calls_are_unchanged(words):
     assert split(words) == [words]
 
 
@@ -48,11 +48,11 @@ PATHS = ["-Xcompiler", "-ffile-prefix-map=/b=/builder", "-Xcompiler", "-ffile-pr
 
 
 def test_paths_are_mapped_for_the_host_compiler_and_the_front_end():
-    told = mapped(["-c", "-o", "/b/out/a.o", "/b/src/k/a.cu"], "/b=/builder", NVCC)
-    assert told == [*PATHS, "-Xcudafe", "--orig_src_path_name=/builder/src/k/a.cu"]
+    options = mapped(["-c", "-o", "/b/out/a.o", "/b/src/k/a.cu"], "/b=/builder", NVCC)
+    assert options == [*PATHS, "-Xcudafe", "--orig_src_path_name=/builder/src/k/a.cu"]
 
 
-def test_a_relative_input_lies_where_the_build_script_runs(tmp_path, monkeypatch):
+def test_a_relative_input_is_below_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "src").mkdir()
     monkeypatch.chdir(tmp_path / "src")
     assert mapped(["-c", "a.cu"], f"{tmp_path}=/builder", NVCC)[-1] == "--orig_src_path_name=/builder/src/a.cu"
@@ -68,7 +68,7 @@ def test_inputs_and_folders_of_headers_become_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [["-c", "/elsewhere/a.cu"], ["-c", "/b/a.cu", "/b/c.cu"]])
-def test_what_has_no_one_path_of_the_builder_is_not_named_for_the_front_end(words):
+def test_a_foreign_path_or_several_inputs_are_not_mapped_for_the_front_end(words):
     assert mapped(words, "/b=/builder", NVCC) == PATHS
 
 
@@ -88,5 +88,5 @@ def test_nothing_to_map(words, prefix):
         (["-c", "a.cu"], ""),
     ],
 )
-def test_the_object_that_a_call_makes(words, made):
-    assert made_object(words) == made
+def test_the_object_that_a_call_names(words, made):
+    assert object_of(words) == made

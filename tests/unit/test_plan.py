@@ -1,4 +1,4 @@
-"""What is built: the comparison of a commit with a channel."""
+"""The comparison of a commit with a repository decides which flavours are built."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def package(name: str, version: str = "0.9.2", release: str = "1.fc43", commit: 
 @pytest.mark.parametrize(
     ("published", "missing"),
     [
-        pytest.param([], ["ada", "ampere"], id="an empty channel lacks all"),
-        pytest.param([package("ada")], ["ampere"], id="one is there"),
+        pytest.param([], ["ada", "ampere"], id="an empty repository lacks all"),
+        pytest.param([package("ada")], ["ampere"], id="one is present"),
         pytest.param([package("ada"), package("ampere")], [], id="nothing to do"),
         pytest.param(
             [package("ada", version="0.9.1", commit=B)],
@@ -34,10 +34,10 @@ def package(name: str, version: str = "0.9.2", release: str = "1.fc43", commit: 
         ),
         pytest.param([package("ada", release="2.fc43")], ["ada", "ampere"], id="nor does another release"),
         pytest.param([package("ada", release="1.fc42")], ["ada", "ampere"], id="nor one of another Fedora"),
-        pytest.param([package("cpu", commit=B)], ["ada", "ampere"], id="nor a flavour that is not asked for"),
+        pytest.param([package("cpu", commit=B)], ["ada", "ampere"], id="nor a flavour that is not wanted"),
     ],
 )
-def test_what_is_missing(published: list[Package], missing: list[str]) -> None:
+def test_missing_flavours(published: list[Package], missing: list[str]) -> None:
     found = plan(source(), [ADA, AMPERE], published, "1", ".fc43")
     assert [flavour.name for flavour in found.missing] == missing
     assert all(present in published for present in found.present)
@@ -55,17 +55,17 @@ def test_a_tag_that_moved_is_refused_whatever_the_release(release: str) -> None:
     assert "Find out from upstream why" in error.value.remedy
 
 
-def test_a_package_without_a_commit_is_never_taken_for_the_source() -> None:
+def test_a_package_without_a_commit_never_counts_as_the_source() -> None:
     with pytest.raises(PipelineError, match=r"\(none recorded\), it is now"):
         plan(source(), [ADA], [package("ada", commit="")], "1", ".fc43")
 
 
 @pytest.mark.parametrize(("name", "names"), [("all", ["ada", "ampere"]), ("ampere", ["ampere"]), ("trial", ["trial"])])
-def test_flavours_are_chosen_by_name_or_all_that_are_published(name: str, names: list[str]) -> None:
+def test_flavours_are_selected_by_name_or_all_published(name: str, names: list[str]) -> None:
     assert [flavour.name for flavour in select_flavours([ADA, AMPERE, TRIAL], name)] == names
 
 
-def test_an_unknown_flavour_is_told_the_known_ones() -> None:
+def test_the_error_of_an_unknown_flavour_names_the_known_ones() -> None:
     with pytest.raises(PipelineError) as error:
         select_flavours([ADA, AMPERE], "adda")
     assert error.value.what == "there is no flavour adda"
@@ -78,7 +78,7 @@ def test_a_yanked_package_is_not_built_again_under_its_name() -> None:
     with pytest.raises(PipelineError) as error:
         plan(source(), [ADA, AMPERE], [], "1", ".fc43", yanked=yanked)
     assert error.value.what == (
-        "mistralrs-ampere-0.9.2-1.fc43.x86_64 was yanked from this channel, and is never published again"
+        "mistralrs-ampere-0.9.2-1.fc43.x86_64 was yanked from this repository, and is never published again"
     )
     assert "raise package_release" in error.value.remedy
     assert plan(source(), [AMPERE], [], "2", ".fc43", yanked=yanked).missing == (AMPERE,)

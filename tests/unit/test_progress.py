@@ -1,4 +1,4 @@
-"""Reading cargo's output."""
+"""cargo's output as lines and progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from pipeline.build.progress import LineReader, Progress, clock
 
 
-def test_progress_is_told_apart_from_lines_whatever_the_chunks():
+def test_progress_and_lines_are_separated_for_any_chunk_size():
     stream = (
         b"   Compiling a v0.1.0\n\r    Building [===>      ] 1/4: b, c(build)\r\x1b[K   Compiling b v0.1.0\n"
         b"    Building [======>   ] 412/803: mistralrs-core(bin)\rwarning: odd\n    Finished"
@@ -30,13 +30,13 @@ def test_progress_is_told_apart_from_lines_whatever_the_chunks():
     [
         (Progress(412, 803, "mistralrs-core"), 190, 0, "[ada] 412/803 mistralrs-core, 3:10, about 3:00 left"),
         (Progress(412, 803, "mistralrs-core"), 190, 179, "[ada] 412/803 mistralrs-core, 3:10, about 3:00 left"),
-        (Progress(702, 706, "mistralrs-core"), 190, 160, "[ada] 702/706 mistralrs-core, 3:10, at it for 2:40"),
+        (Progress(702, 706, "mistralrs-core"), 190, 160, "[ada] 702/706 mistralrs-core, 3:10, running for 2:40"),
         (Progress(702, 706, "mistralrs-core"), 20, 19, "[ada] 702/706 mistralrs-core, 0:20, about 0:00 left"),
         (Progress(3, 803, "syn"), 4, 0, "[ada] 3/803 syn, 0:04"),
         (Progress(803, 803, ""), 4000, 5, "[ada] 803/803 finishing, 1:06:40"),
     ],
 )
-def test_a_line_for_a_person(progress, seconds, standing, line):
+def test_a_progress_line(progress, seconds, standing, line):
     assert progress.line("ada", seconds, standing) == line
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.channel.agent_client import Busy, ParentMoved, Publisher
 from pipeline.base.run import CommandFailed
+from pipeline.channel.agent_client import AgentClient, Busy, ParentMoved
 from publisher_agent import examine
 from publisher_agent.command import Command, parse
 from publisher_agent.examine import changed_packages, check_layout
@@ -265,7 +265,7 @@ def configured(folder: Path, **row: object) -> Any:
 
 def test_what_a_configuration_leaves_out(tmp_path: Path) -> None:
     config = configured(tmp_path)
-    assert config.channels == {"stable": ChannelRow("fedora/43/x86_64", snapshots=50, days=90, grace_hours=48)}
+    assert config.channels == {"stable": ChannelRow("fedora/43/x86_64", snapshots=50, days=180, grace_hours=48)}
     assert (config.reserve, config.incoming) == (1 << 30, 20 << 30)
     assert configured(tmp_path, days=0).channels["stable"].days == 0
 
@@ -293,7 +293,7 @@ def test_a_configuration_that_does_not_fit(tmp_path: Path, row: dict[str, object
 )
 def test_a_refusal_reaches_the_operator_whole(status: int, kind: type[PipelineError]) -> None:
     said = 'debug: x\n{"error": "the head is B, no longer A", "where": "stable", "remedy": "Compose again"}\n'
-    told = Publisher(["ssh"], "repo")._translate(CommandFailed(["ssh"], status, "", said))
+    told = AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], status, "", said))
     assert type(told) is kind
     assert (told.what, told.where, told.remedy) == ("the head is B, no longer A", "stable", "Compose again")
 
@@ -301,13 +301,13 @@ def test_a_refusal_reaches_the_operator_whole(status: int, kind: type[PipelineEr
 def test_of_a_refused_upload_the_agents_status_counts() -> None:
     """rsync ends with a status of its own."""
     said = '{"error": "busy", "where": "", "remedy": "Wait", "status": 4}\nrsync error: (code 12)\n'
-    assert isinstance(Publisher(["ssh"], "repo")._translate(CommandFailed(["rsync"], 12, "", said)), Busy)
+    assert isinstance(AgentClient(["ssh"], "repo")._translate(CommandFailed(["rsync"], 12, "", said)), Busy)
 
 
 def test_an_answer_that_is_none_of_the_agents(tmp_path: Path) -> None:
     for answer in ("", "[]", "{}", "hello", '{"snapshot"'):
         with pytest.raises(PipelineError, match="the repo host gave no answer of the publisher agent"):
-            Publisher(["printf", answer], "").head("stable")
+            AgentClient(["printf", answer], "").head("stable")
 
 
 @pytest.mark.parametrize(
@@ -319,14 +319,14 @@ def test_an_answer_that_is_none_of_the_agents(tmp_path: Path) -> None:
     ],
 )
 def test_a_host_that_many_knock_at_is_busy(said: str) -> None:
-    told = Publisher(["ssh"], "repo")._translate(CommandFailed(["ssh"], 255, "", said))
+    told = AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 255, "", said))
     assert isinstance(told, Busy)
     assert "MaxStartups" in told.remedy
-    assert not isinstance(Publisher(["ssh"], "repo")._translate(CommandFailed(["ssh"], 1, "", said)), Busy)
+    assert not isinstance(AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 1, "", said)), Busy)
 
 
 def test_a_dead_connection_says_what_to_check() -> None:
-    error = Publisher(["ssh", "-p", "2"], "repo")._translate(CommandFailed(["ssh"], 255, "", "Connection refused"))
+    error = AgentClient(["ssh", "-p", "2"], "repo")._translate(CommandFailed(["ssh"], 255, "", "Connection refused"))
     assert "status 255: Connection refused" in error.what
     assert error.where == "ssh -p 2 repo"
     assert "Check that the host is up" in error.remedy
@@ -334,4 +334,4 @@ def test_a_dead_connection_says_what_to_check() -> None:
 
 def test_a_machine_that_never_released_says_so() -> None:
     with pytest.raises(PipelineError, match="there is no publisher agent yet.*make release"):
-        Publisher(["/nonexistent/mistralrs-publisher", "--rsh"], "local").head("stable")
+        AgentClient(["/nonexistent/mistralrs-publisher", "--rsh"], "local").head("stable")

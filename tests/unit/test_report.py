@@ -1,18 +1,19 @@
-"""The report of a build: what programs said, put together; the page; a cache that gives less; the folder of logs."""
+"""The report of a build: the programs' output as data, the page, fewer cache hits, and the folder of logs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from pipeline.base.records import Artifact, CacheCount, Flavour, Source
-from pipeline.build import report
+from pipeline.build import report, report_data
 from pipeline.build.limits import Parallel
-from pipeline.build.report import Amount, BuildReport, Kernel, Level, Observed
+from pipeline.build.report_data import Amount, BuildReport, Kernel, Level, Observed, build_report
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "report"
 TIMINGS = (FIXTURES / "cargo-timing.html").read_text()
@@ -47,16 +48,16 @@ SEEN = Observed(
     not_cached={"crate-type": 120, "-": 3}, cache=Level("0.16.0", 9_000_000_000, 20_000_000_000),
     phases={"fetch": 12.1, "compile": 3790}, memory=9 << 30, programs={"rustc": 4 << 30, "cicc": 5 << 30, "cc1": 0},
 )  # fmt: skip
-REPORT = report.of(ARTIFACT, SEEN)
+REPORT = build_report(ARTIFACT, SEEN)
 
 
-# ---------------------------------------------------------------- what programs said
+# ---------------------------------------------------------------- the output of programs
 
 
-def test_compiled_and_fresh_are_told_by_name():
+def test_compiled_and_fresh_units_are_named():
     fresh = [*MESSAGES[:-2], MESSAGES[-2] | {"fresh": True}]
-    assert report.unit_names(fresh, fresh=True) == ("mistralrs-cli 0.9.2",)
-    compiled = report.unit_names(fresh, fresh=False)
+    assert report_data.unit_names(fresh, fresh=True) == ("mistralrs-cli 0.9.2",)
+    compiled = report_data.unit_names(fresh, fresh=False)
     assert "mistralrs-core 0.9.2" in compiled
     assert "mistralrs-core 0.9.2 (build script)" in compiled
     assert "mistralrs-cli 0.9.2" not in compiled
@@ -73,11 +74,11 @@ def test_compiled_and_fresh_are_told_by_name():
         ("git+https://git.example.org/float8?branch=main#0.5.0", "float8 0.5.0"),
     ],
 )
-def test_a_crate_by_its_package_id(package_id: str, crate: str) -> None:
-    assert report.crate(package_id) == crate
+def test_a_package_id_names_its_crate(package_id: str, crate: str) -> None:
+    assert report_data.crate(package_id) == crate
 
 
-def test_the_slowest_units_come_from_cargos_own_page():
+def test_the_slowest_units_come_from_cargos_timings():
     slowest = [(unit.crate, unit.part, unit.seconds) for unit in REPORT.slowest[:3]]
     assert slowest == [
         ("mistralrs-server-core 0.9.2", "library", 1.4),
@@ -87,18 +88,18 @@ def test_the_slowest_units_come_from_cargos_own_page():
     parts = {(unit.crate, unit.part) for unit in REPORT.slowest}
     assert ("mistralrs-core 0.9.2", "compile of its build script") in parts
     assert ("mistralrs-core 0.9.2", "its build script") in parts
-    assert len(REPORT.slowest) <= report.SLOWEST
-    assert all(unit.seconds for unit in REPORT.slowest), "a fresh unit takes no time"
+    assert len(REPORT.slowest) <= report_data.SLOWEST
+    assert all(unit.seconds for unit in REPORT.slowest), "fresh units have no time"
 
 
 @pytest.mark.parametrize(
     "page", ["", "<html></html>", "const UNIT_DATA = [\n{\n];\n", 'const UNIT_DATA = [\n{"name": "a"}\n];\n', "[1,"]
 )
-def test_a_page_of_another_cargo_gives_no_units_and_no_error(page: str) -> None:
-    assert report.timings(page) == ()
+def test_timings_of_an_unknown_cargo_give_no_units_and_no_error(page: str) -> None:
+    assert report_data.timings(page) == ()
 
 
-def test_kernels_are_those_that_were_compiled_the_slowest_first():
+def test_kernels_are_the_successful_compiles_the_slowest_first():
     assert REPORT.slowest_kernels == (
         Kernel("cargo/git/checkouts/candle-1/candle-flash-attn/kernels/flash_fwd_hdim64.cu", 283.5, ptx=False),
         Kernel("kernels/afq/afq.cu", 100.0, ptx=True),
@@ -107,44 +108,44 @@ def test_kernels_are_those_that_were_compiled_the_slowest_first():
     assert (REPORT.kernels, REPORT.kernel_seconds) == (3, 384.8)
 
 
-def test_time_inside_the_compile_counts_what_runs_at_once_once():
-    # 100 to 383.5 and 300 to 400 together, and 600 to 601.25.
+def test_overlapping_calls_of_nvcc_count_once():
+    # 100 to 383.5 overlaps 300 to 400; 600 to 601.25 stands alone.
     assert REPORT.within == (
-        Amount("with nvcc at work", 301.2),
+        Amount("with nvcc running", 301.2),
         Amount("for the program's own crate and its link", 1.38),
     )
     assert REPORT.phases == (Amount("fetch", 12.1), Amount("compile", 3790.0))
 
 
-def test_a_binary_is_told_by_what_its_bytes_are():
+def test_a_binarys_sections_are_grouped_and_add_up_to_its_size():
     parts = {part.name: int(part.amount) for part in REPORT.sections}
     assert parts["code"] == 0x305B861 + 0x17 + 9 + 0x340
     assert parts["symbols"] == 0x375450 + 0xDB34AB
-    assert parts["data"] == 0xEACC1C + 0x1A8 + 0x1FB1C8 + 0x8EB58, ".bss takes no room in the file"
+    assert parts["data"] == 0xEACC1C + 0x1A8 + 0x1FB1C8 + 0x8EB58, ".bss takes no space in the file"
     assert sum(parts.values()) == SIZE
     assert "GPU code" not in parts
     fatbin = "  [33] .nv_fatbin        PROGBITS        0000000000800000 4fc3360 1000000 00   A  0   0  1\n"
-    assert Amount("GPU code", float(1 << 24)) in report.sizes(READELF + fatbin, SIZE)
-    assert report.sizes("readelf: Error: not an ELF file", 5) == ()
+    assert Amount("GPU code", float(1 << 24)) in report_data.sizes(READELF + fatbin, SIZE)
+    assert report_data.sizes("readelf: Error: not an ELF file", 5) == ()
 
 
-def test_what_is_not_known_is_left_out():
-    bare = report.of(ARTIFACT, Observed(began=1.0, root=ROOT, parallel=Parallel(1, 0, 1)))
+def test_unknown_values_are_omitted():
+    bare = build_report(ARTIFACT, Observed(began=1.0, root=ROOT, parallel=Parallel(1, 0, 1)))
     assert (bare.slowest, bare.within, bare.sections, bare.compiled, bare.kinds) == ((), (), (), (), ())
-    assert "This build had none, or did not ask it." in report.html(bare, None)
+    assert "No requests in this build." in report.html(bare, None)
 
 
-def test_links_lead_to_the_files_that_their_names_are(tmp_path: Path) -> None:
+def test_links_are_the_quoted_names_of_log_and_json(tmp_path: Path) -> None:
     log = tmp_path / "ada-0.9.2^20260822.143813git9e92262~1-20261121T104833Z.log"
     links = Page(report.html(changed(REPORT, log=str(log)), None)).links
     assert [urllib.parse.unquote(link) for link in links] == [f"./{log.name}", f"./{log.stem}.json"]
     assert not [link for link in links if "^" in link]
 
 
-def test_json_and_back_is_the_same(tmp_path: Path) -> None:
+def test_json_round_trip(tmp_path: Path) -> None:
     REPORT.write(tmp_path / "r.json")
     assert BuildReport.read(tmp_path / "r.json") == REPORT
-    bare = report.of(ARTIFACT, Observed(began=1, root=ROOT, parallel=Parallel(1, 0, 1), phases={"compile": 3}))
+    bare = build_report(ARTIFACT, Observed(began=1, root=ROOT, parallel=Parallel(1, 0, 1), phases={"compile": 3}))
     assert BuildReport.from_dict(json.loads(json.dumps(bare.to_dict()))) == bare
 
 
@@ -152,7 +153,7 @@ def test_json_and_back_is_the_same(tmp_path: Path) -> None:
 
 
 class Page(HTMLParser):
-    """The elements of a page, and an error where one is not closed."""
+    """The elements of a page; an unclosed one fails."""
 
     EMPTY = frozenset({"meta", "br"})
 
@@ -181,7 +182,7 @@ class Page(HTMLParser):
             self.text += data + "\n"
 
 
-def test_the_page_stands_alone():
+def test_the_page_has_no_scripts_and_no_external_resources():
     text = report.html(REPORT, None)
     page = Page(text)
     assert page.links == ["./ada-0.9.2-20261121T104833Z.log", "./ada-0.9.2-20261121T104833Z.json"]
@@ -192,13 +193,13 @@ def test_the_page_stands_alone():
     assert 'name="viewport"' in text
 
 
-def test_the_page_says_what_an_operator_asks():
+def test_the_page_shows_every_part():
     text = Page(report.html(REPORT, None)).text
     for wanted in (
         "ada 0.9.2", "1:03:32", "the first of this flavour", "97%", "583 of 604 compiles", "98.0 MB", "PTX (cicc)",
-        "580 of 600", "sccache 0.16.0; holds 9.00 GB of 20.00 GB; 123 that it cannot keep (other 3, crate-type 120)",
+        "580 of 600", "sccache 0.16.0; holds 9.00 GB of 20.00 GB; 123 not cacheable (other 3, crate-type 120)",
         "mistralrs-server-core 0.9.2", "flash_fwd_hdim64.cu", "candle-flash-attn/kernels", "3 calls of nvcc, 6:24 in",
-        "9.0 GiB", "11.0 GiB", "cicc", "2 jobs of cargo and 1 of nvcc at once.", "of that with nvcc at work",
+        "9.0 GiB", "11.0 GiB", "cicc", "2 jobs of cargo and 1 of nvcc at once.", "of that with nvcc running",
         "-C target-cpu=x86-64", "1.95.0", "13.0.88", "https://git.example.org/u.git v0.9.2", "c" * 40, "9 compiled",
         "mistralrs-core 0.9.2 (build script)",
         "2026-08-17 20:55 UTC",
@@ -214,7 +215,7 @@ def test_the_page_compares_with_the_build_before():
     assert "last 97%" in text
 
 
-def test_more_memory_than_planned_is_said_with_its_remedy():
+def test_more_memory_than_planned_has_a_remedy():
     over = dataclasses.replace(REPORT, memory=12 << 30)
     assert "low_memory=true" in report.html(over, None)
     assert "low_memory=true" not in report.html(REPORT, None)
@@ -232,7 +233,7 @@ def test_everything_is_escaped():
         ARTIFACT, rustflags=evil, log=f"/srv/{evil}.log", folder=evil,
         flavour=Flavour(evil, evil, "8.9", evil, (evil,)), source=Source(evil, evil, "tag", evil, 1, evil, evil),
     )  # fmt: skip
-    now = report.of(artifact, seen)
+    now = build_report(artifact, seen)
     before = dataclasses.replace(now, root=evil * 2, kinds=(CacheCount(evil, 999, 0),))
     now = dataclasses.replace(now, kinds=(CacheCount(evil, 1, 998),))
     text = report.html(now, before)
@@ -240,10 +241,10 @@ def test_everything_is_escaped():
     assert "<script" not in text
     page = Page(text)
     assert page.text.count("<script>alert(1)</script>&") > 15
-    assert all(link.startswith("./") for link in page.links), "no link leads away"
+    assert all(link.startswith("./") for link in page.links), "no link leaves the folder"
 
 
-# ---------------------------------------------------------------- a cache that gives less
+# ---------------------------------------------------------------- fewer cache hits
 
 
 def with_kinds(base: BuildReport = REPORT, **kinds: tuple[int, int]) -> BuildReport:
@@ -251,6 +252,7 @@ def with_kinds(base: BuildReport = REPORT, **kinds: tuple[int, int]) -> BuildRep
 
 
 GOOD = with_kinds(Rust=(580, 20), PTX=(80, 2))
+KEPT = "The next build finds this one's results"
 POOR = with_kinds(Rust=(12, 588), PTX=(80, 2))
 
 
@@ -265,24 +267,24 @@ SOME = dataclasses.replace(POOR, compiled=(*POOR.compiled, "serde 2.0.0", "syn 3
 @pytest.mark.parametrize(
     ("now", "cause", "remedy"),
     [
-        (changed(POOR, rustc="1.96.0"), "rustc changed from 1.95.0 to 1.96.0", "What was compiled now is kept"),
-        (changed(POOR, rustflags="-C target-cpu=x86-64-v3"), "RUSTFLAGS changed from -C target-cpu=x86-64 to", "kept"),
+        (changed(POOR, rustc="1.96.0"), "rustc changed from 1.95.0 to 1.96.0", KEPT),
+        (changed(POOR, rustflags="-C target-cpu=x86-64-v3"), "RUSTFLAGS changed from -C target-cpu=x86-64 to", KEPT),
         (changed(POOR, flavour=Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda",))),
-         "the flavour's features changed from cuda cudnn to cuda", "kept"),
+         "the flavour's features changed from cuda cudnn to cuda", KEPT),
         (dataclasses.replace(POOR, root="/other"), "root changed from /srv/builder to /other", "same builder_root"),
-        (dataclasses.replace(POOR, cache=Level("0.17.0", 9 << 30)), "sccache changed from 0.16.0 to 0.17.0", "kept"),
+        (dataclasses.replace(POOR, cache=Level("0.17.0", 9 << 30)), "sccache changed from 0.16.0 to 0.17.0", KEPT),
         (dataclasses.replace(POOR, cache=dataclasses.replace(POOR.cache, shared_down=True)),
          "the shared level of the cache is down", "compile_cache_endpoint"),
         (dataclasses.replace(POOR, cache=Level("0.16.0", 19_500_000_000, 20_000_000_000)),
          "the cache is full (19.5 of 20.0 GB)", "compile_cache_size"),
         (dataclasses.replace(POOR, cache=Level("0.16.0", 600_000_000, 20_000_000_000)),
-         "the cache lost what it had (9.0 GB, now 0.6 GB)", "kept"),
-        (SOME, "2 of 9 crates are of other versions", "kept"),
-        (changed(POOR, source=NEWER), "upstream went from 0.9.2 to 0.9.3", "kept"),
-        (POOR, "no cause is known", "Compare the reports"),
+         "the cache was deleted (9.0 GB before, now 0.6 GB)", KEPT),
+        (SOME, "2 of 9 crates changed their version", KEPT),
+        (changed(POOR, source=NEWER), "upstream went from 0.9.2 to 0.9.3", KEPT),
+        (POOR, "Likely cause: unknown", "Compare the reports"),
     ],
 )  # fmt: skip
-def test_a_fall_is_told_with_its_likely_cause(now: BuildReport, cause: str, remedy: str) -> None:
+def test_a_fall_names_its_likely_cause_and_a_remedy(now: BuildReport, cause: str, remedy: str) -> None:
     (warning,) = report.drops(now, GOOD)
     assert warning.startswith("ada: the compile cache had only 12 of 600 Rust (2%, 97% before), less than in")
     assert cause in warning
@@ -292,11 +294,11 @@ def test_a_fall_is_told_with_its_likely_cause(now: BuildReport, cause: str, reme
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "told"),
+    ("kind", "change", "cause"),
     [
         ("PTX", {"cuda": "13.2.1"}, "CUDA changed from 13.0.88 to 13.2.1"),
-        ("PTX", {"rustc": "1.96.0"}, "no cause is known"),
-        ("Rust", {"cuda": "13.2.1"}, "no cause is known"),
+        ("PTX", {"rustc": "1.96.0"}, "Likely cause: unknown"),
+        ("Rust", {"cuda": "13.2.1"}, "Likely cause: unknown"),
         (
             "CUBIN",
             {"flavour": Flavour("ada", "RTX 40", "9.0", "13.0", ("cuda", "cudnn"))},
@@ -304,12 +306,12 @@ def test_a_fall_is_told_with_its_likely_cause(now: BuildReport, cause: str, reme
         ),
     ],
 )
-def test_a_cause_is_one_only_for_what_it_concerns(kind: str, change: dict[str, object], told: str) -> None:
+def test_a_change_is_a_cause_only_for_kinds_that_depend_on_it(kind: str, change: dict[str, object], cause: str) -> None:
     (warning,) = report.drops(changed(with_kinds(**{kind: (0, 90)}), **change), with_kinds(**{kind: (90, 0)}))
-    assert told in warning
+    assert cause in warning
 
 
-def test_kinds_with_the_same_cause_are_told_together_and_others_apart():
+def test_kinds_with_the_same_cause_share_a_warning():
     before = with_kinds(Rust=(90, 0), PTX=(90, 0), CUBIN=(90, 0))
     now = changed(with_kinds(Rust=(0, 90), PTX=(0, 90), CUBIN=(0, 90)), rustc="1.96.0", cuda="13.2.1")
     warnings = report.drops(now, before)
@@ -330,15 +332,16 @@ def test_kinds_with_the_same_cause_are_told_together_and_others_apart():
         (with_kinds(), GOOD),
     ],
     ids=[
-        "the first build", "as before", "a little less", "few calls", "few calls before", "few before, other sources",
-        "another rustc that was there", "no cache now",
+        "the first build", "as before", "a small fall", "few requests", "few requests before",
+        "few requests before, other sources",
+        "another rustc, in the cache", "no cache now",
     ],
 )  # fmt: skip
 def test_no_warning(now: BuildReport, before: BuildReport | None) -> None:
     assert report.drops(now, before) == []
 
 
-def test_a_build_that_asked_for_little_before_had_everything_where_the_surroundings_changed():
+def test_few_requests_before_count_as_hits_if_the_environment_changed():
     (warning,) = report.drops(changed(POOR, rustc="1.96.0"), with_kinds(Rust=(5, 7)))
     assert "12 of 600 Rust (2%)" in warning
     assert "rustc changed" in warning
@@ -364,7 +367,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_finished_build_leaves_json_and_page_beside_its_log(tmp_path: Path) -> None:
+def test_a_finished_build_has_json_and_page_beside_its_log(tmp_path: Path) -> None:
     log = build_at(tmp_path, "20261121T100000Z")
     assert names(tmp_path) == [f"{log.stem}.html", f"{log.stem}.json", f"{log.stem}.log"]
     assert BuildReport.read(log.with_suffix(".json")).artifact.log == str(log)
@@ -386,13 +389,13 @@ def test_the_last_report_is_the_newest_finished_one_of_the_flavour(tmp_path: Pat
     assert report.last(tmp_path, "ada").artifact.log == str(old)
 
 
-def test_the_newest_builds_of_each_flavour_stay(tmp_path: Path) -> None:
+def test_rotation_keeps_the_newest_builds_of_each_flavour(tmp_path: Path) -> None:
     logs = [build_at(tmp_path, f"20261121T10000{n}Z", finished=n != 2) for n in range(5)]
     other = build_at(tmp_path, "20251121T100000Z", "ada-lite")
     Path(f"{logs[0]}.alive").touch()
     (tmp_path / "rpmbuild-ada.log").touch()
     gone = report.rotate(tmp_path, "ada", 2)
-    assert len(gone) == 3 + 1 + 3 + 1, "log, JSON and page of two, one's alive file, and the log of a failed build"
+    assert len(gone) == 3 + 1 + 3 + 1, "log, JSON and page of two, an alive file, and the log of a failed build"
     left = {path.name.partition(".log")[0] for path in tmp_path.glob("ada-0*.log")}
     assert left == {logs[3].stem, logs[4].stem}
     assert other.exists()
@@ -400,7 +403,7 @@ def test_the_newest_builds_of_each_flavour_stay(tmp_path: Path) -> None:
     assert report.rotate(tmp_path, "ada", 2) == []
 
 
-def test_the_log_that_is_being_written_stays_though_others_are_newer(tmp_path: Path) -> None:
+def test_rotation_never_deletes_the_log_being_written(tmp_path: Path) -> None:
     mine = build_at(tmp_path, "20261121T100000Z", finished=False)
     newer = build_at(tmp_path, "20261121T110000Z")
     report.rotate(tmp_path, "ada", 0, writing=mine)
@@ -408,7 +411,7 @@ def test_the_log_that_is_being_written_stays_though_others_are_newer(tmp_path: P
     assert not newer.exists()
 
 
-def test_leaving_a_report_warns_of_a_fall_since_the_last(tmp_path: Path) -> None:
+def test_a_fall_since_the_last_report_warns(tmp_path: Path) -> None:
     for n, now in enumerate((GOOD, GOOD, changed(POOR, rustc="1.96.0"))):
         log = tmp_path / f"ada-0.9.2-20261121T10000{n}Z.log"
         log.write_text("")
@@ -418,10 +421,19 @@ def test_leaving_a_report_warns_of_a_fall_since_the_last(tmp_path: Path) -> None
     assert "rustc changed" in Path(page).read_text()
 
 
-def test_a_report_that_cannot_be_written_fails_no_build(tmp_path: Path) -> None:
+def test_an_unwritable_report_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "ada-0.9.2-20261121T100000Z.html").mkdir()
     log = tmp_path / "ada-0.9.2-20261121T100000Z.log"
     page, (warning,) = report.leave(changed(GOOD, log=str(log)))
     assert page == ""
     assert "could not be written" in warning
     assert "ada-0.9.2-20261121T100000Z.html" in warning
+
+
+def test_without_jinja2_the_report_is_json_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    log = tmp_path / "ada-0.9.2-20261121T100000Z.log"
+    page, (warning,) = report.leave(changed(GOOD, log=str(log)))
+    assert page == ""
+    assert "install python3-jinja2 on the builder" in warning
+    assert names(tmp_path) == [f"{log.stem}.json"]

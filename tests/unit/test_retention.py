@@ -1,4 +1,4 @@
-"""Retention: which packages of the head give way to newer ones."""
+"""Retention: which packages of the head are superseded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_one_build_for_two_architectures_is_one() -> None:
     assert superseded([*packages, package("0.9-1")], Retention(builds=1)) == [package("0.9-1")]
 
 
-def test_of_nothing_nothing_goes() -> None:
+def test_an_empty_head_has_no_superseded_packages() -> None:
     assert superseded([], Retention(versions=1)) == []
 
 

@@ -1,4 +1,4 @@
-"""All that is missing or wrong in the inputs of a play's roles is told at once, before anything is touched."""
+"""One error names every missing or wrong input of a play's roles, before any change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def play(tmp_path, **variables):
     return done.returncode, done.stdout, touched.exists()
 
 
-def test_all_that_is_wrong_in_all_roles_is_told_at_once_and_nothing_is_touched(tmp_path):
+def test_one_error_names_all_wrong_inputs_of_all_roles_and_nothing_changes(tmp_path):
     status, output, touched = play(
         tmp_path,
         publisher_reserve_mib="much",
@@ -49,10 +49,10 @@ def test_all_that_is_wrong_in_all_roles_is_told_at_once_and_nothing_is_touched(t
         cuda_toolkit_components="some",
     )
     assert status != 0
-    assert "localhost was not touched, its inputs are not right" in output
+    assert "nothing was changed on localhost, its inputs are wrong" in output
     assert "publisher: argument 'publisher_reserve_mib' is of type str" in output
     assert "publisher: publisher_root: 'a_folder_that_nobody_named' is undefined" in output
-    assert "cuda_toolkit: cuda_toolkit_source: There is no secret source: no file /nowhere/source" in output
+    assert "cuda_toolkit: cuda_toolkit_source: There is no secret source: neither the file /nowhere/source" in output
     assert "cuda_toolkit: value of cuda_toolkit_components must be one of: compiler, full, got: some" in output
     assert not touched
 
@@ -68,7 +68,7 @@ def test_a_required_input_that_is_empty_is_missing(tmp_path, empty):
     assert touched == (not required)
 
 
-def test_right_inputs_touch_nothing_either(tmp_path):
+def test_right_inputs_let_the_play_go_on(tmp_path):
     status, output, touched = play(tmp_path, publisher_trusted_keys="/etc/hostname", publisher_keys=[])
     assert status == 0, output
     assert "changed=1" in output

@@ -1,4 +1,4 @@
-"""Where secrets come from: a file that others cannot read, else the environment; what is said without one."""
+"""Secrets come from a private file, else from the environment; the error of a missing one names both."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def test_the_file_comes_before_the_environment(folder):
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])
-def test_the_environment_where_no_file_says_anything(folder, text):
+def test_the_environment_without_a_file(folder, text):
     if text is not None:
-        # An empty file is an empty answer of the operator, not a reason to look elsewhere for something else.
+        # An empty file is the operator's choice of an empty secret: the environment does not count.
         put(folder, text)
         assert secret.find("token", folder, "") == ""
     else:
         assert secret.find("token", folder, None) == "of the environment"
 
 
-def test_a_file_that_others_may_read_is_refused_and_told_how_to_mend(folder):
+def test_a_file_open_to_other_accounts_is_refused_with_its_remedy(folder):
     put(folder, "seen by all", 0o640)
     with pytest.raises(AnsibleLookupError) as caught:
         secret.find("token", folder, None)
@@ -52,7 +52,7 @@ def test_a_file_that_others_may_read_is_refused_and_told_how_to_mend(folder):
     assert "seen by all" not in str(caught.value)
 
 
-def test_where_there_is_none_both_places_are_named(folder):
+def test_the_error_of_a_missing_secret_names_both_places(folder):
     with pytest.raises(AnsibleLookupError) as caught:
         secret.find("other", folder, None)
     assert str(folder / "other") in str(caught.value)

@@ -1,4 +1,4 @@
-"""Which builder builds what: the same each time, fair, and what a lost builder had goes to another."""
+"""The shares of the builders: the same each time and fair, and another builder takes over from a lost one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import hashlib
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package
-from pipeline.plan.spread import Builder, Told, spread, verified
+from pipeline.plan.outcomes import FAILED, HANDED_ON, PACKAGED, SKIPPED, FlavourOutcome, failures, outcomes_of
+from pipeline.plan.spread import Builder, MissingFlavour, spread, verified, version_line
 
 TABLE = ["ampere", "ada", "blackwell"]
 FORGE, ANVIL = Builder("forge"), Builder("anvil")
+DONE = FlavourOutcome(PACKAGED)
+BROKEN = FlavourOutcome(FAILED, "Build", "the build failed")
+FULL = FlavourOutcome(HANDED_ON, "Check the builder", "the disk is full")
 
 
 def test_one_builder_has_all_in_the_tables_order():
@@ -23,89 +27,147 @@ def test_one_builder_has_all_in_the_tables_order():
     ("builders", "wanted", "shares"),
     [
         pytest.param([FORGE, ANVIL], TABLE, {"forge": ("ampere", "blackwell"), "anvil": ("ada",)}, id="in turn"),
-        pytest.param([FORGE, ANVIL], ["ada"], {"anvil": ("ada",)}, id="one alone goes home, where its target is warm"),
+        pytest.param([FORGE, ANVIL], ["ada"], {"anvil": ("ada",)}, id="one alone goes to its warm home"),
         pytest.param(
             [FORGE, ANVIL], ["ampere", "blackwell"], {"forge": ("ampere",), "anvil": ("blackwell",)},
-            id="two of one home are shared all the same",
+            id="two of one home are spread anyway",
         ),
         pytest.param(
             [FORGE, Builder("anvil", flavours=("ada",))], ["ada", "blackwell"],
-            {"anvil": ("ada",), "forge": ("blackwell",)}, id="who may build little is given it",
+            {"anvil": ("ada",), "forge": ("blackwell",)}, id="a builder that may build little gets that",
         ),
         pytest.param(
-            [Builder("forge", weight=3), ANVIL], TABLE, {"forge": tuple(TABLE)}, id="a fast one has more"
+            [Builder("forge", weight=3), ANVIL], TABLE, {"forge": tuple(TABLE)}, id="a fast one gets more"
         ),
-        pytest.param([Builder("forge", there=False), ANVIL], TABLE, {"anvil": tuple(TABLE)}, id="one is down"),
-        pytest.param([Builder("forge", asked=False), ANVIL], TABLE, {"anvil": tuple(TABLE)}, id="one has no part"),
+        pytest.param([Builder("forge", answers=False), ANVIL], TABLE, {"anvil": tuple(TABLE)}, id="one is down"),
+        pytest.param([Builder("forge", in_run=False), ANVIL], TABLE, {"anvil": tuple(TABLE)}, id="one has no part"),
     ],
 )  # fmt: skip
 def test_shares(builders, wanted, shares):
     assert spread(wanted, builders, TABLE).shares == shares
     assert spread(wanted, builders, TABLE).missing == ()
-    assert spread(wanted, builders, TABLE).lost == tuple(b.name for b in builders if not b.there)
+    assert spread(wanted, builders, TABLE).lost == tuple(b.name for b in builders if not b.answers)
 
 
-def test_what_a_lost_builder_left_goes_to_one_that_is_there_and_what_it_built_counts():
+def test_another_builder_takes_over_from_a_lost_one_whose_packages_count():
     given = {"forge": ["ampere", "blackwell"], "anvil": ["ada"]}
-    builders = [Builder("forge", settled=("ampere",)), Builder("anvil", settled=("ada",))]
-    found = spread(TABLE, builders, TABLE, given=given)
+    forge = Builder("forge", outcomes={"ampere": DONE})
+    found = spread(TABLE, [forge, Builder("anvil", outcomes={"ada": DONE})], TABLE, given=given)
     assert found.lost == ("forge",)
     assert found.shares == {"anvil": ("blackwell",)}
-    assert found.told == "forge is lost; blackwell by anvil"
-    again = spread(TABLE, [builders[0], Builder("anvil", settled=("ada", "blackwell"))], TABLE,
-                   given=found.shares, lost=found.lost)  # fmt: skip
+    assert found.summary == "forge is lost; blackwell by anvil"
+    anvil = Builder("anvil", outcomes={"ada": DONE, "blackwell": DONE})
+    again = spread(TABLE, [forge, anvil], TABLE, given=found.shares, lost=found.lost)
     assert (again.shares, again.missing, again.lost) == ({}, (), ("forge",))
 
 
+@pytest.mark.parametrize("state", [SKIPPED, PACKAGED])
+def test_a_flavour_that_is_settled_is_neither_missing_nor_built_again(state):
+    anvil = Builder("anvil", outcomes={"ada": FlavourOutcome(state)})
+    found = spread(["ada"], [FORGE, anvil], TABLE, given={"anvil": ["ada"]})
+    assert (found.shares, found.missing, found.lost) == ({}, (), ())
+
+
 def test_a_compile_error_is_not_tried_elsewhere():
-    told = Told("ada", "ada (task Build): the build failed")
-    builders = [FORGE, Builder("anvil", settled=("ada",), failed=(told,))]
+    builders = [FORGE, Builder("anvil", outcomes={"ada": BROKEN})]
     found = spread(["ada"], builders, TABLE, given={"anvil": ["ada"]})
-    assert (found.shares, found.missing, found.lost) == ({}, (told,), ())
+    missing = MissingFlavour("ada", "ada (task Build): the build failed")
+    assert (found.shares, found.missing, found.lost) == ({}, (missing,), ())
 
 
-def test_what_a_check_found_hands_the_flavour_on_until_nobody_is_left():
-    full = Told("ada", "ada (task Check the builder): the disk is full")
-    anvil = Builder("anvil", handed_on=(full,))
+def test_a_failed_check_hands_the_flavour_on_until_no_builder_is_left():
+    anvil = Builder("anvil", outcomes={"ada": FULL})
     found = spread(["ada"], [FORGE, anvil], TABLE, given={"anvil": ["ada"]})
     assert (found.shares, found.lost) == ({"forge": ("ada",)}, ())
-    found = spread(["ada"], [Builder("forge", handed_on=(full,)), anvil], TABLE, given={"forge": ["ada"]})
+    forge = Builder("forge", outcomes={"ada": FULL})
+    found = spread(["ada"], [forge, anvil], TABLE, given={"forge": ["ada"]})
     assert found.shares == {}
     (missing,) = found.missing
-    assert missing.told == f"{full.told} [forge]; {full.told} [anvil]"
+    reason = "ada (task Check the builder): the disk is full"
+    assert missing.reason == f"{reason} [forge]; {reason} [anvil]"
+    (alone,) = spread(["ada"], [anvil], TABLE, given={"anvil": ["ada"]}).missing
+    assert alone.reason == reason
 
 
-def test_after_the_last_round_what_nobody_built_is_missing():
-    full = Told("ada", "ada (task Check the builder): the disk is full")
-    builders = [Builder("forge", handed_on=(full,)), Builder("anvil", handed_on=(full,)), Builder("tongs")]
+def test_after_the_last_round_an_unbuilt_flavour_is_missing():
+    builders = [Builder(name, outcomes={"ada": FULL}) for name in ("forge", "anvil")] + [Builder("tongs")]
     assert spread(["ada"], builders, TABLE, given={"anvil": ["ada"]}).shares == {"tongs": ("ada",)}
     found = spread(["ada"], builders, TABLE, given={"anvil": ["ada"]}, last=True)
     assert found.shares == {}
     (missing,) = found.missing
-    assert missing.told == "ada: tongs could build it, and no round is left for that: run again"
+    assert missing.reason == "ada: tongs could build it, but no round is left: run again"
 
 
-def test_with_nobody_left_it_says_who_could_not():
-    builders = [Builder("forge", there=False), Builder("anvil", flavours=("ada",))]
+def test_with_no_builder_left_the_reason_names_each():
+    builders = [Builder("forge", answers=False), Builder("anvil", flavours=("ada",)), Builder("tongs", in_run=False)]
     (missing,) = spread(["ampere"], builders, TABLE).missing
-    assert missing.told == "ampere: forge is lost; ampere: anvil may not build it (builder_flavours)"
+    assert missing.reason == (
+        "ampere: forge is lost; ampere: anvil may not build it (builder_flavours); "
+        "ampere: tongs has no part in this run (--limit)"
+    )
 
 
-def test_a_flavour_that_no_table_has_is_refused():
-    with pytest.raises(PipelineError, match=r"there is no flavour hopper .*Choose of: ampere, ada, blackwell"):
+def test_an_unknown_flavour_is_refused():
+    with pytest.raises(PipelineError, match=r"there is no flavour hopper .*Choose from: ampere, ada, blackwell"):
         spread(TABLE, [Builder("forge", flavours=("hopper",))], TABLE)
 
 
-def test_a_package_that_is_not_what_its_builder_told_is_an_error_that_names_it(tmp_path):
+def package_at(path: str, content: bytes = b"a package") -> Package:
+    digest = hashlib.sha256(content).hexdigest()
+    return Package("mistralrs-ada", "0.9.2", "1.fc43", "x86_64", "c0ffee", path, digest, len(content))
+
+
+def test_a_package_with_another_digest_than_on_its_builder_is_refused(tmp_path):
     file = tmp_path / "mistralrs-ada.rpm"
     file.write_bytes(b"a package")
-    digest = hashlib.sha256(b"a package").hexdigest()
-    package = Package("mistralrs-ada", "0.9.2", "1.fc43", "x86_64", "c0ffee", str(file), digest, 9)
-    builders = [FORGE, Builder("anvil", packaged=(package,))]
+    package = package_at(str(file))
+    outcome = FlavourOutcome(PACKAGED, package=package, crate_version="0.9.2")
+    builders = [FORGE, Builder("anvil", outcomes={"ada": outcome})]
     assert verified(builders) == (package,)
+    assert (version_line(builders), version_line([FORGE])) == ("mistralrs 0.9.2", "")
     file.write_bytes(b"another")
     with pytest.raises(PipelineError, match="the package that anvil made is not the one that arrived"):
         verified(builders)
     file.unlink()
     with pytest.raises(PipelineError, match="here is no file"):
         verified(builders)
+
+
+@pytest.mark.parametrize("path", ["/builder/packages/mistralrs-ada.rpm", "../../mistralrs-ada.rpm"])
+def test_a_package_lies_in_the_signers_inbox_whatever_folder_its_builder_reports(path, tmp_path):
+    (tmp_path / "mistralrs-ada.rpm").write_bytes(b"a package")
+    outcome = FlavourOutcome(PACKAGED, package=package_at(path), inbox=str(tmp_path))
+    (package,) = verified([Builder("anvil", outcomes={"ada": outcome})])
+    assert package.path == str(tmp_path / "mistralrs-ada.rpm")
+
+
+def test_failures_are_those_of_upstream_or_of_the_builder():
+    fact = {
+        "ampere": {"state": "failed", "task": "Build", "message": "error: expected one of", "upstream": True},
+        "ada": {"state": "failed", "task": "Check the builder", "message": "the disk is full"},
+        "blackwell": {"state": "warmed"},
+    }
+    outcomes = outcomes_of(fact)
+    broken, full = "ampere (task Build): error: expected one of", "ada (task Check the builder): the disk is full"
+    assert failures(outcomes) == [broken, full]
+    assert failures(outcomes, upstream=True) == [broken]
+    assert failures(outcomes, upstream=False) == [full]
+
+
+def test_the_module_reads_answers_and_outcomes_in_the_builders_order(run_module):
+    ada, ampere = ({"name": name, "summary": "a GPU"} for name in ("ada", "ampere"))
+    pong, lost = {"ping": "pong"}, {"unreachable": True}
+    arguments = {
+        "flavours": [ampere, ada],
+        "table": [ampere, ada],
+        "builders": [{"name": "forge"}, {"name": "anvil"}, {"name": "tongs"}],
+        "answers": [lost, pong, {}],
+        "outcomes": [{}, {"ada": {"state": "failed", "task": "Build", "message": "no"}}, {}],
+        "given": {"anvil": [ada]},
+    }
+    done = run_module("flavour_spread", arguments)
+    assert (done["changed"], done["lost"], done["packages"], done["version_line"]) == (False, ["forge"], [], "")
+    assert [row["name"] for row in done["shares"].pop("anvil")] == ["ampere"]
+    assert done["shares"] == {}
+    assert done["missing"] == [{"flavour": "ada", "reason": "ada (task Build): no"}]
+    assert done["step"]["result"] == "forge is lost; ampere by anvil"

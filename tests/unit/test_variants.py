@@ -1,4 +1,4 @@
-"""What of a build depends on the GPU."""
+"""The units of a build that depend on the GPU."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pipeline.build.variants import headers, particular_packages
 
-# app -> engine -> kernels (its build script asks for the GPU); app -> log; engine's build script uses tool;
-# extra's build script is compiled with kernels.
+# app -> engine -> kernels (its build script reads the GPU's variables); app -> log; engine's build script uses tool;
+# extra's build script depends on kernels.
 EDGES = {
     "app": [("engine", None), ("log", None), ("extra", None)],
     "engine": [("kernels", None), ("tool", "build"), ("log", None)],
@@ -28,26 +28,28 @@ METADATA = {
 }
 
 
-def ran(folder: Path, package: str, said: str) -> dict[str, object]:
+def ran(folder: Path, package: str, output: str) -> dict[str, object]:
     out = folder / f"{package}-0123456789abcdef" / "out"
     out.mkdir(parents=True)
-    (out.parent / "output").write_text(said)
+    (out.parent / "output").write_text(output)
     return {"reason": "build-script-executed", "package_id": package, "out_dir": str(out)}
 
 
 @pytest.mark.parametrize("colons", [":", "::"])
 @pytest.mark.parametrize("variable", ["CUDA_COMPUTE_CAP", "NVCC", "CUDA_HOME"])
-def test_what_asks_for_the_gpu_and_what_depends_on_that_is_particular(tmp_path: Path, variable, colons) -> None:
+def test_packages_that_read_the_gpus_variables_and_their_dependents_are_particular(
+    tmp_path: Path, variable, colons
+) -> None:
     messages = [
         ran(tmp_path, "kernels", f"cargo{colons}rerun-if-changed=a.cu\ncargo{colons}rerun-if-env-changed={variable}\n"),
         ran(tmp_path, "log", "cargo:rerun-if-env-changed=RUST_LOG\n"),
     ]
     found = particular_packages(messages, METADATA)
     assert found.packages == {"kernels", "engine", "app", "extra"}
-    assert found.scripts == {"extra"}, "the others' build scripts are compiled once for all"
+    assert found.scripts == {"extra"}, "the other build scripts are common"
 
 
-def test_without_such_a_script_all_is_common(tmp_path: Path) -> None:
+def test_without_such_a_script_all_packages_are_common(tmp_path: Path) -> None:
     assert particular_packages([ran(tmp_path, "log", "NVCC=1\n")], METADATA).packages == frozenset()
 
 
@@ -65,7 +67,7 @@ BEFORE = {
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "counts"),
     [
         ({"quant__k/a.cuh": "9"}, True),
         ({"quant__k/new.h": "9"}, True),
@@ -75,7 +77,7 @@ BEFORE = {
         ({"cli__data.h": "9"}, False),
     ],
 )
-def test_a_header_is_whatever_lies_beside_kernels_and_is_none(change, told) -> None:
+def test_any_file_beside_kernels_counts_as_a_header_unless_of_another_kind(change, counts) -> None:
     packages, digest = headers(tree(**BEFORE))
     assert packages == {"quant"}
-    assert (headers(tree(**BEFORE | change))[1] != digest) == told
+    assert (headers(tree(**BEFORE | change))[1] != digest) == counts

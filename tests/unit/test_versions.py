@@ -1,4 +1,4 @@
-"""Tags and the versions made of them."""
+"""Tags and their versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_release_tag_gives_both_spellings(tag, version, rpm_version):
 
 
 @pytest.mark.parametrize("tag", ["nightly", "v1", "release-1.2.3", "v1.2.3-dirty", "v0.8.0^{}", ""])
-def test_what_is_no_release_is_not_taken_for_one(tag):
+def test_a_tag_that_is_no_release(tag):
     assert parse_tag(tag) is None
 
 
@@ -36,7 +36,7 @@ def test_releases_are_in_upstreams_order():
 
 
 @pytest.mark.skipif(not shutil.which("rpm"), reason="needs rpm")
-def test_rpm_itself_sorts_the_versions_as_upstream_means_them():
+def test_rpm_itself_sorts_the_versions_in_upstreams_order():
     """rpm's own compare, on every pair of a list that is in order."""
     rc4, final = parse_tag("v0.8.4-rc4"), parse_tag("v0.9.2")
     ordered = [
@@ -57,20 +57,20 @@ def test_rpm_itself_sorts_the_versions_as_upstream_means_them():
         "0.9.3",
     ]
     for (i, left), (j, right) in itertools.combinations(enumerate(ordered), 2):
-        said = run(["rpm", "--eval", f"%{{lua:print(rpm.vercmp('{left}', '{right}'))}}"]).stdout.strip()
-        assert said == "-1", (i, j, left, right)
+        printed = run(["rpm", "--eval", f"%{{lua:print(rpm.vercmp('{left}', '{right}'))}}"]).stdout.strip()
+        assert printed == "-1", (i, j, left, right)
 
 
 def test_a_commits_version_has_its_utc_time():
     assert commit_version(parse_tag("v0.9.2"), "9e922623f2", 1_787_409_493) == "0.9.2^20260822.143813git9e92262"
 
 
-def test_uncommitted_work_is_named_so():
+def test_uncommitted_work_is_dirty():
     version = commit_version(parse_tag("v0.9.2"), "9e922623f2", 1_787_409_493, dirty=True)
     assert version == "0.9.2^20260822.143813git9e92262.dirty"
 
 
-def test_an_unknown_version_is_answered_with_the_likeliest():
+def test_the_most_similar_versions_come_first():
     known = releases(["v0.8.0", "v0.8.2", "v0.9.2", "v0.7.0"])
     assert set(nearest("v0.8.1", known, 2)) == {"0.8.0", "0.8.2"}
 
@@ -90,6 +90,6 @@ def test_our_order_is_rpms_own_on_every_pair():
     ]  # fmt: skip
     pairs = list(itertools.product(versions, repeat=2))
     program = ";".join(f"print(rpm.vercmp('{a}', '{b}')..' ')" for a, b in pairs)
-    said = run(["rpm", "--eval", f"%{{lua:{program}}}"]).stdout.split()
-    wrong = [(a, b) for (a, b), n in zip(pairs, said, strict=True) if rpm_order(a, b) != int(n)]
+    printed = run(["rpm", "--eval", f"%{{lua:{program}}}"]).stdout.split()
+    wrong = [(a, b) for (a, b), n in zip(pairs, printed, strict=True) if rpm_order(a, b) != int(n)]
     assert wrong == []

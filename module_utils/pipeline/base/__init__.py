@@ -1,1 +1,1 @@
-"""What every room may import; knows no step of the pipeline."""
+"""Code that every room may import; it knows no step of the pipeline."""

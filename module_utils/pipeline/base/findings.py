@@ -1,9 +1,10 @@
-"""A finding: one check of a host, a key or a file, and what a person should do about it."""
+"""A finding: the result of one check of a host, a key or a file, and the remedy where it fails."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from .errors import PipelineError
 from .records import Record
@@ -13,9 +14,10 @@ WIDTH = 80
 
 @dataclass(frozen=True)
 class Finding(Record):
-    """One check: what was looked at, what is there, what is needed, and what to do where they differ.
+    """One check: its subject, the value found, the value needed, and the remedy where the two differ.
 
-    A ``warning`` fits and stops nothing: what it tells makes the work worse or slower.
+    Rules: ``remedy`` is empty unless the check fails or warns. A ``warning`` fits and stops nothing: it makes the work
+    worse or slower. Use the constructors below, which hold to this.
     """
 
     check: str
@@ -25,9 +27,29 @@ class Finding(Record):
     remedy: str = ""
     warning: bool = False
 
+    @classmethod
+    def ok(cls, check: str, found: str, needed: str) -> Self:
+        """A check that passed."""
+        return cls(check, found, needed, fits=True)
+
+    @classmethod
+    def bad(cls, check: str, found: str, needed: str, remedy: str) -> Self:
+        """A check that failed."""
+        return cls(check, found, needed, fits=False, remedy=remedy)
+
+    @classmethod
+    def warn(cls, check: str, found: str, needed: str, remedy: str) -> Self:
+        """A check that passed, with a warning."""
+        return cls(check, found, needed, fits=True, remedy=remedy, warning=True)
+
+    @classmethod
+    def of(cls, check: str, found: str, needed: str, *, fits: bool, remedy: str) -> Self:
+        """``ok`` where the check fits, else ``bad``."""
+        return cls.ok(check, found, needed) if fits else cls.bad(check, found, needed, remedy)
+
 
 def refuse(findings: Sequence[Finding], what: str, where: str, remedy: str) -> None:
-    """PipelineError naming everything that does not fit, or nothing."""
+    """Raise a PipelineError that names every failed check; return if there is none."""
     bad = [finding for finding in findings if not finding.fits]
     if bad:
         lines = "".join(f"    {f.check}: found {f.found}, needed {f.needed}. {f.remedy}\n" for f in bad)
@@ -35,7 +57,7 @@ def refuse(findings: Sequence[Finding], what: str, where: str, remedy: str) -> N
 
 
 def table(findings: Iterable[Finding]) -> list[str]:
-    """The findings as lines of a table for a person; what is too long for its column stands below its line."""
+    """The findings as lines of a table; a text that is too long for its column follows below its line."""
     findings = list(findings)
     rows = [("check", "found", "needed", "remedy")] + [
         (f.check, _cell(f.found), f.needed, f"warning: {f.remedy}" if f.warning else "ok" if f.fits else f.remedy)
@@ -51,7 +73,7 @@ def table(findings: Iterable[Finding]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """What stands in a column of the table."""
+    """The text in one line, cut to the column's width."""
     line = " ".join(text.split())
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
 
@@ -59,5 +81,5 @@ def _cell(text: str) -> str:
 def summary(findings: Sequence[Finding]) -> str:
     """The findings in a few words: "21 of 22 checks fit, 1 warning"."""
     fit, warnings = sum(f.fits for f in findings), sum(f.warning for f in findings)
-    told = f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
-    return f"{fit} of {len(findings)} checks fit{told}"
+    suffix = f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
+    return f"{fit} of {len(findings)} checks fit{suffix}"

@@ -1,4 +1,4 @@
-"""git, as the pipeline calls it: never asking a question, never reading the caller's configuration of prompts."""
+"""git without prompts, and without the repository or the askpass programs of the caller's environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from .errors import PipelineError
 from .run import CommandFailed, run
 
-# A caller that is itself run by git, as a hook is, names its own repository: no call may go there.
+# A git hook sets these to its own repository: no call may go there.
 _CALLERS = (
     "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX",
@@ -20,13 +20,13 @@ _QUIET: dict[str, str | None] = {
     "GIT_ASKPASS": "",
     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
     "GIT_OPTIONAL_LOCKS": "0",
-    # A partial clone's missing trees are not wanted: what asks for one is a mistake (git from 2.45 on heeds it).
+    # git 2.45 and later then never fetches objects that a partial clone lacks.
     "GIT_NO_LAZY_FETCH": "1",
 }
 
 
 OFFLINE = {"GIT_ALLOW_PROTOCOL": "none"}
-"""Lets no call reach a remote: also git before 2.45 then leaves alone what a partial clone lacks."""
+"""Lets no call reach a remote: git before 2.45 would fetch objects that a partial clone lacks."""
 
 
 def git(
@@ -36,9 +36,9 @@ def git(
     env: Mapping[str, str] | None = None,
     stdin: str | bytes | None = None,
 ) -> str:
-    """Run git and return what it printed. ``repository`` is a git directory or a work tree; seconds."""
+    """Run git and return its output. ``repository`` is a git directory or a work tree; ``timeout`` is in seconds."""
     where: Sequence[str | Path] = ["-C", repository] if repository else []
-    # A builder's checkout may belong to another account than the one that reads it.
+    # A builder's checkout may belong to another account than the reader.
     safe = ["-c", f"safe.directory={repository}"] if repository else []
     return run(["git", *safe, *where, *words], env={**_QUIET, **(env or {})}, stdin=stdin, timeout=timeout).stdout
 
@@ -53,25 +53,25 @@ def has(repository: Path, thing: str) -> bool:
 
 
 def parents_and_time(repository: Path, commit: str) -> tuple[list[str], int]:
-    """What a commit says: its parents, which may be missing, and the committer's time in seconds since 1970 UTC."""
+    """A commit's parents, which may be missing, and its committer's time in seconds since 1970 UTC."""
     lines = git("cat-file", "commit", commit, repository=repository).partition("\n\n")[0].splitlines()
     committer = next(line for line in lines if line.startswith("committer "))
     return [line.split()[1] for line in lines if line.startswith("parent ")], int(committer.split()[-2])
 
 
 def remote_refs(url: str) -> dict[str, str]:
-    """All refs of a remote and what they point at, in one exchange.
+    """All refs of a remote and their objects, in one exchange.
 
-    Annotated tags appear twice, as git lists them: "refs/tags/v1" is the tag object and
-    "refs/tags/v1^{}" the commit. "HEAD" maps to the name of the default branch's ref.
+    An annotated tag has two rows: "refs/tags/v1" is the tag object and "refs/tags/v1^{}" the commit. "HEAD" maps to the
+    name of the default branch's ref.
     """
     try:
         text = git("ls-remote", "--symref", "--", url, timeout=120)
     except CommandFailed as error:
-        # What comes after its first "fatal:" is advice.
-        said = [line for line in error.stderr.splitlines() if line.startswith("fatal: ")]
+        # The lines after the first "fatal:" are advice.
+        fatal = [line for line in error.stderr.splitlines() if line.startswith("fatal: ")]
         raise PipelineError(
-            f"upstream cannot be reached: {said[0] if said else 'git said nothing'}",
+            f"upstream cannot be reached: {fatal[0] if fatal else 'git printed no reason'}",
             where=url,
             remedy="Check upstream_url (UPSTREAM= with make), the network and the credentials, then run again",
         ) from error
@@ -91,12 +91,12 @@ def parse_refs(text: str) -> dict[str, str]:
 
 
 def peeled(refs: Mapping[str, str], ref: str) -> str:
-    """The commit that a ref of ``remote_refs`` means: annotated tags are peeled."""
+    """The commit of a ref of ``remote_refs``; peels annotated tags."""
     return refs.get(f"{ref}^{{}}", refs[ref])
 
 
 def initialise(folder: Path, *, bare: bool) -> None:
-    """Make ``folder`` a git repository unless it is one; a half-made one is made anew."""
+    """Make ``folder`` a git repository unless it is one; replaces an incomplete one."""
     marker = folder / ("HEAD" if bare else ".git/HEAD")
     if marker.is_file():
         return

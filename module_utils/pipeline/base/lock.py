@@ -1,4 +1,4 @@
-"""One at a time, by a lock that ends with its holder."""
+"""Mutual exclusion by a file lock that ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def held(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock of ``path`` (its folder is made); calls ``waiting`` once if another holds it."""
+    """Hold the lock of ``path``, whose folder is created. Calls ``waiting`` once if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
         try:
@@ -24,7 +24,7 @@ def held(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None
 
 @contextmanager
 def held_if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock of ``path`` unless another does; whether it is held."""
+    """Hold the lock of ``path`` unless another process does; yields whether it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
         try:

@@ -1,14 +1,14 @@
-"""The records that the stages hand to each other.
+"""The records that pass between the steps.
 
     upstream --resolve--> Source
     Source + Flavour --build--> Artifact --package--> Package --sign--> Package
-    Packages --compose--> Transaction --commit--> Snapshot
+    Packages --stage--> Transaction --publish--> Snapshot
 
 Rules:
 
-1. A record is frozen; a stage takes one and returns the next.
-2. The same JSON passes between playbook tasks and lies on disk as the manifest: ``to_dict`` and
-   ``from_dict`` are inverse, and an unknown or missing key is an error, never ignored.
+1. A record is frozen; a step takes one and returns the next.
+2. The same JSON passes between playbook tasks and is the manifest on disk: ``to_dict`` and ``from_dict`` are inverse,
+   and an unknown or missing key is an error, never ignored.
 3. Times are whole seconds since 1970 UTC, sizes are bytes, digests are lower-case SHA-256 hex.
 """
 
@@ -30,7 +30,7 @@ from .errors import PipelineError
 
 @dataclass(frozen=True)
 class Record:
-    """What all records can do."""
+    """The base of all records: to and from JSON, checked by the types of its fields."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -38,14 +38,16 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> typing.Self:
-        """The record that ``data`` describes; PipelineError names what does not fit."""
+        """The record that ``data`` describes; PipelineError names unknown, missing and wrong fields."""
         hints = typing.get_type_hints(cls)
         unknown = sorted(set(data) - set(hints))
         required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
         missing = sorted(required - set(data))
         if unknown or missing:
+            wrong = [f"lacks {', '.join(missing)}"] if missing else []
+            wrong += [f"has the unknown keys {', '.join(unknown)}"] if unknown else []
             raise PipelineError(
-                f"a {cls.__name__} record with unknown keys {unknown} and without {missing}",
+                f"{cls.__name__} record {' and '.join(wrong)}",
                 where=json.dumps(dict(data), default=str)[:200],
                 remedy="Delete the manifest if another version of this project wrote it; it comes back",
             )
@@ -56,7 +58,7 @@ class Record:
         return digest_of(self.to_dict())
 
     def write(self, path: Path) -> None:
-        """Leave the record as JSON at ``path``, whole or not at all."""
+        """Write the record as JSON to ``path``, whole or not at all."""
         text = json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(text)
@@ -64,7 +66,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> typing.Self:
-        """The record that ``write`` left at ``path``."""
+        """The record that ``write`` wrote to ``path``."""
         try:
             return cls.from_dict(json.loads(path.read_text()))
         except ValueError as error:
@@ -81,7 +83,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
         return tuple(_typed(arguments[0], item, name) for item in value)
     if isinstance(hint, type) and issubclass(hint, Record):
         return value if isinstance(value, hint) else hint.from_dict(value)
-    # Ansible hands over tagged subclasses of str and int: make them plain.
+    # Ansible passes tagged subclasses of str and int: make them plain.
     if hint in (str, int, float) and isinstance(value, hint) and not isinstance(value, bool):
         return hint(value)
     if hint is bool and isinstance(value, bool):
@@ -107,7 +109,7 @@ class Flavour(Record):
 
     ``compute_capability`` is NVIDIA's "8.9"; ``cuda`` the toolkit's version "13.0"; both are empty
     for the flavour without a GPU. ``driver`` is the lowest driver's major version (CUDA 13.0
-    PTX needs r580). ``published`` says that ``-e flavour=all`` includes it.
+    PTX needs r580). ``published``: ``-e flavour=all`` includes it.
     """
 
     name: str
@@ -120,7 +122,7 @@ class Flavour(Record):
 
     @property
     def compute_cap(self) -> str:
-        """What CUDA_COMPUTE_CAP is set to: "8.9" gives "89"."""
+        """The value of CUDA_COMPUTE_CAP: "8.9" gives "89"."""
         return self.compute_capability.replace(".", "")
 
     @property
@@ -137,9 +139,9 @@ class Flavour(Record):
 
 @dataclass(frozen=True)
 class Source(Record):
-    """One commit of upstream. ``kind`` is "tag", "branch" or "commit", ``ref`` the name it was found by.
+    """One commit of upstream. ``kind`` is "tag", "branch" or "commit", ``ref`` the name that led to it.
 
-    ``version`` is upstream's ("0.8.4-rc4"), ``rpm_version`` what the package carries ("0.8.4~rc4").
+    ``version`` is upstream's ("0.8.4-rc4"), ``rpm_version`` the package's ("0.8.4~rc4").
     """
 
     url: str
@@ -153,7 +155,7 @@ class Source(Record):
 
 @dataclass(frozen=True)
 class CacheCount(Record):
-    """Compiles of one kind ("Rust", "C/C++", "PTX", …: sccache's names) that the cache had, and had not."""
+    """Cache hits and misses of one kind of compile ("Rust", "C/C++", "PTX", …: sccache's names)."""
 
     kind: str
     hits: int
@@ -162,15 +164,15 @@ class CacheCount(Record):
 
 @dataclass(frozen=True)
 class Artifact(Record):
-    """The binary that a build left, and how it came to be.
+    """The binary of a build, and how it was built.
 
-    ``inputs`` is the digest of everything that decides its bytes; ``folder`` holds the binary under
-    ``binary``, the licence, the chat templates and this record as manifest.json. ``crate_version`` is what
-    the binary says of itself; it differs from some tags. ``rustflags`` are those in effect. ``locked`` is False
-    where the recorded fallback without --locked was needed. ``seconds`` is cargo's time; ``compiled``
-    and ``fresh`` count its units, ``cache`` what the compile cache was asked for. ``peak_memory`` is what the compile
-    took at most, beside ``planned_memory`` (bytes). ``report`` is the report's path, a page. ``incremental``: not as
-    releases are compiled, see ``cargo.Plan``.
+    ``inputs`` is the digest of everything that decides its bytes. ``folder`` holds the binary under ``binary``, the
+    licence, the chat templates and this record as manifest.json. ``crate_version`` is the version that the binary
+    prints; it differs from some tags. ``rustflags`` are those in effect. ``locked`` is False where the build fell back
+    to cargo without --locked. ``seconds`` is cargo's time; ``compiled`` and ``fresh`` count its units, ``cache`` the
+    requests to the compile cache. ``peak_memory`` and ``planned_memory`` are in bytes. ``report`` is the path of the
+    report's page. ``incremental``: not as
+    releases are compiled, see ``inputs.Build``.
     """
 
     source: Source
@@ -204,12 +206,21 @@ class Artifact(Record):
         return sum(count.misses for count in self.cache)
 
 
+COMMIT_CAPABILITY = "mistralrs(commit)"
+"""What a package Provides, with upstream's commit as its version."""
+
+
+def nevra(name: str, version: str, release: str, arch: str) -> str:
+    """A package's name-version-release.arch; its file name is this with ".rpm"."""
+    return f"{name}-{version}-{release}.{arch}"
+
+
 @dataclass(frozen=True)
 class Package(Record):
-    """An RPM: one that a stage made (``path`` is a file), or one of a channel (``path`` is its file name).
+    """An RPM: one that a step made (``path`` is a file), or a published one (``path`` is its file name).
 
-    ``commit`` is upstream's commit, from the package's own ``Provides: mistralrs(commit)``; empty for
-    a package that was not built from upstream.
+    ``commit`` is upstream's commit, from the package's own ``Provides: mistralrs(commit)``; empty for a package
+    that was not built from upstream.
     """
 
     name: str
@@ -223,7 +234,7 @@ class Package(Record):
 
     @property
     def nevra(self) -> str:
-        return f"{self.name}-{self.version}-{self.release}.{self.arch}"
+        return nevra(self.name, self.version, self.release, self.arch)
 
     @property
     def filename(self) -> str:
@@ -232,11 +243,11 @@ class Package(Record):
 
 @dataclass(frozen=True)
 class Snapshot(Record):
-    """One immutable, signed state of a channel; snapshot.json holds it.
+    """One immutable, signed state of a repository; snapshot.json holds it.
 
-    ``id`` is "<UTC time>-<8 hex of the metadata's digest>", ``parent`` the snapshot it was composed on
-    (empty for the first), ``added`` and ``removed`` are package file names. ``yanked`` are all that were ever
-    taken out of this channel's pool before their time: none of these names is published again.
+    ``id`` is "<UTC time>-<8 hex of the metadata's digest>", ``parent`` the snapshot it was composed on (empty for the
+    first); ``added`` and ``removed`` are package file names. ``yanked`` are the names of all packages that were ever
+    yanked from this repository: none of them is published again.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Running other programs, at the edge of the pipeline."""
+"""Run other programs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .errors import PipelineError
+from .text import last_words
 
 
 class CommandFailed(PipelineError):
-    """A program ended with a status other than 0; ``stdout`` and ``stderr`` hold what it said."""
+    """A program ended with an unexpected status; ``stdout`` and ``stderr`` hold its output."""
 
     def __init__(self, argv: Sequence[str], status: int, stdout: str, stderr: str) -> None:
         self.argv = tuple(argv)
         self.status = status
         self.stdout = stdout
         self.stderr = stderr
-        said = (stderr.strip() or stdout.strip() or "it said nothing").splitlines()
         super().__init__(
-            what=f"{Path(argv[0]).name} ended with status {status}: {' | '.join(said[-5:])}",
+            what=f"{Path(argv[0]).name} ended with status {status}: {last_words(stderr.strip() or stdout, lines=5)}",
             where=" ".join(argv),
         )
 
@@ -45,19 +45,18 @@ def run(
     timeout: float | None = None,
     accept: Sequence[int] = (0,),
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end and return what it printed, as text.
+    """Run a program to its end and return its output as text.
 
     The locale is C.UTF-8 so that output can be parsed; secrets never belong in ``argv``.
-    ``env`` adds to the caller's environment, and takes out what it gives None for. ``timeout`` is in seconds.
+    ``env`` adds to the caller's environment, and removes variables whose value is None. ``timeout`` is in seconds.
 
-    Raises CommandFailed for a status not in ``accept``, ProgramMissing, and PipelineError past
-    the timeout.
+    Raises CommandFailed for a status not in ``accept``, ProgramMissing, and PipelineError after the timeout.
     """
     words = [str(word) for word in argv]
     data = stdin.encode() if isinstance(stdin, str) else stdin
     variables = {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}
     try:
-        done = subprocess.run(  # noqa: S603  argv is a list, no shell reads it
+        done = subprocess.run(  # noqa: S603  argv is a list; there is no shell
             words,
             cwd=cwd,
             env={name: value for name, value in variables.items() if value is not None},
@@ -69,7 +68,7 @@ def run(
         )
     except FileNotFoundError as error:
         if cwd is not None and not cwd.is_dir():
-            raise PipelineError("the folder to work in does not exist", str(cwd)) from error
+            raise PipelineError("the working directory does not exist", str(cwd)) from error
         raise ProgramMissing(words[0]) from error
     except subprocess.TimeoutExpired as error:
         raise PipelineError(f"{Path(words[0]).name} did not end within {timeout:g} s", " ".join(words)) from error

@@ -3,15 +3,16 @@
 Rules (from upstream's tags v0.7.0 to v0.9.2; the tests check the order with rpm's own compare):
 
 1. ``v0.8.4-rc4`` is the version 0.8.4~rc4: rpm sorts ``~`` before the end of a version.
-2. A commit after a tag is ``<tag's version>^<UTC commit time>git<7 hex>``: ``^`` sorts after the end, and
-   the time down to the second keeps two commits of one day in order, which the bare hash does not.
-3. Work on top of a commit that is in no commit itself adds ``.dirty``, which sorts after it.
-4. What is not ``v<number>.<number>...[-rc<n>]`` is no release, and is never built by itself.
+2. A commit after a tag is ``<tag's version>^<UTC commit time>git<7 hex>``: ``^`` sorts after the end, and the time
+   to the second keeps two commits of one day in order.
+3. Uncommitted work on top of a commit adds ``.dirty``, which sorts after the commit.
+4. A tag that is not ``v<number>.<number>...[-rc<n>]`` is no release, and no run builds it by itself.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import re
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ _TAG = re.compile(r"v?(?P<base>\d+(?:\.\d+){1,3})(?:-?(?P<stage>alpha|beta|rc)\.
 
 @dataclass(frozen=True, order=True)
 class Release:
-    """A tag that is a release. Releases order as upstream means them: rc4 < rc10 < the release itself."""
+    """A tag that is a release. Releases order as upstream intends: rc4 < rc10 < the release itself."""
 
     numbers: tuple[int, ...]
     final: bool
@@ -47,7 +48,7 @@ class Release:
 
 
 def parse_tag(tag: str) -> Release | None:
-    """The release that a tag names, or None when it names none."""
+    """The release of a tag, or None for a tag that is no release."""
     match = _TAG.fullmatch(tag)
     if match is None:
         return None
@@ -61,13 +62,13 @@ def releases(tags: Iterable[str]) -> list[Release]:
 
 
 def nearest(wanted: str, known: Iterable[Release], count: int = 3) -> list[str]:
-    """The versions most like ``wanted``, for an error's remedy, the likeliest first."""
+    """The versions most similar to ``wanted``, most similar first, for an error's remedy."""
     versions = [release.version for release in known]
     return difflib.get_close_matches(wanted.removeprefix("v"), versions, n=count, cutoff=0.0)
 
 
 def commit_version(base: Release, commit: str, commit_time: int, *, dirty: bool = False) -> str:
-    """What a package of a commit after ``base`` carries: "0.9.2^20260822.143813git9e92262"."""
+    """The version of a package of a commit after ``base``: "0.9.2^20260822.143813git9e92262"."""
     moment = datetime.fromtimestamp(commit_time, UTC)
     return f"{base.rpm_version}^{moment:%Y%m%d.%H%M%S}git{commit[:7]}{'.dirty' if dirty else ''}"
 
@@ -80,9 +81,8 @@ def dotted(version: str) -> tuple[int, ...]:
 def rpm_order(left: str, right: str) -> int:
     """How rpm orders two versions: -1, 0 or 1.
 
-    rpm's rules (its manual, "Versioning"): runs of digits and of letters are compared in turn, digits as
-    numbers and above letters; the longer wins; ``~`` sorts before everything, even the end, ``^`` after the end
-    but before anything else.
+    rpm's rules (its manual, "Versioning"): runs of digits and of letters compare in turn, digits as numbers and above
+    letters; the longer wins; ``~`` sorts before everything, even the end, ``^`` after the end but before anything else.
     """
     ours, theirs = _pieces(left), _pieces(right)
     for a, b in itertools.zip_longest(ours, theirs, fillvalue=""):
@@ -95,12 +95,20 @@ def rpm_order(left: str, right: str) -> int:
     return 0
 
 
+def _build_order(left: tuple[str, str], right: tuple[str, str]) -> int:
+    return rpm_order(left[0], right[0]) or rpm_order(left[1], right[1])
+
+
+by_build = functools.cmp_to_key(_build_order)
+"""The sort key of a build, a version with its release, in rpm's order."""
+
+
 def _pieces(version: str) -> list[str]:
     return re.findall(r"\d+|[A-Za-z]+|~|\^", version)
 
 
 def _rank(piece: str) -> int:
-    """Of two different kinds of piece, the higher is newer; "" is the version's end."""
+    """The order of the kinds of pieces: a higher rank is newer; "" is the version's end."""
     if piece.isdigit():
         return 4
     return {"~": 0, "": 1, "^": 2}.get(piece, 3)

@@ -1,1 +1,1 @@
-"""cargo and nvcc at work, and what a build cost."""
+"""One build: its inputs, cargo and its processes, and the report of the cost."""

@@ -1,7 +1,7 @@
-"""The download before the compile, which itself needs no network.
+"""The download before the compile, which itself runs offline.
 
-cargo asks nobody for what is here: with all crates in CARGO_HOME ``cargo fetch --locked`` takes half a second and
-passes without a network (cargo 1.95, tried in an empty network namespace); ``--offline`` is no quicker.
+With all crates in CARGO_HOME ``cargo fetch --locked`` takes half a second and needs no network (cargo 1.95, measured in
+an empty network namespace); ``--offline`` is no faster.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import IO, Any
 
 from ..base.errors import PipelineError
 from ..source.mirrors import Mirrors, cutlass_wanted, place_registry, seed_cutlass
+from ..toolchain.rust import TARGET
 from .failures import first_error
 from .progress import LineReader
 
-TARGET = "x86_64-unknown-linux-gnu"
 _ENVIRONMENT = (
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO",
@@ -37,78 +37,80 @@ def fetch(
     package: str = "",
     features: Sequence[str] = (),
 ) -> bool:
-    """Download the crates, and CUTLASS where the package needs it; True when Cargo.lock was kept to.
+    """Download the crates, and CUTLASS where the package needs it; returns whether Cargo.lock was used as it is.
 
-    A channel that is ``locked: always`` fails where the lock does not fit; with ``prefer`` cargo may
-    update it, which the manifest records. ``environment`` is the compile's, and names CUDAFORGE_HOME where there is a
-    GPU; ``mirrors`` say where all of it comes from.
+    With ``locked`` "always" a stale lock raises PipelineError; with "prefer" cargo may update it. ``environment`` is
+    the compile's, which sets CUDAFORGE_HOME for a flavour with a GPU. ``mirrors`` replace the origins.
     """
     mirrors = mirrors or Mirrors()
     allowed = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     variables = {**environment, **allowed, **mirrors.environment}
     place_registry(Path(environment["CARGO_HOME"]), mirrors.registry)
-    kept = _crates(checkout, cargo, variables, locked, stream, mirrors)
+    as_locked = _crates(checkout, cargo, variables, locked, stream, mirrors)
     if home := environment.get("CUDAFORGE_HOME"):
         wanted = dict.fromkeys(mirrors.cutlass_commits, "cutlass_commits")
         if not wanted:
-            wanted = cutlass_wanted(packages(checkout, cargo, environment, package, features, locked=kept), package)
+            wanted = cutlass_wanted(
+                packages(checkout, cargo, environment, package, features, locked=as_locked), package
+            )
         for commit, asked_by in wanted.items():
             seeded = seed_cutlass(Path(home), commit, asked_by, mirrors, variables)
             stream.write(f"CUTLASS {commit} for {asked_by}: {'fetched' if seeded else 'is here'}\n")
-    return kept
+    return as_locked
 
 
 def _crates(
     checkout: Path, cargo: Path, variables: Mapping[str, str], locked: str, stream: IO[str], mirrors: Mirrors
 ) -> bool:
-    # A checkout that was built without the lock carries cargo's changes to it: git restored it before this.
-    for keep in (True, False):
-        words = [str(cargo), "fetch", "--target", TARGET, *(["--locked"] if keep else [])]
+    # An earlier build may have changed Cargo.lock; the checkout has restored it before this.
+    for as_locked in (True, False):
+        words = [str(cargo), "fetch", "--target", TARGET, *(["--locked"] if as_locked else [])]
         stream.write(f"$ {' '.join(words)}\n")
         done = subprocess.run(  # noqa: S603
             words, cwd=checkout, env=variables, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
-        said = [line for line in LineReader().feed(done.stderr.encode() + b"\n") if isinstance(line, str)]
-        stream.writelines(f"{line}\n" for line in said)
+        output = [line for line in LineReader().feed(done.stderr.encode() + b"\n") if isinstance(line, str)]
+        stream.writelines(f"{line}\n" for line in output)
         if done.returncode == 0:
-            return keep
-        stale = any("--locked" in line for line in said)
+            return as_locked
+        stale = any("--locked" in line for line in output)
         if locked == "always" or not stale:
             raise PipelineError(
-                "the crates could not be fetched: " + " | ".join(reasons(said)),
+                "the crates could not be fetched: " + " | ".join(reasons(output)),
                 where=str(checkout / "Cargo.lock"),
-                remedy="Upstream's Cargo.lock does not fit its manifests: report it there"
+                remedy="Upstream's Cargo.lock does not fit its manifests: report it upstream"
                 if stale
-                else f"{_suspect(said, mirrors)}. Then run again: it goes on from here, and asks for nothing twice",
+                else f"{_suspect(output, mirrors)}. Then run again: finished downloads are kept",
             )
-        stream.write("Cargo.lock does not fit: going on without --locked, which the manifest records\n")
+        stream.write("Cargo.lock is stale: going on without --locked, which the manifest records\n")
     raise AssertionError
 
 
-def _suspect(said: Sequence[str], mirrors: Mirrors) -> str:
-    text = "\n".join(reasons(said, 99))
+def _suspect(output: Sequence[str], mirrors: Mirrors) -> str:
+    """The remedy: the mirror that a failed download names, else the network."""
+    text = "\n".join(reasons(output, 99))
     return (
         mirrors.blamed(text)
         or mirrors.registry_blamed(text)
-        or "Check the network, the proxy and the registry; without a way there, git_mirrors and cargo_registry_mirror"
+        or "Check the network, the proxy and the registry; behind a firewall set git_mirrors and cargo_registry_mirror"
     )
 
 
-def reasons(said: Sequence[str], limit: int = 6) -> list[str]:
-    """The lines of a failed download that say what is missing and why: git's and the network's own words come first."""
-    causes = [line.strip() for line in said if re.match(r"\s*(fatal: |\[\d+\] )", line)]
-    told = [line.strip() for line in first_error(said, 12) if line.strip() != "Caused by:"]
-    shown = [line for line in told if not line.startswith(("process didn't exit", "error: failed to get"))]
-    return list(dict.fromkeys([*causes[:1], *(shown or told)]))[:limit]
+def reasons(output: Sequence[str], limit: int = 6) -> list[str]:
+    """The lines of a failed download that name the missing item and the reason; git's and curl's lines come first."""
+    causes = [line.strip() for line in output if re.match(r"\s*(fatal: |\[\d+\] )", line)]
+    error = [line.strip() for line in first_error(output, 12) if line.strip() != "Caused by:"]
+    shown = [line for line in error if not line.startswith(("process didn't exit", "error: failed to get"))]
+    return list(dict.fromkeys([*causes[:1], *(shown or error)]))[:limit]
 
 
 def packages(
     checkout: Path, cargo: Path, environment: Mapping[str, str], package: str, features: Sequence[str], *, locked: bool
 ) -> dict[str, Any]:
-    """What ``cargo metadata`` knows of all that ``package`` with these features is made of, without a network.
+    """The output of ``cargo metadata`` for ``package`` with these features and all its dependencies, offline.
 
-    Without ``locked`` cargo writes Cargo.lock anew where it would spell it otherwise.
+    Without ``locked`` cargo may rewrite Cargo.lock.
     """
     words = [
         str(cargo), "metadata", "--format-version", "1", "--offline", *(["--locked"] if locked else []),
@@ -120,8 +122,8 @@ def packages(
     )  # fmt: skip
     if done.returncode != 0:
         raise PipelineError(
-            "cargo cannot tell the packages: " + " | ".join(first_error(done.stderr.splitlines(), 6)),
+            "cargo metadata failed: " + " | ".join(first_error(done.stderr.splitlines(), 6)),
             where=str(checkout),
-            remedy="See that the flavour's features are those that upstream has",
+            remedy="Check that upstream has all features of the flavour",
         )
     return dict(json.loads(done.stdout))

@@ -1,8 +1,8 @@
-"""How much a builder does at once, planned from its processors and its memory.
+"""The parallelism of a builder, planned from its processors and memory.
 
-What one process takes at most is measured on the real upstream (docs/benchmarks.md): ``RUSTC`` for a rustc of any
-crate but the largest, ``LARGEST`` for that one, which runs alone at the end of the graph, ``NVCC`` for a kernel of
-flash-attn. ``REST`` stays for the host.
+The memory of one process is measured on the real upstream (docs/benchmarks.md): ``RUSTC`` for a rustc of any crate but
+the largest, ``LARGEST`` for the largest one, which runs alone at the end of the graph, ``NVCC`` for a kernel of
+flash-attn. ``REST`` is reserved for the host.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Parallel(Record):
-    """``jobs`` of cargo, ``nvcc`` processes beside them (0 without CUDA), the ``memory`` in bytes they take at most."""
+    """``jobs`` of cargo, ``nvcc`` processes beside them (0 without CUDA), and their peak ``memory`` in bytes."""
 
     jobs: int
     nvcc: int
@@ -30,16 +30,16 @@ class Parallel(Record):
 
 
 def planned(processors: int, memory: int, *, cuda: bool, jobs: int = 0, low_memory: bool = False) -> Parallel:
-    """The plan for a host; ``jobs`` above 0 is the operator's own number, ``low_memory`` does one thing at a time.
+    """The plan for a host. ``jobs`` above 0 is the operator's number; ``low_memory`` runs one process at a time.
 
-    A plan may ask for more than ``memory`` (bytes): with one of each, or with the operator's ``jobs``. The doctor
-    says so before anything is compiled.
+    A plan may exceed ``memory`` (bytes): with one process of each kind, or with the operator's ``jobs``. The check
+    reports that before anything is compiled.
     """
     room = memory - REST
     if low_memory:
         jobs, nvcc = 1, 1
     else:
-        # One nvcc at least, and for each processor a rustc, as far as they fit; then as many nvcc as fit.
+        # As many rustc as fit beside one nvcc, up to the processors; then as many nvcc as fit beside them.
         fitting = [n for n in range(1, processors + 1) if needed(n, int(cuda)) <= room]
         jobs = jobs or max(fitting, default=1)
         nvcc = max([n for n in range(1, jobs + 1) if needed(jobs, n) <= room], default=1)
@@ -48,9 +48,9 @@ def planned(processors: int, memory: int, *, cuda: bool, jobs: int = 0, low_memo
 
 
 def needed(jobs: int, nvcc: int) -> int:
-    """The memory in bytes that so many processes take at most.
+    """The peak memory in bytes of these processes.
 
-    Where an nvcc runs, the build script that called it has one of cargo's jobs.
+    While nvcc runs, the build script that called it occupies one of cargo's jobs.
     """
     rustc = LARGEST + (jobs - 1) * RUSTC
     beside = LARGEST + (jobs - 2) * RUSTC if jobs > 1 else 0
@@ -58,13 +58,13 @@ def needed(jobs: int, nvcc: int) -> int:
 
 
 def host_memory() -> int:
-    """This host's memory in bytes, or less where a control group of this process (a service, a runner) allows less."""
+    """This host's memory in bytes, or the lower limit of a control group of this process (a service, a runner)."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([total, *_limits(_CGROUPS, Path("/proc/self/cgroup").read_text())])
 
 
 def _limits(top: Path, cgroup: str) -> Iterator[int]:
-    """The limits in bytes of a control group, version 2, and of those above it."""
+    """The limits in bytes of a control group, version 2, and of its parents."""
     own = next((line[3:].strip("/") for line in cgroup.splitlines() if line.startswith("0::")), "")
     for folder in (top / own, *(top / own).parents):
         if folder.is_relative_to(top):

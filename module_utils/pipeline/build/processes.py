@@ -1,4 +1,4 @@
-"""What a build has running: this process's descendants, the memory they take, their end with a build that fails."""
+"""The processes of a build: this process's descendants, their memory, and their end when the build fails."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass
 class Peak:
-    """The most that all took at once, and that one process of each program took, in bytes.
+    """The peak memory in bytes of all processes ``together``, and of one process of each program.
 
-    It is the resident set, so memory that processes share counts for each: never less than what was taken.
+    It counts resident sets. Shared memory counts for each process, so the sum is an upper bound.
     """
 
     together: int = 0
     programs: dict[str, int] = field(default_factory=dict)
 
     def see(self, processes: dict[int, tuple[int, str, int]], root: int) -> None:
-        """Count ``root``'s descendants; ``processes`` maps a process to its parent, its program and its memory."""
+        """Count the descendants of ``root``. ``processes`` maps a process id to its parent, program and memory."""
         total = 0
         for pid in descendants(processes, root):
             _, program, size = processes[pid]
@@ -40,13 +40,13 @@ class Peak:
 
 @contextmanager
 def watched() -> Iterator[Peak]:
-    """The peak of what is started meanwhile; where an error passes here, all of that is ended.
+    """Tracks the peak memory of processes started in the block; kills them if it raises.
 
-    A process that leaves its parent (the cache's server, which has compilers of its own) is among them, if it is
-    started while this lasts: this process becomes the one that orphans are given to.
+    That includes processes that leave their parent (the cache's server, which runs compilers of its own): in the block
+    this process adopts orphaned descendants.
     """
     peak, done = Peak(), threading.Event()
-    _adopts(1)
+    _adopt_orphans(1)
     before = descendants(processes(), os.getpid())
 
     def watch() -> None:
@@ -58,22 +58,22 @@ def watched() -> Iterator[Peak]:
     try:
         yield peak
     except BaseException:
-        _end(before)
+        _kill_all_but(before)
         raise
     finally:
         done.set()
         thread.join()
-        _adopts(0)
+        _adopt_orphans(0)
 
 
-def _adopts(orphans: int) -> None:
-    """Whether orphans below are given to this process (1) or not (0)."""
+def _adopt_orphans(enabled: int) -> None:
+    """Make this process the parent of orphaned descendants (1), or stop that (0); prctl(2)."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, orphans, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, enabled, 0, 0, 0)
 
 
-def _end(spared: set[int]) -> None:
-    """Kill all descendants but those; one that is dead and waited for by nobody takes no memory."""
+def _kill_all_but(spared: set[int]) -> None:
+    """Kill all other descendants and wait until none has memory; zombies have none."""
     while True:
         found = processes()
         left = {pid for pid in descendants(found, os.getpid()) - spared if found[pid][2]}
@@ -86,7 +86,7 @@ def _end(spared: set[int]) -> None:
 
 
 def descendants(found: dict[int, tuple[int, str, int]], root: int) -> set[int]:
-    """The processes below ``root``, of those that ``processes`` found."""
+    """The descendants of ``root`` in the result of ``processes``."""
     children: dict[int, list[int]] = {}
     for pid, (parent, _, _) in found.items():
         children.setdefault(parent, []).append(pid)
@@ -99,13 +99,13 @@ def descendants(found: dict[int, tuple[int, str, int]], root: int) -> set[int]:
 
 
 def processes() -> dict[int, tuple[int, str, int]]:
-    """Every process: its parent, its program's name (15 characters, the kernel's), its resident set in bytes."""
+    """All processes by id: the parent, the program's name (the kernel's 15 characters), the resident set in bytes."""
     found = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
                 text = Path("/proc", entry.name, "stat").read_text(errors="replace")
-                # The name stands in parentheses and may hold any character.
+                # The name is in parentheses and may contain any character (proc_pid_stat(5)).
                 name, rest = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :].split()
                 found[int(entry.name)] = (int(rest[1]), name, int(rest[21]) * _PAGE)
     return found

@@ -1,6 +1,6 @@
-"""Reading what cargo prints: lines and progress. What an error means is told by failures.py.
+"""cargo's output as lines and progress; failures.py explains its errors.
 
-Cargo redraws its progress with carriage returns:
+cargo redraws its progress with carriage returns:
 ``    Building [=====>      ] 412/803: mistralrs-core, candle-core``.
 """
 
@@ -13,31 +13,32 @@ from dataclasses import dataclass
 _PROGRESS = re.compile(r"Building \[[=> ]*\] (?P<done>\d+)/(?P<total>\d+)(?:: (?P<crates>.*))?")
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
-STANDS = 30.0
-"""After so many seconds without a unit that is finished it may be told that it stands."""
+LONG_UNIT = 30.0
+"""The fewest seconds without a finished unit after which a line shows how long the current one runs."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` units are finished; ``crate`` is the first of those being compiled."""
+    """``done`` of ``total`` units are finished; ``crate`` is the first of those in progress."""
 
     done: int
     total: int
     crate: str
 
     def line(self, flavour: str, seconds: float, standing: float = 0.0) -> str:
-        """One line for a person: "[ada] 412/803 mistralrs-core, 3:10, about 1:20 left".
+        """One progress line: "[ada] 412/803 mistralrs-core, 3:10, about 1:20 left".
 
-        ``seconds`` since the beginning, ``standing`` of them since a unit was finished. One unit of upstream takes a
-        third of its build: where it stands for longer than all that is left was said to take, that is told instead.
+        ``seconds`` is the time since the build's start, ``standing`` the part of it since the last finished unit. One
+        unit of upstream takes a third of its build: a unit that runs longer than the estimate for all the rest shows
+        its own time instead.
         """
-        told = f"[{flavour}] {self.done}/{self.total} {self.crate or 'finishing'}, {clock(seconds)}"
+        line = f"[{flavour}] {self.done}/{self.total} {self.crate or 'finishing'}, {clock(seconds)}"
         left = seconds / max(self.done, 1) * (self.total - self.done)
-        if standing >= max(left, STANDS):
-            return f"{told}, at it for {clock(standing)}"
-        # Before a tenth is done, units that cost little say nothing of those to come.
-        guess = self.done * 10 >= self.total and self.done < self.total
-        return f"{told}, about {clock(left)} left" if guess else told
+        if standing >= max(left, LONG_UNIT):
+            return f"{line}, running for {clock(standing)}"
+        # The first tenth of the units is too cheap to estimate the rest.
+        estimate = self.done * 10 >= self.total and self.done < self.total
+        return f"{line}, about {clock(left)} left" if estimate else line
 
 
 def clock(seconds: float) -> str:
@@ -48,19 +49,19 @@ def clock(seconds: float) -> str:
 
 
 class LineReader:
-    """Cuts a stream of cargo's bytes into lines and progress; feed it, then ``close`` it."""
+    """Splits a stream of cargo's bytes into lines and progress; feed it, then ``close`` it."""
 
     def __init__(self) -> None:
         self._rest = ""
 
     def feed(self, data: bytes) -> Iterator[str | Progress]:
-        """The whole lines so far. An unfinished line waits for its end."""
+        """The events of all complete lines. An incomplete line waits for its end."""
         *lines, self._rest = re.split(r"[\r\n]+", self._rest + data.decode(errors="replace"))
         for line in lines:
             yield from _read(line)
 
     def close(self) -> Iterator[str | Progress]:
-        """What was left without an end."""
+        """The events of the last line, if it has no end."""
         rest, self._rest = self._rest, ""
         yield from _read(rest)
 

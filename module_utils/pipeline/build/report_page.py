@@ -1,25 +1,25 @@
-"""The page of a build's report: one file of HTML, read at any hour, on any screen.
+"""The page of a build's report: one HTML file without scripts and external resources.
 
-No script, nothing from elsewhere; what comes from a build is escaped, all of it, by the one function that makes an
-element. Bars are styled boxes, and repeat what the number beside them says.
+Jinja2 renders it, with autoescape on: every text of a build is escaped. Bars are styled boxes that repeat the number
+beside them. ``page`` imports Jinja2 itself, since a builder may lack it (ImportError).
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import typing
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from .progress import clock
+from .report_data import BuildReport, hit_share, requests
 
-if typing.TYPE_CHECKING:
-    from ..base.records import CacheCount
-    from .report import BuildReport, Unit
-
-_STYLE = """
+_TEMPLATE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}: build report</title>
+<style>
 :root { color-scheme: light dark; --ink: #1c2733; --soft: #5b6b7b; --line: #dde4ea; --back: #f6f8fa; --card: #fff;
   --bar: #9cc3ea; --bad: #b42318; --note: #fff4e0; --edge: #e0a030; --link: #0b62c4; }
 @media (prefers-color-scheme: dark) { :root { --ink: #dbe4ec; --soft: #93a4b4; --line: #2b3742; --back: #11181f;
@@ -37,6 +37,7 @@ a { color: var(--link); }
 .cards div, section { padding: .8rem 1rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; }
 .cards b { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.cards small { display: block; }
 section { margin: .7rem 0; }
 section.note { background: var(--note); border-color: var(--edge); }
 .beside { display: grid; gap: 0 .7rem; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
@@ -44,7 +45,7 @@ table { width: 100%; border-collapse: collapse; }
 th, td { padding: .25rem .5rem .25rem 0; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
 tr:first-child > * { border-top: 0; }
 th { color: var(--soft); font-weight: 400; }
-td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.bar { width: 34%; padding: .45rem 0; }
 td.bar i { display: block; height: .75rem; min-width: 2px; border-radius: .2rem; background: var(--bar); }
 td small { display: block; }
@@ -54,138 +55,62 @@ details summary { cursor: pointer; }
 .names { columns: 14rem; margin: .5rem 0; }
 .names span { display: block; }
 @media (max-width: 34rem) { td.bar { width: 22%; } th, td { padding-right: .35rem; } }
+</style>
+</head>
+<body>
+<p class="soft">{{ subtitle }}</p>
+<h1>{{ title }}</h1>
+<p>{{ summary }} · <a href="./{{ log | urlencode }}">log</a> · <a href="./{{ json | urlencode }}">report as JSON</a></p>
+<div class="cards">
+{% for number, what, more in cards %}
+<div><b>{{ number }}</b>{{ what }}<small>{{ more }}</small></div>
+{% endfor %}
+</div>
+{% if warnings %}
+<section class="note"><h2>Warnings</h2>
+{% for text in warnings %}
+<p>{{ text }}</p>
+{% endfor %}
+</section>
+{% endif %}
+{% for group in groups %}
+<div class="beside">
+{% for section in group %}
+<section><h2>{{ section.title }}</h2>
+<table>
+{% for row in section.rows %}
+<tr><td{% if row.soft %} class="soft"{% endif %}>{{ row.name }}
+{%- if row.more %}<small>{{ row.more }}</small>{% endif %}</td>
+{% for figure in row.figures %}
+<td class="number{% if row.bad %} bad{% endif %}">{{ figure }}</td>
+{% endfor %}
+<td class="bar"><i style="width:{{ row.share | percent }};margin-left:{{ row.begins | percent }}"></i></td></tr>
+{% endfor %}
+</table>
+{% if section.note %}
+<p class="soft">{{ section.note }}</p>
+{% endif %}
+</section>
+{% endfor %}
+</div>
+{% endfor %}
+<section class="facts"><h2>Inputs and results</h2>
+<table>
+{% for name, value in facts if value %}
+<tr><th>{{ name }}</th><td><code>{{ value }}</code></td></tr>
+{% endfor %}
+</table>
+</section>
+<section><h2>Units</h2>
+{% for what, units in units if units %}
+<details><summary>{{ units | length }} {{ what }}</summary>
+<div class="names">{% for name in units %}<span>{{ name }}</span>{% endfor %}</div>
+</details>
+{% endfor %}
+</section>
+</body>
+</html>
 """
-
-
-class _Html(str):
-    """Text that is HTML already; other text is escaped where it is put into an element."""
-
-    __slots__ = ()
-
-
-def _e(tag: str, *content: str, **attributes: str) -> _Html:
-    """An element. ``class_`` is the attribute class."""
-    inner = "".join(part if isinstance(part, _Html) else escape(part) for part in content)
-    given = "".join(f' {name.rstrip("_")}="{escape(value)}"' for name, value in attributes.items() if value)
-    return _Html(f"<{tag}{given}>{inner}</{tag}>")
-
-
-def _cell(content: str, sort: str = "") -> _Html:
-    return _e("td", content, class_=sort)
-
-
-def _bar(share: float, begins: float = 0.0) -> _Html:
-    """A bar of ``share`` of its cell, which begins at that share of it."""
-    width, left = (f"{min(max(part, 0.0), 1.0) * 100:.1f}%" for part in (share, begins))
-    return _e("td", _e("i", style=f"width:{width};margin-left:{left}"), class_="bar")
-
-
-def _table(rows: Iterable[Sequence[_Html]], headings: Sequence[str] = ()) -> _Html:
-    """Rows of cells; a heading that ends in ``>`` stands at the right."""
-    lines = [_e("tr", *cells) for cells in rows]
-    if headings:
-        cells = [_e("th", text.rstrip(">"), class_="number" if text.endswith(">") else "") for text in headings]
-        lines.insert(0, _e("tr", *cells))
-    return _e("table", *lines)
-
-
-def _section(title: str, *content: str, sort: str = "") -> _Html:
-    return _e("section", _e("h2", title), *content, class_=sort)
-
-
-def page(report: BuildReport, previous: BuildReport | None, warnings: Sequence[str]) -> str:
-    """The page. ``previous`` is the build before of the same flavour, ``warnings`` what the operator should know."""
-    artifact, source = report.artifact, report.artifact.source
-    title = f"{artifact.flavour.name} {source.rpm_version}"
-    log = Path(artifact.log).name
-    links = [
-        _e("a", name, href=f"./{quote(target)}")
-        for name, target in (("log", log), ("report as JSON", Path(log).with_suffix(".json").name))
-    ]
-    body = [
-        _e("p", f"Build of {source.ref}, {_time(report.began)}", class_="soft"),
-        _e("h1", title),
-        _e("p", artifact.flavour.summary, " · ", links[0], " · ", links[1]),
-        _cards(report, previous),
-        *([_section("Look at this", *(_e("p", text) for text in warnings), sort="note")] if warnings else []),
-        _e("div", *filter(None, [_times(report), _cache(report, previous)]), class_="beside"),
-        *filter(None, [_slowest(report), _kernels(report)]),
-        _e("div", *filter(None, [_sizes(report), _memory(report)]), class_="beside"),
-        _what(report),
-        _units(report),
-    ]
-    head = _e(
-        "head",
-        _Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        _e("title", f"{title}: build report"),
-        _e("style", _Html(_STYLE)),
-    )
-    return f"<!DOCTYPE html>\n{_e('html', head, _e('body', *body), lang='en')}\n"
-
-
-def _cards(report: BuildReport, previous: BuildReport | None) -> _Html:
-    artifact = report.artifact
-    before = previous.artifact if previous else None
-    hits, asked = _sum(report.kinds)
-    return _e(
-        "div",
-        _card(clock(artifact.seconds), "in all", _against(artifact.seconds, before.seconds if before else None, clock)),
-        _card(str(artifact.compiled), "units compiled", f"{artifact.fresh} were fresh"),
-        _card(f"{hits / asked:.0%}" if asked else "none", "from the cache", f"{hits} of {asked} compiles"),
-        _card(_bytes(artifact.size), "binary", _against(artifact.size, before.size if before else None, _bytes)),
-        class_="cards",
-    )
-
-
-def _card(number: str, what: str, more: str) -> _Html:
-    return _e("div", _e("b", number), what, _Html("<br>"), _e("small", more))
-
-
-def _against(now: float, was: float | None, told: typing.Callable[[float], str]) -> str:
-    if was is None:
-        return "the first of this flavour"
-    share = f", {now / was - 1:+.1%}" if was else ""
-    return f"last {told(was)}{share}"
-
-
-def _times(report: BuildReport) -> _Html | None:
-    whole = sum(phase.amount for phase in report.phases) or 1.0
-    rows = []
-    for phase in report.phases:
-        parts = [(part, "soft") for part in report.within] if phase.name == "compile" else []
-        for part, sort in [(phase, ""), *parts]:
-            name = f"of that {part.name}" if sort else part.name
-            rows.append([_cell(name, sort), _cell(_seconds(part.amount), "number"), _bar(part.amount / whole)])
-    return _section("Time", _table(rows)) if rows else None
-
-
-def _cache(report: BuildReport, previous: BuildReport | None) -> _Html | None:
-    before = {kind.kind: _sum([kind]) for kind in previous.kinds} if previous else {}
-    rows = []
-    for kind in report.kinds:
-        hits, asked = _sum([kind])
-        then, of = before.get(kind.kind, (0, 0))
-        share = f"{hits / asked:.0%}" if asked else "none"
-        last = _e("small", f"last {then / of:.0%}") if of else _Html("")
-        counts = _e("td", f"{hits} of {asked}", class_="number")
-        rows.append([_cell(_KINDS.get(kind.kind, kind.kind)), counts, _e("td", share, last, class_="number"),
-                     _bar(hits / asked if asked else 0)])  # fmt: skip
-    cache = report.cache
-    told = []
-    if cache.version:
-        told.append(f"sccache {cache.version}")
-    if cache.size:
-        told.append(f"holds {_bytes(cache.size)}" + (f" of {_bytes(cache.limit)}" if cache.limit else ""))
-    if cache.shared_down:
-        told.append("its shared level was down")
-    if report.not_cached:
-        count = sum(reason.amount for reason in report.not_cached)
-        reasons = ", ".join(f"{reason.name.strip('-') or 'other'} {reason.amount:.0f}" for reason in report.not_cached)
-        told.append(f"{count:.0f} that it cannot keep ({reasons})")
-    if not rows and not told:
-        return _section("Compile cache", _e("p", "This build had none, or did not ask it.", class_="soft"))
-    return _section("Compile cache", _table(rows), _e("p", "; ".join(told), class_="soft"))
-
 
 _KINDS = {
     "CUDA": "CUDA, host part",
@@ -193,23 +118,137 @@ _KINDS = {
     "PTX": "PTX (cicc)",
     "CUBIN": "GPU code (ptxas)",
 }
-"""sccache's words for what nvcc starts, with the program that does it."""
+"""sccache's names for the steps of nvcc, with the program that runs each."""
 
 
-def _slowest(report: BuildReport) -> _Html | None:
-    units: Sequence[Unit] = report.slowest
-    if not units:
-        return None
-    whole = max(unit.began + unit.seconds for unit in units)
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a name with a line below it, figures, and a bar of ``share`` that starts at ``begins``."""
+
+    name: str
+    figures: tuple[str, ...]
+    share: float
+    begins: float = 0.0
+    more: str = ""
+    soft: bool = False
+    bad: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table below a title, with a note."""
+
+    title: str
+    rows: Sequence[Row]
+    note: str = ""
+
+
+def page(report: BuildReport, previous: BuildReport | None, warnings: Sequence[str]) -> str:
+    """The page of a build. ``previous`` is the flavour's build before it, for comparison.
+
+    Raises ImportError where Jinja2 is not installed.
+    """
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415  a builder may lack it
+
+    artifact, source = report.artifact, report.artifact.source
+    log = Path(artifact.log)
+    groups = (
+        [_times(report), _cache(report, previous)],
+        [_slowest(report)],
+        [_kernels(report)],
+        [_sizes(report), _memory(report)],
+    )
+    jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    jinja.filters["percent"] = lambda part: f"{min(max(part, 0.0), 1.0) * 100:.1f}%"
+    return jinja.from_string(_TEMPLATE).render(
+        title=f"{artifact.flavour.name} {source.rpm_version}",
+        subtitle=f"Build of {source.ref}, {_time(report.began)}",
+        summary=artifact.flavour.summary,
+        log=log.name,
+        json=log.with_suffix(".json").name,
+        cards=_cards(report, previous),
+        warnings=warnings,
+        groups=[shown for group in groups if (shown := [section for section in group if section])],
+        facts=_facts(report),
+        units=[("compiled", report.compiled), ("fresh", report.fresh)],
+    )
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def _cards(report: BuildReport, previous: BuildReport | None) -> list[tuple[str, str, str]]:
+    """The main figures: each a number, its name, and a line of detail."""
+    artifact, before = report.artifact, previous.artifact if previous else None
+    asked = requests(*report.kinds)
+    return [
+        (clock(artifact.seconds), "in all", _change(artifact.seconds, before.seconds if before else None, clock)),
+        (str(artifact.compiled), "units compiled", f"{artifact.fresh} were fresh"),
+        (
+            f"{hit_share(*report.kinds):.0%}" if asked else "none",
+            "from the cache",
+            f"{sum(kind.hits for kind in report.kinds)} of {asked} compiles",
+        ),
+        (_bytes(artifact.size), "binary", _change(artifact.size, before.size if before else None, _bytes)),
+    ]
+
+
+def _change(now: float, before: float | None, shown: Callable[[float], str]) -> str:
+    if before is None:
+        return "the first of this flavour"
+    share = f", {now / before - 1:+.1%}" if before else ""
+    return f"last {shown(before)}{share}"
+
+
+def _times(report: BuildReport) -> Section | None:
+    whole = sum(phase.amount for phase in report.phases) or 1.0
+    rows = []
+    for phase in report.phases:
+        rows.append(Row(phase.name, (_seconds(phase.amount),), phase.amount / whole))
+        rows += [
+            Row(f"of that {part.name}", (_seconds(part.amount),), part.amount / whole, soft=True)
+            for part in (report.within if phase.name == "compile" else ())
+        ]
+    return Section("Time", rows) if rows else None
+
+
+def _cache(report: BuildReport, previous: BuildReport | None) -> Section:
+    before = {kind.kind: hit_share(kind) for kind in previous.kinds if requests(kind)} if previous else {}
     rows = [
-        [_e("td", unit.crate, _e("small", unit.part)), _cell(_seconds(unit.seconds), "number"),
-         _bar(unit.seconds / whole, unit.began / whole)]
-        for unit in units
-    ]  # fmt: skip
-    return _section("Slowest units", _table(rows, ("unit", "time>", "when it ran")))
+        Row(
+            _KINDS.get(kind.kind, kind.kind),
+            (f"{kind.hits} of {requests(kind)}", f"{hit_share(kind):.0%}" if requests(kind) else "none"),
+            hit_share(kind),
+            more=f"last {before[kind.kind]:.0%}" if kind.kind in before else "",
+        )
+        for kind in report.kinds
+    ]
+    cache, notes = report.cache, []
+    if cache.version:
+        notes.append(f"sccache {cache.version}")
+    if cache.size:
+        notes.append(f"holds {_bytes(cache.size)}" + (f" of {_bytes(cache.limit)}" if cache.limit else ""))
+    if cache.shared_down:
+        notes.append("its shared level was down")
+    if report.not_cached:
+        count = sum(reason.amount for reason in report.not_cached)
+        reasons = ", ".join(f"{reason.name.strip('-') or 'other'} {reason.amount:.0f}" for reason in report.not_cached)
+        notes.append(f"{count:.0f} not cacheable ({reasons})")
+    return Section("Compile cache", rows, "; ".join(notes) or ("" if rows else "No requests in this build."))
 
 
-def _kernels(report: BuildReport) -> _Html | None:
+def _slowest(report: BuildReport) -> Section | None:
+    if not report.slowest:
+        return None
+    whole = max(unit.began + unit.seconds for unit in report.slowest)
+    rows = [
+        Row(unit.crate, (_seconds(unit.seconds),), unit.seconds / whole, unit.began / whole, more=unit.part)
+        for unit in report.slowest
+    ]
+    return Section("Slowest units", rows, "Each bar shows when the unit ran.")
+
+
+def _kernels(report: BuildReport) -> Section | None:
     if not report.slowest_kernels:
         return None
     longest = report.slowest_kernels[0].seconds or 1.0
@@ -217,80 +256,55 @@ def _kernels(report: BuildReport) -> _Html | None:
     for kernel in report.slowest_kernels:
         folder, _, name = kernel.source.rpartition("/")
         more = f"{folder}{' · PTX' if kernel.ptx else ''}"
-        rows.append([_e("td", name, _e("small", more)), _cell(_seconds(kernel.seconds), "number"),
-                     _bar(kernel.seconds / longest)])  # fmt: skip
-    told = f"{report.kernels} calls of nvcc, {_seconds(report.kernel_seconds)} in all, {report.parallel.nvcc} at once."
-    return _section("Slowest kernels", _e("p", told, class_="soft"), _table(rows))
+        rows.append(Row(name, (_seconds(kernel.seconds),), kernel.seconds / longest, more=more))
+    note = f"{report.kernels} calls of nvcc, {_seconds(report.kernel_seconds)} in all, {report.parallel.nvcc} at once."
+    return Section("Slowest kernels", rows, note)
 
 
-def _sizes(report: BuildReport) -> _Html | None:
-    if not report.sections:
-        return None
+def _sizes(report: BuildReport) -> Section | None:
     whole = report.artifact.size or 1
     rows = [
-        [_cell(part.name), _cell(_bytes(part.amount), "number"), _cell(f"{part.amount / whole:.0%}", "number"),
-         _bar(part.amount / whole)]
+        Row(part.name, (_bytes(part.amount), f"{part.amount / whole:.0%}"), part.amount / whole)
         for part in report.sections
-    ]  # fmt: skip
-    return _section("The binary", _table(rows))
+    ]
+    return Section("The binary", rows) if rows else None
 
 
-def _memory(report: BuildReport) -> _Html:
+def _memory(report: BuildReport) -> Section:
     plan = report.parallel
     over = report.memory > plan.memory
     scale = max(report.memory, plan.memory, 1)
-    rows = [[_cell("planned"), _cell(_gib(plan.memory), "number"), _bar(plan.memory / scale)]]
-    if report.memory:
-        peak = _e("td", _gib(report.memory), class_="number bad" if over else "number")
-        rows.insert(0, [_cell("peak, all together"), peak, _bar(report.memory / scale)])
-    rows += [
-        [_e("td", "largest ", _e("code", program.name)), _cell(_gib(program.amount), "number"),
-         _bar(program.amount / scale)]
-        for program in report.programs
-    ]  # fmt: skip
-    parts = [f"{plan.jobs} jobs of cargo", *([f"{plan.nvcc} of nvcc"] if plan.nvcc else [])]
-    told = f"{' and '.join(parts)} at once."
+    peak = [Row("peak, all together", (_gib(report.memory),), report.memory / scale, bad=over)] if report.memory else []
+    planned = Row("planned", (_gib(plan.memory),), plan.memory / scale)
+    largest = [Row(f"largest {p.name}", (_gib(p.amount),), p.amount / scale) for p in report.programs]
+    note = f"{plan.jobs} jobs of cargo{f' and {plan.nvcc} of nvcc' if plan.nvcc else ''} at once."
     if over:
-        told += " More than planned: with -e low_memory=true, or a lower -e jobs=, it takes less."
-    return _section("Memory", _table(rows), _e("p", told, class_="soft"))
+        note += " More than planned: set -e low_memory=true or a lower -e jobs=."
+    return Section("Memory", [*peak, planned, *largest], note)
 
 
-def _what(report: BuildReport) -> _Html:
+def _facts(report: BuildReport) -> list[tuple[str, str]]:
     artifact, source = report.artifact, report.artifact.source
-    facts = [
+    return [
         ("source", f"{source.url} {source.ref}"),
         ("commit", f"{source.commit}, {_time(source.commit_time)}"),
-        ("version", f"{source.version}, packaged as {source.rpm_version}; the binary says {artifact.crate_version}"),
+        ("version", f"{source.version}, packaged as {source.rpm_version}; the binary reports {artifact.crate_version}"),
         ("flavour", f"{artifact.flavour.name} {artifact.flavour.arch}"),
         ("features", ", ".join(artifact.flavour.features)),
         ("rustc", artifact.rustc),
         ("RUSTFLAGS", artifact.rustflags),
         ("CUDA", artifact.cuda),
         ("host compiler", report.host_compiler),
-        ("Cargo.lock", "kept to" if artifact.locked else "not kept to: cargo changed it, since it does not fit"),
-        ("upstream's crates", "compiled incrementally" if artifact.incremental else "compiled whole, as for a release"),
+        ("Cargo.lock", "used as it is" if artifact.locked else "stale: cargo changed it"),
+        ("incremental", "yes" if artifact.incremental else "no"),
         ("SHA-256", artifact.sha256),
         ("inputs", artifact.inputs),
         ("artifact", artifact.folder),
         ("log", artifact.log),
     ]
-    rows = [[_e("th", name), _e("td", _e("code", value))] for name, value in facts if value]
-    return _section("What was built", _table(rows), sort="facts")
 
 
-def _units(report: BuildReport) -> _Html:
-    lists = [
-        _e("details", _e("summary", f"{len(units)} {what}"), _e("div", *(_e("span", name) for name in units),
-                                                                class_="names"))
-        for what, units in (("compiled", report.compiled), ("fresh", report.fresh)) if units
-    ]  # fmt: skip
-    return _section("Units", *lists)
-
-
-def _sum(kinds: Iterable[CacheCount]) -> tuple[int, int]:
-    """Hits, and what was asked for."""
-    counts = [(kind.hits, kind.hits + kind.misses) for kind in kinds]
-    return sum(hits for hits, _ in counts), sum(asked for _, asked in counts)
+# ---------------------------------------------------------------- units of measure
 
 
 def _bytes(size: float) -> str:

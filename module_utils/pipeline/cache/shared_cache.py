@@ -1,10 +1,10 @@
-"""The shared level of the compile cache, while a build goes on.
+"""The shared level of the compile cache during a build.
 
-1. sccache 0.16 goes on when its shared level is lost, but waits for it at every compile: a minute, half for the entry
-   and half before it writes. A build of 800 crates would take a day, so the loss is noticed here.
-2. A level that cannot be connected to several times in a row is lost, for this build. The server that knows it is
-   ended at once, not asked to end: it would wait for what hangs. The next compiler starts one for the disk alone, by
-   the variables of its own environment; those that were being answered compile by themselves.
+1. sccache 0.16 survives the loss of its shared level, but waits for it at every compile: a minute, half for the read
+   and half for the write. A build of 800 crates would take a day, so this module detects the loss.
+2. A level that refuses several connections in a row is lost for this build. Its server is killed, not stopped: it
+   would wait for the pending requests. The next compiler starts a server for the disk level alone, with the variables
+   of its own environment; compilers with a pending request compile directly.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PERIOD, TIMEOUT, TIMES = 5.0, 3.0, 2
-"""Seconds between two looks, seconds that each may take, and how many that fail make it lost."""
+"""Seconds between two connections, seconds that each may take, and the number of failures in a row that mean a loss."""
 
 _ENDPOINTS = ("SCCACHE_REDIS_ENDPOINT", "SCCACHE_WEBDAV_ENDPOINT", "SCCACHE_ENDPOINT")
 _PORTS = {"redis": 6379, "rediss": 6379, "https": 443}
 
 
 def address(settings: Mapping[str, str]) -> tuple[str, int] | None:
-    """The host and port of the shared level in sccache's settings; None where there is none, or no address of it."""
+    """The host and port of the shared level in sccache's settings; None without a shared level or its address."""
     endpoint = next((settings[name] for name in _ENDPOINTS if settings.get(name)), "")
     url = urllib.parse.urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
     if "SCCACHE_MULTILEVEL_CHAIN" not in settings or not url.hostname:
@@ -46,7 +46,7 @@ def answers(where: tuple[str, int]) -> bool:
 
 @contextmanager
 def watched(where: tuple[str, int] | None, lost: Callable[[], None]) -> Iterator[None]:
-    """While it lasts, ``lost`` is called once if the shared level at ``where`` is lost."""
+    """Call ``lost``, once, if the shared level at ``where`` is lost while the block runs."""
     done = threading.Event()
 
     def watch(there: tuple[str, int]) -> None:
@@ -68,8 +68,8 @@ def watched(where: tuple[str, int] | None, lost: Callable[[], None]) -> Iterator
             thread.join()
 
 
-def end_server(path: Path) -> None:
-    """Kill the process that listens at a Unix socket, and take the socket away; it may be gone already."""
+def kill_server(path: Path) -> None:
+    """Kill the process that listens at a Unix socket, if any, and remove the socket."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
         process, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

@@ -1,16 +1,15 @@
-"""The client of the publisher agent: how a signer talks to the repo host.
+"""The client of the agent: how a signer talks to the repo host.
 
-The agent (roles/publisher/files/mistralrs-publisher) is reached by a remote shell: ssh, where the
-key's forced command is the agent, or the agent itself with ``--rsh`` on the same machine. Both take
-the same words, so nothing here knows which it is.
+The agent (roles/publisher/files/mistralrs-publisher) is reached by a remote shell: ssh, where the key's forced command
+is the agent, or the agent itself with ``--rsh`` on the same machine. Both take the same words.
 
 Rules:
 
-1. Every command may be repeated. ``upload`` sends what is missing and goes on with a file that was cut off;
-   ``stage`` and ``publish`` answer the same for what is done already; ``drop`` of what is gone is done.
-2. A refusal of the agent becomes a PipelineError with the agent's what, where and remedy. ParentMoved:
-   somebody else committed first, compose again on the new head. Busy: try the same again a little later.
-3. Nothing is tried again here: whoever holds the work knows whether it is still wanted.
+1. Every command is idempotent. ``upload`` sends what is missing and resumes a partial file; ``stage`` and ``publish``
+   answer the same when repeated; ``drop`` of a missing transaction succeeds.
+2. A refusal of the agent becomes a PipelineError with the agent's what, where and remedy. ParentMoved: another
+   publisher was faster, compose again on the new head. Busy: retry a little later.
+3. Nothing is retried here; the caller knows whether the work is still wanted.
 """
 
 from __future__ import annotations
@@ -18,58 +17,69 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..base.errors import PipelineError
 from ..base.records import Transaction
 from ..base.run import CommandFailed, run
+from ..base.text import last_words
 
 SILENCE = 120  # seconds without a byte until an upload counts as cut off
-QUICK = 120.0  # seconds for what only looks
-PATIENT = 1800.0  # seconds; it may wait for another command and reads each new package twice
+QUICK = 120.0  # seconds for a read-only command
+PATIENT = 1800.0  # seconds; such a command may wait for another one, and reads each new package twice
 WHOLE = 86400.0  # seconds to read a pool of terabytes
 SSH_FAILED = 255  # ssh's own exit status, which rsync passes on
-LOCAL = {11, 23, 24}  # rsync's exit statuses for files that cannot be read or written, here or there
-# What ssh says when sshd closes the door before it has asked who is there (MaxStartups).
+LOCAL = {11, 23, 24}  # rsync's exit statuses for files that cannot be read or written, on either host
+# ssh's messages when sshd refuses a connection before authentication (MaxStartups).
 FULL = re.compile(r"^(kex_exchange_identification: |Not allowed at this time)", re.MULTILINE)
 
 
 class ParentMoved(PipelineError):
-    """The channel's head is no longer the snapshot's parent."""
+    """The head is no longer the snapshot's parent."""
 
 
 class Busy(PipelineError):
-    """Others are at it: at this transaction, this channel, or at the repo host's door."""
+    """Another process uses this transaction or this channel, or the repo host accepts no more connections."""
 
 
 KINDS: dict[int, type[PipelineError]] = {3: ParentMoved, 4: Busy}  # by the agent's exit status
 
 
 @dataclass(frozen=True)
-class Publisher:
-    """``rsh`` starts the remote shell (its options included), ``host`` is what it takes as the host."""
+class AgentClient:
+    """The agent behind the remote shell ``rsh`` (with its options) on ``host``."""
 
     rsh: Sequence[str]
     host: str
 
+    @classmethod
+    def of(cls, repository: Mapping[str, Any]) -> Self:
+        """The agent of a module's option ``repository``; PipelineError without one."""
+        agent = repository.get("agent")
+        if not agent:
+            raise PipelineError(
+                "the repository has no agent", str(repository.get("channel", "")), "Set repository.agent: rsh and host"
+            )
+        return cls([str(word) for word in agent["rsh"]], str(agent["host"]))
+
     def look(self, channel: str) -> tuple[str, int]:
-        """The id of the published snapshot ("" where there is none yet), and how many bytes an upload may bring now."""
+        """The id of the published snapshot ("" for none), and the number of bytes that an upload may have."""
         answer = self._ask("head", channel, wanted="room")
         return str(answer["snapshot"]), int(answer["room"])
 
     def head(self, channel: str) -> str:
-        """The id of the published snapshot, "" where the channel has none yet."""
+        """The id of the published snapshot, "" for none."""
         return self.look(channel)[0]
 
     def room(self, channel: str) -> int:
-        """How many bytes an upload to the channel may bring now."""
+        """The number of bytes that an upload may have."""
         return self.look(channel)[1]
 
     def upload(self, transaction: Transaction) -> None:
-        """Bring the transaction's files to the repo host, where they wait for ``stage`` or ``publish``."""
+        """Upload the transaction's files, for ``stage`` or ``publish``."""
         try:
             run(
                 [
@@ -77,42 +87,42 @@ class Publisher:
                     f"{Path(transaction.folder)}/",
                     f"{self.host}:{transaction.snapshot.channel}/{transaction.id}/",
                 ],
-                # The agent takes all arguments as words of its one command, or refuses.
+                # The agent accepts only arguments that are words of its command.
                 env={"RSYNC_PROTECT_ARGS": "0", "RSYNC_OLD_ARGS": "0"},
             )
         except CommandFailed as error:
             raise self._translate(error) from error
 
     def stage(self, transaction: Transaction) -> str:
-        """Verify what was uploaded and lay it under its final URL, which no client is told yet; its id."""
+        """Verify the upload and lay it under its final URL, which no client uses yet; the snapshot's id."""
         return self._publish("stage", transaction)
 
-    def commit(self, transaction: Transaction) -> str:
-        """Publish what was uploaded or staged, whole or not at all; the id of the new head."""
+    def publish(self, transaction: Transaction) -> str:
+        """Publish the uploaded or staged snapshot, whole or not at all; the id of the new head."""
         return self._publish("publish", transaction)
 
     def drop(self, channel: str, transaction: str) -> str:
-        """Take back an upload and what was staged of it, by the transaction's id; the id of the head."""
+        """Delete an upload and its staged snapshot, by the transaction's id; the id of the head."""
         return str(self._ask("drop", channel, transaction, timeout=PATIENT)["snapshot"])
 
     def prune(self, channel: str, dry_run: bool = False) -> dict[str, Any]:
-        """Remove what the host's retention does not keep: ``snapshots``, ``packages``, and who is ``waiting``."""
+        """Delete what the host's retention does not keep: ``snapshots``, ``packages``, and those still ``waiting``."""
         words = ("prune", channel, "--dry-run") if dry_run else ("prune", channel)
         return self._ask(*words, timeout=PATIENT, wanted="packages")
 
     def verify(self, channel: str) -> dict[str, Any]:
-        """Read every byte of the channel on the repo host; what is wrong is in ``findings``."""
+        """Read every byte of the repository on its host; ``findings`` lists the faults."""
         return self._ask("verify", channel, timeout=WHOLE, wanted="findings")
 
     def status(self, channel: str) -> dict[str, Any]:
-        """What the channel holds on the repo host, without reading packages."""
+        """The contents of the repository on its host, without reading packages."""
         return self._ask("status", channel, wanted="snapshots")
 
     def _publish(self, verb: str, transaction: Transaction) -> str:
         snapshot = transaction.snapshot
         words = (verb, snapshot.channel, transaction.id, "--parent", snapshot.parent or "-")
         done = str(self._ask(*words, timeout=PATIENT)["snapshot"])
-        if done != snapshot.id:  # the agent answers a repeated publish by the transaction's id
+        if done != snapshot.id:  # the agent recognises a repeated command by the transaction's id
             raise ParentMoved(
                 f"another snapshot, {done}, was published by a transaction of the same id",
                 f"{snapshot.channel}/{transaction.id}",
@@ -126,8 +136,7 @@ class Publisher:
             raise PipelineError(
                 "there is no publisher agent yet",
                 str(program),
-                "Release something first (make release): that sets this machine up. A real repo host gets it by the"
-                " role publisher",
+                "Run `make release`, which sets this machine up; on a real repo host, run the role publisher",
             )
         command = [*self.rsh, self.host, *(shlex.quote(word) for word in words)]
         try:
@@ -141,36 +150,36 @@ class Publisher:
             raise PipelineError(
                 f"the repo host gave no answer of the publisher agent: {stdout[:200]!r}",
                 self.host,
-                "See that the key's forced command is the agent: run the role publisher on the repo host",
+                "Run the role publisher on the repo host: the key's forced command must be the agent",
             ) from error
         return answer
 
     def _translate(self, error: CommandFailed) -> PipelineError:
-        """The agent's own refusal, if it spoke; else what to do about the connection."""
+        """The agent's refusal, or an error of the connection with its remedy."""
         for line in error.stderr.splitlines():
             try:
-                said = json.loads(line)
-                refusal = (said["error"], said["where"] or self.host, said["remedy"])
+                answer = json.loads(line)
+                refusal = (answer["error"], answer["where"] or self.host, answer["remedy"])
             except (ValueError, LookupError, TypeError):
                 continue
-            # The status of an upload is rsync's own: the line carries the agent's.
-            return KINDS.get(said.get("status", error.status), PipelineError)(*refusal)
-        said = (error.stderr.strip() or "it said nothing").splitlines()
+            # An upload ends with rsync's status; the line has the agent's.
+            return KINDS.get(answer.get("status", error.status), PipelineError)(*refusal)
+        output, where = last_words(error.stderr), f"{shlex.join(self.rsh)} {self.host}"
         if error.status == SSH_FAILED and FULL.search(error.stderr):
             return Busy(
-                "the repo host's ssh takes no more connections just now",
-                f"{shlex.join(self.rsh)} {self.host}",
-                "Try again; if it happens often, raise MaxStartups of the repo host's sshd",
+                "the repo host's sshd accepts no more connections now",
+                where,
+                "Run again; if it happens often, raise MaxStartups of the repo host's sshd",
             )
         if error.status in LOCAL:
             return PipelineError(
-                f"the upload failed with status {error.status}: {' | '.join(said[-3:])}",
-                f"{shlex.join(self.rsh)} {self.host}",
-                "Set right what it names (receiver: the repo host; sender: here), then repeat: what was sent is kept",
+                f"the upload failed with status {error.status}: {output}",
+                where,
+                "Fix the cause (receiver: the repo host; sender: this host), then run again: uploaded files are kept",
             )
         return PipelineError(
-            f"talking to the repo host failed with status {error.status}: {' | '.join(said[-3:])}",
-            f"{shlex.join(self.rsh)} {self.host}",
-            "Check that the host is up, that ssh knows its host key, and that the publishing key is the one "
-            "that the role publisher put there; then repeat: what was sent is kept",
+            f"talking to the repo host failed with status {error.status}: {output}",
+            where,
+            "Check that the host is up, that ssh knows its host key, and that the role publisher installed the "
+            "publishing key; then run again: uploaded files are kept",
         )

@@ -1,12 +1,11 @@
-"""What can be done to a channel: from the head's state and some arguments to a change.
+"""Changes of a repository: pure functions from the head's state and arguments to a change.
 
 Rules:
 
-1. These take values and return values. A change is told against the snapshot whose metadata is taken over: the head,
-   or an older one where the channel goes back.
-2. A name never changes its bytes, and a name that was yanked never comes back.
-3. What is so already is no change: each operation can be repeated.
-4. A pattern that means nothing is an error, and so is a wildcard that would leave nothing.
+1. A change is relative to the snapshot whose metadata it takes over: the head, or for a rollback an older one.
+2. A file name never changes its bytes, and a yanked name never comes back.
+3. Each operation is idempotent.
+4. A pattern that matches nothing is an error, and so is a wildcard that would leave no package.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ class Change:
 
 
 def added(head: State, packages: Iterable[Package]) -> Change:
-    """With ``packages``; those that the head has already are left out."""
+    """Add ``packages``, except those that the head has."""
     published = head.digests
     known, new = dict(published), {}
     for package in packages:
         if package.filename in head.record.yanked:
             raise PipelineError(
-                f"{package.filename} was yanked from this channel, and is never published again",
+                f"{package.filename} was yanked from this repository, and is never published again",
                 package.path,
                 "Raise package_release and build it again",
             )
@@ -66,56 +65,55 @@ def added(head: State, packages: Iterable[Package]) -> Change:
 
 
 def removed(head: State, patterns: Sequence[str], pooled: Callable[[str], bool], *, yank: bool = False) -> Change:
-    """Without the packages that ``patterns`` (file names, NEVRAs or globs of either) mean.
+    """Remove the packages that ``patterns`` (file names, NEVRAs or globs of either) match.
 
-    ``pooled`` says whether the pool has a file name: what the channel held before is removed already, and can still
-    be yanked.
+    ``pooled`` tests whether the pool has a file name: a package that left the head before can still be yanked.
     """
     if not all(patterns):
-        raise PipelineError("it is not said which packages", head.id, "Name them: -e names=NAME[,NAME]")
+        raise PipelineError("no packages are named", head.id, "Name them: -e names=NAME[,NAME]")
     here = set(head.digests)
     known = here | set(head.record.removed) | set(head.record.yanked)
     globs = [pattern for pattern in patterns if re.search(r"[*?\[]", pattern)]
     gone: set[str] = set()
     for pattern in patterns:
-        meant = {name for name in known if _means(pattern, name)}
+        matched = {name for name in known if _matches(pattern, name)}
         plain = f"{pattern.removesuffix('.rpm')}.rpm"
-        if not meant and pattern not in globs and pooled(plain):
-            meant = {plain}
-        if not meant:
+        if not matched and pattern not in globs and pooled(plain):
+            matched = {plain}
+        if not matched:
             raise PipelineError(
-                f"no package of the channel is called {pattern}",
+                f"no package of the channel matches {pattern}",
                 head.id,
-                "Give file names, or name-version-release.arch as dnf lists them; * and ? are wildcards",
+                "Use file names, or name-version-release.arch as dnf lists them; * and ? are wildcards",
             )
-        gone |= meant
+        gone |= matched
     if here and here <= gone and globs:
         raise PipelineError(
-            f"{', '.join(globs)} would leave nothing of the channel's {len(here)} packages",
+            f"{', '.join(globs)} would remove all {len(here)} packages of the channel",
             head.id,
-            "Name each package in full if none is to stay",
+            "To remove all of them, name each in full",
         )
     yanked = {name for name in gone - set(head.record.yanked) if name in here or pooled(name)} if yank else set()
     return Change(head, drop=frozenset(gone & here), yank=frozenset(yanked))
 
 
-def _means(pattern: str, filename: str) -> bool:
+def _matches(pattern: str, filename: str) -> bool:
     return fnmatchcase(filename, pattern) or fnmatchcase(filename.removesuffix(".rpm"), pattern)
 
 
 def rolled_back(head: State, old: State) -> Change:
-    """The packages of ``old`` again, but for those that were yanked since."""
+    """Publish the packages of ``old`` again, except those that were yanked since."""
     yanked = sorted(set(old.digests) & set(head.record.yanked))
     if len(yanked) == len(old.packages):
         raise PipelineError(
-            f"nothing is left of the snapshot {old.id}: all its packages were yanked",
+            f"all packages of the snapshot {old.id} were yanked",
             head.id,
             "Choose another snapshot",
         )
-    notes = (f"left out, since they were yanked: {', '.join(yanked)}",) if yanked else ()
+    notes = (f"omitted because they were yanked: {', '.join(yanked)}",) if yanked else ()
     return Change(old, drop=frozenset(yanked), notes=notes)
 
 
 def pruned(head: State, retention: Retention) -> Change:
-    """Without what ``retention`` does not keep."""
+    """Remove what ``retention`` does not keep."""
     return Change(head, drop=frozenset(package.filename for package in superseded(head.packages, retention)))

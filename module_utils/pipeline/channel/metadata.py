@@ -1,15 +1,14 @@
-"""A channel's metadata: what dnf reads of each package, composed without reading published packages.
+"""A repository's metadata: primary.xml, filelists.xml and other.xml, composed without reading published packages.
 
 Rules:
 
-1. A package's records are kept as the XML text that createrepo_c wrote. A new snapshot is the texts of an older one
-   and those of the new packages; the text of a package never changes again.
-2. The output is decided by the packages and the revision alone: texts in the order of their file names, a package's
-   time from its own header, the timestamps the revision, gzip's header without name and time.
-3. Only what a signature covers is read (``channel`` sees to that), so this trusts the shape of it: a head with the
-   number of packages, one text for each, a foot; in the three files the same packages in the same order. What is not
-   so is an error, never left out.
-4. Texts pass in blocks. However many packages there are, a block is in memory, never all of them.
+1. A package's records stay the XML text that createrepo_c wrote. A new snapshot joins the texts of an older one with
+   those of the new packages; the text of a published package never changes.
+2. The packages and the revision alone decide the output: texts in the order of file names, a package's time from its
+   header, the revision as timestamp, a gzip header without name and time.
+3. Input is verified (``reader``), so its shape is taken for granted: a head with the number of packages, one text for
+   each, a foot; the same packages in the same order in all three files. Any other shape is an error.
+4. Texts are processed in blocks: memory holds one block, whatever the number of packages.
 """
 
 from __future__ import annotations
@@ -29,10 +28,9 @@ import createrepo_c
 from zlib_ng import zlib_ng
 
 from ..base.errors import PipelineError
-from ..base.records import Package
+from ..base.records import COMMIT_CAPABILITY, Package, nevra
 
 TYPES = ("primary", "filelists", "other")
-COMMIT_CAPABILITY = "mistralrs(commit)"
 
 _FRAMES = {
     "primary": (
@@ -44,8 +42,8 @@ _FRAMES = {
 }
 _COUNT = re.compile(rb' packages="(\d+)">\n')
 _END = b"</package>\n"
-_SLICE = 8192  # bytes of gzip at a time; about 40 times that as text
-# Who a package is stands in the shortest of the three files too.
+_SLICE = 8192  # bytes of gzip at a time; the text is about 40 times as long
+# other.xml is the shortest file that identifies packages.
 _IDENTITY = re.compile(
     r'<package pkgid="([0-9a-f]{64})" name="([^"]+)" arch="([^"]+)">\n'
     r'  <version epoch="\d+" ver="([^"]+)" rel="([^"]+)"/>\n'
@@ -62,7 +60,7 @@ _COMMIT = re.compile(rf'<rpm:entry name="{re.escape(COMMIT_CAPABILITY)}" flags="
 
 
 class Identity(NamedTuple):
-    """Which package it is, in a snapshot; its file's name follows from that."""
+    """A package of a snapshot: its digest and the parts of its file name."""
 
     sha256: str
     name: str
@@ -72,7 +70,7 @@ class Identity(NamedTuple):
 
     @property
     def nevra(self) -> str:
-        return f"{self.name}-{self.version}-{self.release}.{self.arch}"
+        return nevra(self.name, self.version, self.release, self.arch)
 
     @property
     def filename(self) -> str:
@@ -81,7 +79,7 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """A new package: its file name, its SHA-256 and its text for each of the three files."""
+    """A new package: its file name, its SHA-256 and its text in each of the three files."""
 
     filename: str
     sha256: str
@@ -89,9 +87,9 @@ class Entry:
 
 
 def entry_of(package: Package) -> Entry:
-    """The entry of a new RPM, from its header and what its record says of the whole file.
+    """The entry of a new RPM, from its header and the digest and size of its record.
 
-    createrepo_c would read the file to the end for its digest; it gets only what precedes the payload.
+    createrepo_c would read the whole file for its digest; it gets only the part before the payload.
     """
     path = Path(package.path)
     try:
@@ -104,20 +102,20 @@ def entry_of(package: Package) -> Entry:
             file.flush()
             found = createrepo_c.package_from_rpm(file.name, location_href=f"Packages/{package.filename}")
     except (createrepo_c.CreaterepoCError, OSError, ValueError, struct.error) as error:
-        raise PipelineError(f"not a package that can be read: {error}", package.path, "Sign it again") from error
+        raise PipelineError(f"not a readable RPM package: {error}", package.path, "Sign it again") from error
     found.pkgId, found.size_package, found.time_file = package.sha256, package.size, found.time_build
     texts = (text.encode() for text in createrepo_c.xml_dump(found))
     return Entry(package.filename, package.sha256, dict(zip(TYPES, texts, strict=True)))
 
 
 def read_header(path: Path) -> bytes:
-    """What precedes an RPM's payload: the lead, the signatures (padded to 8 bytes) and the header."""
+    """The part of an RPM before its payload: lead, signatures (padded to 8 bytes) and header."""
     with path.open("rb") as file:
         data = file.read(96)
         for padding in (8, 1):
             intro = file.read(16)
             if not intro.startswith(b"\x8e\xad\xe8\x01"):
-                raise ValueError("it has no header of an RPM")
+                raise ValueError("it has no RPM header")
             entries, size = struct.unpack(">8x2I", intro)
             size += 16 * entries
             data += intro + file.read(size + -size % padding)
@@ -139,27 +137,27 @@ def read_identities(packed: bytes) -> tuple[Identity, ...]:
 
 
 def read_packages(packed: bytes) -> Iterator[Package]:
-    """The packages of a snapshot in their order, as its primary.xml.gz tells of them."""
+    """The packages of a snapshot in their order, from its primary.xml.gz."""
     for block, _ in texts("primary", packed):
         for text in block.split(_END)[:-1]:
             yield _package(text.decode())
 
 
 def read_pkgids(kind: str, packed: bytes) -> list[str]:
-    """The packages' digests in their order, as filelists.xml.gz or other.xml.gz has them."""
+    """The packages' digests in their order, from filelists.xml.gz or other.xml.gz."""
     return [pkgid.decode() for block, _ in texts(kind, packed) for pkgid in _PKGID.findall(block)]
 
 
 def _package(text: str) -> Package:
     found, commit = _PACKAGE.search(text), _COMMIT.search(text)
     if found is None:
-        raise _unfit("primary", f"this is no package's text: {text[:80]!r}")
+        raise _unfit("primary", f"this text describes no package: {text[:80]!r}")
     name, arch, version, release, sha256, size, filename = found.groups()
     return Package(name, version, release, arch, commit[1] if commit else "", filename, sha256, int(size))
 
 
 def texts(kind: str, packed: bytes) -> Iterator[tuple[bytes, int]]:
-    """The texts of a gzip file of metadata, in blocks of whole packages, each with their number."""
+    """The texts of a gzip file of metadata, in blocks of whole packages, each with its number of packages."""
     wanted: int | None = None
     found, rest = 0, b""
     for raw in _inflate(kind, packed):
@@ -169,7 +167,7 @@ def texts(kind: str, packed: bytes) -> Iterator[tuple[bytes, int]]:
                 continue
             wanted = int(count[1])
             if not rest.startswith(head(kind, wanted)):
-                raise _unfit(kind, f"it begins with {rest[:80]!r}")
+                raise _unfit(kind, f"it starts with {rest[:80]!r}")
             rest = rest[count.end() :]
         end = rest.rfind(_END) + len(_END)
         if end >= len(_END):
@@ -177,7 +175,7 @@ def texts(kind: str, packed: bytes) -> Iterator[tuple[bytes, int]]:
             found += (count_ := block.count(_END))
             yield block, count_
     if rest != foot(kind) or found != wanted:
-        raise _unfit(kind, f"it has {found} packages and says {wanted}, or does not end there")
+        raise _unfit(kind, f"it has {found} packages instead of {wanted}, or text after them")
 
 
 def _inflate(kind: str, packed: bytes) -> Iterator[bytes]:
@@ -185,27 +183,27 @@ def _inflate(kind: str, packed: bytes) -> Iterator[bytes]:
     try:
         for start in range(0, len(packed), _SLICE):
             yield inflate.decompress(packed[start : start + _SLICE])
-    except zlib_ng.error as error:  # type: ignore[misc]  # its stub has it as a value
+    except zlib_ng.error as error:  # type: ignore[misc]  # its stub declares a value
         raise _unfit(kind, str(error)) from error
     if not inflate.eof or inflate.unused_data:
-        raise _unfit(kind, "it is not one whole gzip file")
+        raise _unfit(kind, "it is not one complete gzip file")
 
 
 def _unfit(kind: str, what: str) -> PipelineError:
     return PipelineError(
-        f"the snapshot's {kind} metadata is not as this project writes it: {what}",
-        remedy="It is signed all the same: find out who else publishes here with this key",
+        f"the snapshot's {kind} metadata has another form than this project writes: {what}",
+        remedy="Its signature is valid: find out who else publishes here with this key",
     )
 
 
 def head(kind: str, count: int) -> bytes:
-    """What precedes the texts, as createrepo_c writes it."""
+    """The text before the packages, as createrepo_c writes it."""
     name, spaces = _FRAMES[kind]
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<{name} {spaces} packages="{count}">\n'.encode()
 
 
 def foot(kind: str) -> bytes:
-    """What follows the texts."""
+    """The text after the packages."""
     return f"</{_FRAMES[kind][0]}>".encode()
 
 
@@ -214,16 +212,16 @@ def foot(kind: str) -> bytes:
 
 @dataclass(frozen=True)
 class Edit:
-    """At one place of an older snapshot's order: what is put before it, and whether it goes itself."""
+    """At one position of an older snapshot: the entries to insert before the package, and if it is dropped."""
 
     insert: tuple[Entry, ...]
     drop: bool
 
 
 def edits_of(old: Sequence[Identity], drop: AbstractSet[str], new: Iterable[Entry]) -> dict[int, Edit]:
-    """The edits that leave out the file names ``drop`` and put each new entry where its name belongs.
+    """The edits, by position, that drop the file names ``drop`` and insert each new entry in the order of names.
 
-    The place after the last package is ``len(old)``.
+    The position after the last package is ``len(old)``.
     """
     names = [identity.filename for identity in old]
     if names != sorted(set(names)):
@@ -236,7 +234,7 @@ def edits_of(old: Sequence[Identity], drop: AbstractSet[str], new: Iterable[Entr
 
 
 def splice(kind: str, packed: bytes, old: Sequence[Identity], edits: Mapping[int, Edit]) -> Iterator[bytes]:
-    """The text of a new metadata file: an older one's with ``edits`` made, in blocks."""
+    """The text of a new metadata file: that of an older one with ``edits``, in blocks."""
     changes = [len(edit.insert) - edit.drop for edit in edits.values()]
     yield head(kind, len(old) + sum(changes))
     places, place = sorted(edits), 0
@@ -246,10 +244,10 @@ def splice(kind: str, packed: bytes, old: Sequence[Identity], edits: Mapping[int
             pieces = [text + _END for text in block.split(_END)[:-1]]
             for at in here:
                 if old[at].sha256.encode() not in pieces[at - place]:
-                    raise _unfit(kind, f"{old[at].filename} is not where other.xml has it")
+                    raise _unfit(kind, f"{old[at].filename} is not at the position that it has in other.xml")
                 kept = b"" if edits[at].drop else pieces[at - place]
                 pieces[at - place] = b"".join(entry.texts[kind] for entry in edits[at].insert) + kept
-            block = b"".join(pieces)  # noqa: PLW2901  the same texts, edited
+            block = b"".join(pieces)  # noqa: PLW2901  the same block, edited
         yield block
         place += count
     if place != len(old):
@@ -260,7 +258,7 @@ def splice(kind: str, packed: bytes, old: Sequence[Identity], edits: Mapping[int
 
 
 def write_repodata(files: Mapping[str, Iterable[bytes]], folder: Path, revision: int) -> bytes:
-    """Write the metadata ``files`` (their text in blocks, by type) into the new ``folder``; repomd.xml's bytes."""
+    """Write the metadata ``files`` (text in blocks, by type) into the new ``folder``; the bytes of repomd.xml."""
     folder.mkdir(parents=True)
     repomd = createrepo_c.Repomd()
     repomd.set_revision(str(revision))
@@ -274,10 +272,10 @@ def write_repodata(files: Mapping[str, Iterable[bytes]], folder: Path, revision:
 
 
 def write_gzip(blocks: Iterable[bytes], path: Path) -> createrepo_c.RepomdRecord:
-    """Write ``blocks`` as gzip beside ``path``, as <digest>-<its name>; what repomd.xml says of the file."""
+    """Write ``blocks`` as the gzip file <digest>-<name> beside ``path``; its record for repomd.xml."""
     text_digest, digest = hashlib.sha256(), hashlib.sha256()
     text_size = size = 0
-    deflate = zlib_ng.compressobj(wbits=31)  # half of zlib's time for a tenth more bytes
+    deflate = zlib_ng.compressobj(wbits=31)  # half of zlib's time for 10% more bytes
     with path.open("wb") as file:
 
         def write(data: bytes) -> None:
@@ -299,5 +297,5 @@ def write_gzip(blocks: Iterable[bytes], path: Path) -> createrepo_c.RepomdRecord
 
 
 def packages_txt(digests: Mapping[str, str]) -> str:
-    """packages.txt of the digests by file name: "<sha256>  <file name>" a line, as sha256sum does, sorted by name."""
+    """packages.txt: a line "<sha256>  <file name>" for each package, in sha256sum's format, sorted by name."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))

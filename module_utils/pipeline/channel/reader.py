@@ -1,13 +1,12 @@
-"""Reading a channel: what is published, told by its signed metadata and by nothing else.
+"""Reading a repository: the published packages, from its signed metadata alone.
 
 Rules:
 
-1. A channel is a folder or an http(s) URL of the same tree (design: "The channel on disk and on the wire").
-2. The mirrorlist names the head. No mirrorlist means an empty channel; every other failure is an error,
-   because a channel that is taken for empty is built and published all over again.
-3. repomd.xml counts if the trusted key signed it and the snapshot's id ends in its digest; any other
-   metadata file if repomd.xml gives its digest; snapshot.json if the trusted key signed it and it tells of
-   that snapshot. Nothing is looked into before that.
+1. A repository is a folder or an http(s) URL of the same tree: mirrorlist, snapshots/ and the pool Packages/.
+2. The mirrorlist names the head. No mirrorlist means an empty repository. Every other failure is an error: a repository
+   that is mistaken for an empty one would be built and published again.
+3. Verification precedes parsing: repomd.xml needs a trusted signature and a digest that ends the snapshot's id; any
+   other metadata file the digest that repomd.xml gives; snapshot.json a trusted signature and the snapshot's id.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from typing import TYPE_CHECKING
 
 from ..base.errors import PipelineError
 from ..base.records import Package, Record, Snapshot
+from ..base.text import SNAPSHOT_ID
 from ..sign.trust import verify_detached
 from .metadata import TYPES, Identity, packages_txt, read_identities, read_packages, read_pkgids
 
 if TYPE_CHECKING:
     import requests
 
-SNAPSHOT_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 _REPO = "{http://linux.duke.edu/metadata/repo}"
 
 
 @dataclass(frozen=True)
 class Published(Record):
-    """What a snapshot of a channel holds; of an empty channel ``head`` is "" and ``revision`` 0.
+    """The contents of a snapshot; of an empty repository ``head`` is "" and ``revision`` 0.
 
-    ``yanked`` are the file names that were ever yanked from the channel.
+    ``yanked`` are all file names that were ever yanked from the repository.
     """
 
     head: str
@@ -48,7 +47,7 @@ class Published(Record):
 
 @dataclass(frozen=True)
 class Index:
-    """A verified repomd.xml: its revision, and place and digest of each metadata file by type."""
+    """A verified repomd.xml: its revision, and href and SHA-256 of each metadata file by type."""
 
     revision: int
     files: dict[str, tuple[str, str]]
@@ -56,7 +55,7 @@ class Index:
 
 @dataclass(frozen=True)
 class State:
-    """A verified snapshot, as the next one is composed from it: its record, its packages in their order."""
+    """A verified snapshot, from which the next one is composed: its record, its packages in their order."""
 
     record: Snapshot
     index: Index
@@ -64,7 +63,7 @@ class State:
 
     @property
     def id(self) -> str:
-        """The snapshot's id, "" for the state of an empty channel."""
+        """The snapshot's id, "" for an empty repository."""
         return self.record.id
 
     @functools.cached_property
@@ -76,15 +75,15 @@ class State:
 EMPTY = State(Snapshot(id="", channel="", parent="", time=0, reason=""), Index(0, {}), ())
 
 
-class Channel:
-    """A channel at ``location``, trusted by the armored public key in the file ``key``."""
+class Repository:
+    """One channel for one Fedora release and architecture at ``location``, verified by the file ``trusted_keys``."""
 
-    def __init__(self, location: str, key: Path) -> None:
+    def __init__(self, location: str, trusted_keys: Path) -> None:
         self.location = location.rstrip("/")
-        self.key = key
+        self.trusted_keys = trusted_keys
 
     def head(self) -> str:
-        """The id of the published snapshot, "" for an empty channel."""
+        """The id of the published snapshot, "" for an empty repository."""
         text = self._get("mirrorlist")
         if text is None:
             return ""
@@ -93,12 +92,12 @@ class Channel:
             raise PipelineError(
                 "the mirrorlist names no snapshot",
                 f"{self.location}/mirrorlist",
-                "Check the channel's URL; the publisher agent writes this file, the next commit restores it",
+                "Check the repository's URL; the agent writes this file, and the next publication restores it",
             )
         return named[1]
 
     def read(self, snapshot: str | None = None) -> Published:
-        """The packages of a snapshot, by default of the head."""
+        """The contents of a snapshot, by default of the head."""
         head = self.head() if snapshot is None else snapshot
         if not head:
             return Published("", 0, ())
@@ -107,7 +106,7 @@ class Channel:
         return Published(head, index.revision, tuple(packages), self.record(head).yanked)
 
     def state(self, snapshot: str) -> State:
-        """A snapshot to compose the next one from; EMPTY for ""."""
+        """A snapshot as the parent of the next one; EMPTY for ""."""
         if not snapshot:
             return EMPTY
         index = self._index(snapshot)
@@ -118,7 +117,7 @@ class Channel:
         where = f"snapshots/{snapshot}/snapshot.json"
         record = Snapshot.from_dict(json.loads(self._signed(where)))
         if record.id != snapshot:
-            raise self._unfit(where, "is signed, but it is not that of this snapshot")
+            raise self._unfit(where, "is signed, but belongs to another snapshot")
         return record
 
     def packed(self, state: State, kind: str) -> bytes:
@@ -126,15 +125,15 @@ class Channel:
         return self._metadata(state.id, state.index, kind) if state.id else b""
 
     def findings(self, snapshot: str) -> list[str]:
-        """Everything about a snapshot, as a client can read it, that is not as it must be.
+        """The faults of a snapshot as a client reads it: all of its files, no packages.
 
-        All of its files are read, no packages. Each finding is a sentence with its place and remedy.
+        Each finding is a sentence with its place and remedy.
         """
         try:
             state = self.state(snapshot)
             packages = list(read_packages(self.packed(state, "primary"))) if state.id else []
             found = [
-                self._unfit(f"snapshots/{snapshot}", f"names other packages in its {kind} metadata than in the others")
+                self._unfit(f"snapshots/{snapshot}", f"lists other packages in its {kind} metadata than in other.xml")
                 for kind, pkgids in (
                     ("primary", [package.sha256 for package in packages]),
                     ("filelists", read_pkgids("filelists", self.packed(state, "filelists")) if state.id else []),
@@ -149,21 +148,21 @@ class Channel:
             if state.id and self.file(where := f"snapshots/{snapshot}/packages.txt") != (
                 packages_txt(state.digests).encode()
             ):
-                found.append(self._unfit(where, "names other packages than the signed metadata"))
+                found.append(self._unfit(where, "lists other packages than the signed metadata"))
             if yanked := sorted(set(state.record.yanked) & set(state.digests)):
-                found.append(self._unfit(f"snapshots/{snapshot}", f"holds what was yanked: {', '.join(yanked)}"))
+                found.append(self._unfit(f"snapshots/{snapshot}", f"holds yanked packages: {', '.join(yanked)}"))
         except PipelineError as error:
             found = [error]
         return [str(error) for error in found]
 
     def has(self, filename: str) -> bool:
-        """Whether the pool has a file of this name."""
+        """True if the pool has a file of this name."""
         if not self._remote:
             return Path(self.location, "Packages", filename).is_file()
         return self._ask("HEAD", f"Packages/{filename}") is not None
 
     def file(self, relative: str, end: int = 0) -> bytes:
-        """A file of the channel as it is, or its first ``end`` bytes; whoever calls verifies it."""
+        """A file of the repository, not verified, or its first ``end`` bytes."""
         data = self._get(relative, end)
         if data is None:
             raise self._unfit(relative, "is missing")
@@ -173,10 +172,10 @@ class Channel:
         where = f"snapshots/{snapshot}/repodata/repomd.xml"
         repomd = self._signed(where)
         if not snapshot.endswith(hashlib.sha256(repomd).hexdigest()[:8]):
-            raise self._unfit(where, "is signed, but it is not that of this snapshot")
+            raise self._unfit(where, "is signed, but belongs to another snapshot")
         index = parse_repomd(repomd)
         if missing := sorted(set(TYPES) - set(index.files)):
-            raise self._unfit(where, f"is signed, but it names no {', '.join(missing)} metadata")
+            raise self._unfit(where, f"is signed, but lists no {', '.join(missing)} metadata")
         return index
 
     def _metadata(self, snapshot: str, index: Index, kind: str) -> bytes:
@@ -188,20 +187,20 @@ class Channel:
         return packed
 
     def _signed(self, relative: str) -> bytes:
-        """A file with a good signature beside it."""
+        """A file whose detached signature is valid."""
         data = self.file(relative)
-        verify_detached(data, self.file(f"{relative}.asc"), self.key, f"{self.location}/{relative}")
+        verify_detached(data, self.file(f"{relative}.asc"), self.trusted_keys, f"{self.location}/{relative}")
         return data
 
     def _unfit(self, relative: str, what: str) -> PipelineError:
         return PipelineError(
             f"{relative.rpartition('/')[2]} {what}",
             f"{self.location}/{relative}",
-            "Run again in a minute; if it stays so, somebody changed the tree by hand",
+            "Run again in a minute; if it fails again, somebody changed the tree by hand",
         )
 
     def _get(self, relative: str, end: int = 0) -> bytes | None:
-        """A file of the channel, or its first ``end`` bytes; None where there is none."""
+        """A file of the repository, or its first ``end`` bytes; None if it does not exist."""
         if self._remote:
             return self._ask("GET", relative, end)
         where = f"{self.location}/{relative}"
@@ -212,7 +211,7 @@ class Channel:
             return None
         except OSError as error:
             raise PipelineError(
-                f"the channel cannot be read: {error.strerror}",
+                f"the repository cannot be read: {error.strerror}",
                 where,
                 "Check the folder's owner and mode",
             ) from error
@@ -223,12 +222,12 @@ class Channel:
 
     @functools.cached_property
     def _session(self) -> requests.Session:
-        import requests  # noqa: PLC0415  a channel in a folder need not pay for it
+        import requests  # noqa: PLC0415  slow to import, and not needed for a folder
 
         return requests.Session()
 
     def _ask(self, method: str, relative: str, end: int = 0) -> bytes | None:
-        """The body of the server's answer, or its first ``end`` bytes; None where there is no such file."""
+        """The body of the server's answer, or its first ``end`` bytes; None for status 404."""
         import requests  # noqa: PLC0415
 
         where = f"{self.location}/{relative}"
@@ -238,18 +237,18 @@ class Channel:
                 if answer.status_code == requests.codes.not_found:
                     return None
                 answer.raise_for_status()
-                # A server may not know Range, and begin to send it all.
+                # A server without Range support starts to send the whole file.
                 return next(answer.iter_content(end), b"") if end else answer.content
         except requests.RequestException as error:
             raise PipelineError(
-                f"the channel cannot be read: {error}",
+                f"the repository cannot be read: {error}",
                 where,
-                "Check channel_url, the network and that the repository host serves, then run again",
+                "Check channel_url, the network and the repo host's web server, then run again",
             ) from error
 
 
 def parse_repomd(text: bytes) -> Index:
-    """What a verified repomd.xml says."""
+    """Parse a verified repomd.xml."""
     root = ET.fromstring(text)  # noqa: S314  its signature was checked
     files: dict[str, tuple[str, str]] = {}
     for data in root.iter(f"{_REPO}data"):

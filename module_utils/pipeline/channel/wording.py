@@ -1,36 +1,37 @@
-"""What an operation on a channel did, or would do, in words for a person.
+"""The messages of the module repository_snapshot: what an operation changed, or in check mode would change.
 
-``state`` is what was asked for, as the module repository_snapshot calls it.
+``state`` is the module's option.
 """
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
+from ..base.text import moment
+
 if TYPE_CHECKING:
-    from .engine import Outcome, Verdict
+    from .engine import Result, Verification
 
 
-def result(state: str, channel: str, done: Outcome) -> str:
-    """What became of the channel, or would, on one line."""
+def summary(state: str, channel: str, done: Result) -> str:
+    """The result in one line."""
     counts = [f"{len(done.added)} added"] if done.added else []
     counts += [f"{len(done.removed)} removed"] if done.removed else []
     if done.pruned:
         old, files = (len(done.pruned[kind]) for kind in ("snapshots", "packages"))
         counts += [f"{old} old snapshots and {files} files deleted"] if old or files else []
     if state == "dropped":
-        return f"{channel}: {'taken back' if done.changed else 'nothing was staged'}"
+        return f"{channel}: {'staged snapshot dropped' if done.changed else 'nothing was staged'}"
     if not done.changed:
         return f"{channel} {done.head or '(empty)'}: nothing to change"
     if not done.snapshot and not done.pruned:
         return f"{channel}: would be changed, {', '.join(counts) or 'in its pool'}"
-    said = f"{channel} {done.snapshot.id if done.snapshot else done.head}"
-    return f"{said}: {', '.join([*counts, f'{len(done.after)} packages'])}"
+    shown = f"{channel} {done.snapshot.id if done.snapshot else done.head}"
+    return f"{shown}: {', '.join([*counts, f'{len(done.after)} packages'])}"
 
 
-def listing(state: str, channel: str, done: Outcome) -> list[str]:
-    """What is taken away or brought back, a line each; publishing needs no list."""
+def listing(state: str, channel: str, done: Result) -> list[str]:
+    """The removed and restored packages, one a line; empty for the other states."""
     if state not in ("removed", "rolled_back", "pruned"):
         return []
     lines = [f"  - {name}" for name in done.removed] + [f"  + {name}" for name in done.added]
@@ -38,13 +39,10 @@ def listing(state: str, channel: str, done: Outcome) -> list[str]:
     lines += [f"  snapshot {snapshot} is deleted" for snapshot in pruned["snapshots"]]
     lines += [f"  {name} is deleted from the pool" for name in pruned["packages"]]
     for name, end in sorted(pruned["waiting"].items()):
-        lines.append(f"  {name} stays in the pool until {time.strftime('%Y-%m-%d %H:%M', time.gmtime(end))} UTC")
+        lines.append(f"  {name} stays in the pool until {moment(end)} UTC")
     return [f"{channel}:", *lines] if lines else []
 
 
-def well(channel: str, verdict: Verdict) -> str:
-    """That reading everything found nothing, on one line."""
-    return (
-        f"{channel} {verdict.head or '(empty)'}: {verdict.snapshots} snapshots and {verdict.packages} packages"
-        " are as they must be"
-    )
+def verified(channel: str, done: Verification) -> str:
+    """The result of a verification without findings, in one line."""
+    return f"{channel} {done.head or '(empty)'}: {done.snapshots} snapshots and {done.packages} packages are intact"

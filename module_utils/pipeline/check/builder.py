@@ -1,11 +1,13 @@
-"""Check: what a builder lacks for a build, found before anything is compiled.
+"""Check: what a builder lacks for a build, found before compiling.
 
-Every finding is made, whatever the others say, so that the operator mends them in one go. A check is a function of
-measured values: here those of the host itself, in compatibility.py what fits together, in trials.py what is tried, in
-downloads.py and cache_levels.py what is asked over the network. ``examine`` measures and puts them together.
+Rules:
 
-A build that cannot succeed does not begin, and no build is killed for memory on a host that was found fit: what it
-plans to take at most (parallel.py) is there. A ``warning`` stops nothing.
+1. ``check`` makes every finding, whatever the others are, so that the operator can fix all of them in one go.
+2. A build that cannot succeed does not start. On a host that passes, no build runs out of memory: the memory that the
+   build plans to use at most (build/limits) is there.
+3. A warning stops nothing.
+4. A check is a function of measured values: those of the host itself are here, combinations of versions in
+   compatibility, trial compiles in trials, network requests in downloads and cache_levels.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from ..source.checkout import bring
 from ..source.manifest import Tree, look
 from ..source.mirrors import Mirrors
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
-from ..toolchain.rustc import Rust, find_rust
+from ..toolchain.layout import build_path
+from ..toolchain.rust import Rust, find_rust
 from . import cache_levels, downloads
 from .compatibility import (
     Compatibility,
@@ -45,17 +48,15 @@ from .trials import Trials, check_compiles, check_library, compiles, identity, l
 
 GIB = 1024**3
 PROGRAMS = ("git", "gcc", "g++", "readelf", "rpmbuild")
-SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
-"""Where a build finds what is no part of its toolchain (cargo.environment)."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """One flavour of one commit on this host: can it be built?
+class BuildRequest:
+    """One flavour of one commit that this host is to build.
 
-    ``toolkit`` is what cuda_toolkit gave, ``toolkit_failure`` why it gave none, ``toolkit_planned`` that it is yet to
-    come (check mode). ``registry`` is the sparse index that crates come from where no mirror is named. ``ask`` has the
-    network asked even where nothing must be downloaded.
+    ``toolkit`` is the result of cuda_toolkit; ``toolkit_failure`` the reason why there is none; ``toolkit_planned`` is
+    true where check mode has not provided it yet. ``registry`` is the sparse index that crates come from without a
+    mirror. ``ask`` makes network requests even where nothing must be downloaded.
     """
 
     root: Path
@@ -76,48 +77,62 @@ class Question:
     registry: str = ""
     ask: bool = False
 
+    @property
+    def nvcc(self) -> str:
+        """The path of the toolkit's nvcc, or ""."""
+        return str(self.toolkit.get("nvcc") or "")
+
+    @property
+    def library_path(self) -> list[str]:
+        """The folders of the toolkit's libraries."""
+        found = self.toolkit.get("library_path")
+        return [str(folder) for folder in found] if isinstance(found, list | tuple) else []
+
 
 # ---------------------------------------------------------------- decisions
 
 
 def check_rust(found: str, needed: str) -> Finding:
-    fits = bool(found) and dotted(found) >= dotted(needed)
-    return Finding(
-        "rustc", found or "none", f">= {needed}" if needed else "any", fits,
-        f"Install Rust {needed} or later (rustup update), or point rust_cargo at one" if not fits else "",
-    )  # fmt: skip
+    return Finding.of(
+        "rustc",
+        found or "none",
+        f">= {needed}" if needed else "any",
+        fits=bool(found) and dotted(found) >= dotted(needed),
+        remedy=f"Install Rust {needed} or later (rustup update), or set rust_cargo to one",
+    )
 
 
 def check_rustflags(flags: str) -> Finding:
-    native = "native" in flags
-    return Finding(
-        "target CPU", flags, "a named baseline", not native,
-        "target-cpu=native makes a package that crashes on other CPUs: set rustflags to a baseline" if native else "",
-    )  # fmt: skip
+    return Finding.of(
+        "target CPU",
+        flags,
+        "a named baseline",
+        fits="native" not in flags,
+        remedy="A package built with target-cpu=native crashes on other CPUs: set rustflags to a baseline",
+    )
 
 
 def check_space(found: int, needed_gib: float, folder: Path) -> Finding:
-    fits = found >= needed_gib * GIB
-    return Finding(
-        "disk space", f"{found / GIB:.1f} GiB free", f"{needed_gib:g} GiB", fits,
-        f"Free space below {folder} (target/ comes back), or lower build_free_gib" if not fits else "",
-    )  # fmt: skip
+    return Finding.of(
+        "disk space",
+        f"{found / GIB:.1f} GiB free",
+        f"{needed_gib:g} GiB",
+        fits=found >= needed_gib * GIB,
+        remedy=f"Free space below {folder} (target/ can be deleted and comes back), or lower build_free_gib",
+    )
 
 
 def check_program(name: str, path: str | None) -> Finding:
-    return Finding(
-        name, path or "none", "installed", path is not None,
-        f"Install {name}; bindep.txt names its package" if path is None else "",
-    )  # fmt: skip
+    remedy = f"Install {name}; bindep.txt names its package"
+    return Finding.of(name, path or "none", "installed", fits=path is not None, remedy=remedy)
 
 
 def check_memory(plan: Parallel, found: int, lowest: Parallel, *, heavy: bool) -> Finding:
-    """The planned memory against the host's (bytes; swap does not count: a build that swaps does not end).
+    """The planned memory against the host's, in bytes. Swap does not count: a build that swaps does not end.
 
-    ``lowest`` is the plan of ``low_memory``. An upstream that is not ``heavy`` takes less than was planned.
+    ``lowest`` is the plan of ``low_memory``. An upstream that is not ``heavy`` uses less than planned.
     """
     needed = plan.memory + limits.REST
-    fits = needed <= found or not heavy
     smaller = lowest.memory + limits.REST
     remedy = (
         f"Set -e jobs=N to fewer than {plan.jobs}, or -e low_memory=true, which takes {smaller / GIB:.0f} GiB"
@@ -125,76 +140,68 @@ def check_memory(plan: Parallel, found: int, lowest: Parallel, *, heavy: bool) -
         else f"This host is too small: even -e low_memory=true takes {smaller / GIB:.0f} GiB"
     )
     nvcc = f", {plan.nvcc} nvcc" if plan.nvcc else ""
-    return Finding(
-        "memory", f"{found / GIB:.1f} GiB", f"{needed / GIB:.0f} GiB for {plan.jobs} jobs{nvcc} and the host", fits,
-        remedy if not fits else "",
-    )  # fmt: skip
+    return Finding.of(
+        "memory",
+        f"{found / GIB:.1f} GiB",
+        f"{needed / GIB:.0f} GiB for {plan.jobs} jobs{nvcc} and the host",
+        fits=needed <= found or not heavy,
+        remedy=remedy,
+    )
 
 
 def check_memory_free(plan: Parallel, found: int, *, heavy: bool) -> Finding:
-    """What other programs of the host leave at this moment: they may end, so it is a warning."""
-    short = heavy and found < plan.memory
-    return Finding(
-        "memory at this moment", f"{found / GIB:.1f} GiB", f"{plan.memory / GIB:.0f} GiB", fits=True,
-        remedy="Other programs hold it: end them before the build, or set -e jobs=N or -e low_memory=true"
-        if short else "", warning=short,
-    )  # fmt: skip
+    """The planned memory against the memory that is free now: a warning, since other programs may end."""
+    check, free, needed = "memory at this moment", f"{found / GIB:.1f} GiB", f"{plan.memory / GIB:.0f} GiB"
+    if heavy and found < plan.memory:
+        remedy = "Other programs hold it: end them before the build, or set -e jobs=N or -e low_memory=true"
+        return Finding.warn(check, free, needed, remedy)
+    return Finding.ok(check, free, needed)
 
 
 # ---------------------------------------------------------------- measuring
 
 
-def examine(asked: Question) -> tuple[list[Finding], Tree | None]:
-    """Every finding, and what the commit says of itself (None where it cannot be had)."""
-    flavour, facts = asked.flavour, asked.facts
-    heavy = facts.heavy
-    tree, findings = _commit(asked)
-    rust = _rust(asked.cargo)
-    path = build_path(rust, asked.toolkit)
+def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
+    """All findings, and the commit's manifest (None where the commit cannot be fetched or read)."""
+    flavour, facts = request.flavour, request.facts
+    tree, findings = _commit(request)
+    rust = _rust(request.cargo)
+    path = build_path(rust.bin if rust else None, Path(request.nvcc).parent if request.nvcc else None)
     findings += [
         *(check_program(name, shutil.which(name, path=path if name in ("gcc", "g++") else None)) for name in PROGRAMS),
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
-        check_rustflags(asked.rustflags),
+        check_rustflags(request.rustflags),
     ]
-    cuda = _cuda_version(asked)
+    cuda = _cuda_version(request)
     offered = tree.features if tree else None
-    findings += check_features(flavour, cuda or flavour.cuda, offered, asked.source.version, facts.features)
-    trials = Trials(asked.root / "cache" / "trials.json")
+    findings += check_features(flavour, cuda or flavour.cuda, offered, request.source.version, facts.features)
+    trials = Trials(request.root / "cache" / "trials.json")
     if flavour.cuda:
-        findings += _cuda(asked, cuda, path, trials)
-    if not asked.toolkit_planned and not asked.toolkit_failure:
-        findings += _libraries(asked, path, trials)
-    plan = limits.of_this_host(cuda=bool(flavour.cuda), jobs=asked.jobs, low_memory=asked.low_memory)
-    lowest = limits.of_this_host(cuda=bool(flavour.cuda), low_memory=True)
-    findings += [
-        check_memory(plan, limits.host_memory(), lowest, heavy=heavy),
-        check_memory_free(plan, available_memory(), heavy=heavy),
-        check_space(free_bytes(asked.root), asked.free_gib, asked.root),
-    ]
-    if asked.cache:
-        findings += cache_levels.check(asked.cache)
+        findings += _cuda(request, cuda, path, trials)
+    if not request.toolkit_planned and not request.toolkit_failure:
+        findings += _libraries(request, path, trials)
+    findings += _resources(request)
+    if request.cache:
+        findings += cache_levels.check(request.cache)
     if tree:
-        wanted = downloads.Wanted(
-            asked.root, asked.source, asked.package, tree, rust, path, asked.mirrors, asked.registry,
-            cuda=bool(flavour.cuda), ask=asked.ask,
-        )  # fmt: skip
-        findings += downloads.check(wanted, trials)
+        findings += downloads.check(_needs(request, tree, rust, path), trials)
     return findings, tree
 
 
-def _commit(asked: Question) -> tuple[Tree | None, list[Finding]]:
-    source, folder = asked.source, asked.root / "src"
+def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
+    """Fetch the commit and read its manifest; a finding where that fails."""
+    source, folder = request.source, request.root / "src"
     try:
         bring(folder, source)
-        return look(folder, source.commit, asked.package), []
+        return look(folder, source.commit, request.package), []
     except CommandFailed as error:
         reason = next((line for line in error.stderr.splitlines() if line.startswith("fatal:")), error.what)
-        remedy = f"See that this host reaches {source.url}, or name a mirror"
+        remedy = f"Check that this host reaches {source.url}, or name a mirror"
     except PipelineError as error:
         reason, remedy = error.what, error.remedy
     except OSError as error:
-        reason, remedy = f"{error.strerror} ({error.filename})", f"Let {asked.root} be the building account's own"
-    return None, [Finding("commit", reason, f"{source.ref} of {source.url}", fits=False, remedy=remedy)]
+        reason, remedy = f"{error.strerror} ({error.filename})", f"Let the building account own {request.root}"
+    return None, [Finding.bad("commit", reason, f"{source.ref} of {source.url}", remedy)]
 
 
 def _rust(cargo: str) -> Rust | None:
@@ -204,57 +211,44 @@ def _rust(cargo: str) -> Rust | None:
         return None
 
 
-def build_path(rust: Rust | None, toolkit: Mapping[str, object]) -> str:
-    """The PATH that cargo and all it starts have."""
-    nvcc = str(toolkit.get("nvcc") or "")
-    first = [str(rust.bin)] if rust else []
-    return ":".join([*first, *([str(Path(nvcc).parent)] if nvcc else []), *SYSTEM_PATH])
+def _cuda_version(request: BuildRequest) -> str:
+    """nvcc's own version; the release of a toolkit that is not there yet; "" where no nvcc runs."""
+    return request.flavour.cuda if request.toolkit_planned else nvcc_version(request.nvcc)
 
 
-def _cuda_version(asked: Question) -> str:
-    """nvcc's own version; of a toolkit that is yet to come the release; "" where none runs."""
-    if asked.toolkit_planned:
-        return asked.flavour.cuda
-    return nvcc_version(str(asked.toolkit.get("nvcc") or ""))
-
-
-def _cuda(asked: Question, cuda: str, path: str, trials: Trials) -> list[Finding]:
-    flavour, facts, nvcc = asked.flavour, asked.facts, str(asked.toolkit.get("nvcc") or "")
+def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials) -> list[Finding]:
+    flavour, facts, nvcc = request.flavour, request.facts, request.nvcc
     judged = cuda or flavour.cuda
+    present = (
+        Finding.bad("CUDA toolkit", "none", flavour.cuda, request.toolkit_failure)
+        if request.toolkit_failure
+        else check_nvcc(cuda, flavour.cuda, nvcc)
+    )
     findings = [
-        check_nvcc(cuda, flavour.cuda, nvcc),
-        check_cuda_limit(judged, asked.source.version, facts.upstream_cuda),
+        present,
+        check_cuda_limit(judged, request.source.version, facts.upstream_cuda),
         check_cuda_defects(judged, flavour, facts.gpu_compilers),
     ]
-    if asked.toolkit_failure:
-        findings[0] = Finding("CUDA toolkit", "none", flavour.cuda, fits=False, remedy=asked.toolkit_failure)
-    if asked.toolkit_planned or not cuda:
+    if request.toolkit_planned or not cuda:
         return findings
-    gcc = shutil.which("gcc", path=path)
-    header = Path(str(asked.toolkit["folder"]), "include", "crt", "math_functions.h")
-    depends = [
-        path,
-        flavour.arch,
-        cuda,
-        glibc_version(),
-        *map(identity, (gcc, shutil.which("g++", path=path), nvcc, header)),
-    ]
+    gcc, glibc = shutil.which("gcc", path=path), glibc_version()
+    header = Path(str(request.toolkit["folder"]), "include", "crt", "math_functions.h")
+    programs = (gcc, shutil.which("g++", path=path), nvcc, header)
+    depends = [path, flavour.arch, cuda, glibc, *map(identity, programs)]
     version = gcc_version(gcc)
     reason = trials.failure(f"nvcc {nvcc} {flavour.arch}", depends, lambda: compiles(nvcc, flavour.arch, path))
     return [
         *findings,
         check_gcc(version, cuda, facts.host_compilers),
-        check_headers(glibc_version(), cuda, is_mended(header), str(header), facts.headers),
+        check_headers(glibc, cuda, is_mended(header), str(header), facts.headers),
         check_compiles(reason, version, flavour.arch),
     ]
 
 
-def _libraries(asked: Question, path: str, trials: Trials) -> list[Finding]:
-    """A finding for each library; those that link are told in one."""
-    facts, flavour = asked.facts, asked.flavour
+def _libraries(request: BuildRequest, path: str, trials: Trials) -> list[Finding]:
+    """A finding for each library that the build links."""
+    facts, flavour, folders = request.facts, request.flavour, request.library_path
     names = facts.linked(flavour.features)
-    found = asked.toolkit.get("library_path") or ()
-    folders = [str(folder) for folder in found] if isinstance(found, list | tuple) else []
     depends = [path, names, identity(shutil.which("gcc", path=path)), *map(identity, folders), system_libraries()]
     reasons: dict[str, str] = {}
 
@@ -272,6 +266,33 @@ def _libraries(asked: Question, path: str, trials: Trials) -> list[Finding]:
     ]
 
 
+def _resources(request: BuildRequest) -> list[Finding]:
+    """Memory and disk space."""
+    cuda, heavy = bool(request.flavour.cuda), request.facts.heavy
+    plan = limits.of_this_host(cuda=cuda, jobs=request.jobs, low_memory=request.low_memory)
+    lowest = limits.of_this_host(cuda=cuda, low_memory=True)
+    return [
+        check_memory(plan, limits.host_memory(), lowest, heavy=heavy),
+        check_memory_free(plan, available_memory(), heavy=heavy),
+        check_space(free_bytes(request.root), request.free_gib, request.root),
+    ]
+
+
+def _needs(request: BuildRequest, tree: Tree, rust: Rust | None, path: str) -> downloads.DownloadNeeds:
+    return downloads.DownloadNeeds(
+        root=request.root,
+        source=request.source,
+        package=request.package,
+        tree=tree,
+        rust=rust,
+        path=path,
+        mirrors=request.mirrors,
+        registry=request.registry,
+        cuda=bool(request.flavour.cuda),
+        ask=request.ask,
+    )
+
+
 def nvcc_version(nvcc: str) -> str:
     """nvcc's own version ("13.0.88"), or "" where it does not run."""
     if not nvcc or not os.access(nvcc, os.X_OK):
@@ -282,7 +303,7 @@ def nvcc_version(nvcc: str) -> str:
 
 
 def gcc_version(gcc: str | None) -> str:
-    """The version that gcc tells of itself ("12.2.0"), or ""."""
+    """The version that gcc reports ("12.2.0"), or ""."""
     if gcc:
         with suppress(PipelineError, OSError):
             return run([gcc, "-dumpfullversion", "-dumpversion"], timeout=30).stdout.strip()
@@ -295,7 +316,7 @@ def glibc_version() -> str:
 
 
 def is_mended(header: Path) -> bool:
-    """Whether CUDA's ``crt/math_functions.h`` agrees with glibc 2.42; one that is not there disagrees with nothing."""
+    """Whether CUDA's ``crt/math_functions.h`` agrees with glibc 2.42, or is missing."""
     try:
         text = header.read_text(errors="replace")
     except OSError:
@@ -304,13 +325,13 @@ def is_mended(header: Path) -> bool:
 
 
 def available_memory() -> int:
-    """What this host could give to new programs without swapping, in bytes (MemAvailable, proc_meminfo(5))."""
+    """The bytes that new programs can use without swapping (MemAvailable, proc_meminfo(5))."""
     match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return int(match[1]) * 1024 if match else limits.host_memory()
 
 
 def free_bytes(folder: Path) -> int:
-    """The space left for files below ``folder``, which need not exist yet."""
+    """The free space of the file system of ``folder``, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

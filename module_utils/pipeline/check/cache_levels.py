@@ -1,8 +1,10 @@
-"""The compile cache's levels: whether each answers before a build counts on it.
+"""The levels of the compile cache: whether each answers before a build relies on it.
 
-1. What does not answer makes a build slower, not impossible: a warning.
-2. A question is what sccache itself asks first, with a short timeout. No proxy: a build gives sccache none either.
-3. An account's password goes into the connection alone: no argument, no finding and no error holds it.
+Rules:
+
+1. A level that does not answer is a warning: without it the build is slower, not impossible.
+2. A request is the first one of sccache itself, with a short timeout and without a proxy: sccache gets none either.
+3. A password goes into the connection alone: no argument, finding or error holds it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.findings import Finding
+from ..base.text import without_account
 from ..cache.compile_cache import Cache
-from .downloads import without_account
 
 TIMEOUT = 3
 # The file that sccache looks for when it starts.
@@ -29,18 +31,16 @@ _PROBE = ".sccache_check"
 
 def check_cache(level: str, reason: str, remedy: str) -> Finding:
     """One level of the compile cache; ``reason`` is why it does not serve, or ""."""
-    return Finding(
-        f"compile cache: {level}", reason or "answers", "answers", fits=True, remedy=remedy if reason else "",
-        warning=bool(reason),
-    )  # fmt: skip
+    check = f"compile cache: {level}"
+    return Finding.warn(check, reason, "answers", remedy) if reason else Finding.ok(check, "answers", "answers")
 
 
 def http_reason(status: int, *, anonymous: bool = True) -> str:
-    """Why an answer to a question for a file that need not exist means that the store cannot be used, or ""."""
+    """Why a store with this answer to a request for a file cannot be used, or ""; the file need not exist."""
     if status in (401, 403) and not anonymous:
         return f"it refuses the account (HTTP {status})"
     if status in (401, 403):
-        return f"it asks for an account (HTTP {status})"
+        return f"it requires an account (HTTP {status})"
     return f"HTTP {status}" if status >= 500 else ""
 
 
@@ -48,7 +48,7 @@ def http_reason(status: int, *, anonymous: bool = True) -> str:
 
 
 def check(cache: Cache) -> list[Finding]:
-    """A finding for each level that the settings name, or one for what is missing."""
+    """A finding for each level that the settings name, or one for a missing program or file."""
     slower = "The build goes on without the cache, slower"
     if not os.access(cache.program, os.X_OK):
         return [check_cache("sccache", f"none at {cache.program}", f"{slower}: playbooks/builders.yml brings it")]
@@ -56,19 +56,19 @@ def check(cache: Cache) -> list[Finding]:
         found = cache.read()
     except (OSError, PipelineError) as error:
         return [check_cache("settings", _reason(error), f"{slower}: playbooks/builders.yml writes {cache.settings}")]
-    disk, shared = Path(found.get("SCCACHE_DIR", "")), "The build goes on with the disk alone, slower"
-    findings = [] if not found.get("SCCACHE_DIR") else [
-        check_cache("disk", disk_reason(disk), f"{slower}: let {disk} be the building account's")
-    ]  # fmt: skip
+    findings, shared = [], "The build goes on with the disk alone, slower"
+    if found.get("SCCACHE_DIR"):
+        disk = Path(found["SCCACHE_DIR"])
+        findings.append(check_cache("disk", disk_reason(disk), f"{slower}: let the building account own {disk}"))
     for level, answer in (("redis", redis_answer), ("s3", s3_answer), ("webdav", webdav_answer)):
         if level in shared_levels(found):
-            remedy = f"{shared}: see that it runs and compile_cache_endpoint and the account are right"
+            remedy = f"{shared}: check that it runs, and compile_cache_endpoint and the account"
             findings.append(check_cache(level, without_account(answer(found)), remedy))
     return findings
 
 
 def shared_levels(settings: Mapping[str, str]) -> set[str]:
-    """The levels that the settings give an address for."""
+    """The shared levels whose address the settings hold."""
     names = {"redis": "SCCACHE_REDIS_ENDPOINT", "s3": "SCCACHE_BUCKET", "webdav": "SCCACHE_WEBDAV_ENDPOINT"}
     return {level for level, name in names.items() if settings.get(name)}
 
@@ -83,7 +83,7 @@ def disk_reason(folder: Path) -> str:
 
 
 def redis_answer(settings: Mapping[str, str]) -> str:
-    """Why a Redis does not answer a PING, or ""; it is given the account first."""
+    """Why a Redis does not answer a PING after the AUTH, or ""."""
     url = urllib.parse.urlsplit(settings["SCCACHE_REDIS_ENDPOINT"])
     user = settings.get("SCCACHE_REDIS_USERNAME") or urllib.parse.unquote(url.username or "")
     password = settings.get("SCCACHE_REDIS_PASSWORD") or urllib.parse.unquote(url.password or "")
@@ -101,7 +101,7 @@ def redis_answer(settings: Mapping[str, str]) -> str:
                     stream.flush()
                     answer = stream.readline(512).decode(errors="replace").strip()
                     if not answer.startswith("+"):
-                        return f"{url.hostname}:{url.port or 6379}: {answer.lstrip('-') or 'it says nothing'}"
+                        return f"{url.hostname}:{url.port or 6379}: {answer.lstrip('-') or 'no answer'}"
     except (OSError, ValueError) as error:
         return f"{url.hostname}: {_reason(error)}"
     return ""
@@ -128,7 +128,7 @@ def webdav_answer(settings: Mapping[str, str]) -> str:
 
 
 def s3_answer(settings: Mapping[str, str]) -> str:
-    """Why an S3 service does not answer for the bucket, or "". Nothing is signed: an account's store may refuse."""
+    """Why an S3 service does not answer for the bucket, or "". It is unsigned: a private bucket may refuse it."""
     endpoint = settings.get("SCCACHE_ENDPOINT") or f"https://s3.{settings.get('SCCACHE_REGION', '')}.amazonaws.com"
     if "://" not in endpoint:
         endpoint = f"{'https' if settings.get('SCCACHE_S3_USE_SSL') == 'true' else 'http'}://{endpoint}"
@@ -140,7 +140,7 @@ def s3_answer(settings: Mapping[str, str]) -> str:
 
 
 def _http(method: str, url: str, headers: Mapping[str, str]) -> tuple[int, str]:
-    """The status that a server answers with, or why it does not answer. No proxy: sccache is given none either."""
+    """The status that a server answers with, or why it does not answer. No proxy, as for sccache."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         request = urllib.request.Request(url, method=method, headers=dict(headers))  # noqa: S310

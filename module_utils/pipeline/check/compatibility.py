@@ -1,7 +1,7 @@
 """What fits together: upstream's versions, CUDA, GPUs, gcc, glibc and cargo features.
 
-The facts are data with their sources, inventory/group_vars/all/compatibility.yml; here are the rules. Each check is a
-function of measured values. A combination that the table does not know is not refused: trying it decides (trials).
+The facts are data with their sources, inventory/group_vars/all/compatibility.yml; the rules are here. Each check is a
+function of measured values. A combination without a row is accepted here; a trial compile decides (trials).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class HostCompiler(Record):
 
 @dataclass(frozen=True)
 class Headers(Record):
-    """From this glibc on, the headers of CUDA before ``cuda`` do not compile unless they are mended."""
+    """From this glibc on, the headers of CUDA before ``cuda`` do not compile unmended."""
 
     glibc: str
     cuda: str
@@ -53,9 +53,9 @@ class Headers(Record):
 
 @dataclass(frozen=True)
 class Feature(Record):
-    """What a cargo feature asks for: other features, a GPU (one of ``only``, or ``lowest`` and above), a lowest CUDA.
+    """The needs of a cargo feature: other features, a GPU (one of ``only``, or ``lowest`` and above), a lowest CUDA.
 
-    ``refused`` says why it cannot be built here at all.
+    ``refused`` is the reason why it cannot be built here at all.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Feature(Record):
 
 @dataclass(frozen=True)
 class Libraries(Record):
-    """What is linked for a feature, by the linker's names; the feature "" stands for every build."""
+    """The libraries that a feature links, by the linker's names; the feature "" stands for every build."""
 
     feature: str
     libraries: tuple[str, ...]
@@ -77,7 +77,7 @@ class Libraries(Record):
 
 @dataclass(frozen=True)
 class Compatibility(Record):
-    """The whole table. ``heavy`` says that upstream takes the memory that parallel.py plans with."""
+    """The whole table. ``heavy``: upstream uses the memory that build/limits plans with."""
 
     upstream_cuda: tuple[UpstreamCuda, ...] = ()
     gpu_compilers: tuple[GpuCompiler, ...] = ()
@@ -99,59 +99,79 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def check_nvcc(found: str, needed: str, nvcc: str) -> Finding:
-    """nvcc's own version ("13.0.88") against the release that the flavour asks for ("13.0")."""
-    fits = bool(found) and release(found) == release(needed)
-    return Finding(
-        "nvcc", f"{found or 'none that runs'}{f' ({nvcc})' if nvcc else ''}", needed, fits,
-        f"Install CUDA {needed}, or let cuda_source=wheels bring it" if not fits else "",
-    )  # fmt: skip
+    """nvcc's own version ("13.0.88") against the release that the flavour needs ("13.0")."""
+    return Finding.of(
+        "nvcc",
+        f"{found or 'none that runs'}{f' ({nvcc})' if nvcc else ''}",
+        needed,
+        fits=bool(found) and release(found) == release(needed),
+        remedy=f"Install CUDA {needed}, or set cuda_source=wheels",
+    )
 
 
 def check_cuda_limit(cuda: str, version: str, rows: Sequence[UpstreamCuda]) -> Finding:
     """Upstream's build scripts refuse a CUDA newer than they know, after everything else is compiled."""
     reached = [row for row in rows if dotted(row.upstream) <= dotted(version)]
     limit = max(reached, key=lambda row: dotted(row.upstream)).cuda if reached else ""
-    fits = not limit or release(cuda) <= release(limit)
-    return Finding(
-        "CUDA for this version", cuda, f"<= {limit}" if limit else "any", fits,
-        f"Upstream {version} takes at most CUDA {limit}: set the flavour's cuda to that or older" if not fits else "",
-    )  # fmt: skip
+    return Finding.of(
+        "CUDA for this version",
+        cuda,
+        f"<= {limit}" if limit else "any",
+        fits=not limit or release(cuda) <= release(limit),
+        remedy=f"Upstream {version} takes at most CUDA {limit}: set the flavour's cuda to that or older",
+    )
 
 
 def check_cuda_defects(cuda: str, flavour: Flavour, rows: Sequence[GpuCompiler]) -> Finding:
-    """Compilers that are known to make wrong code for a GPU are refused.
+    """Refuses compilers that miscompile for the flavour's GPU.
 
-    ``cuda`` is nvcc's own version; where only the release is known yet ("13.1"), that is compared.
+    ``cuda`` is nvcc's own version; where only the release is known yet ("13.1"), the release is compared.
     """
     row = next((row for row in rows if row.compute_capability == flavour.compute_capability), None)
-    fits = row is None or dotted(cuda) >= dotted(row.nvcc)[: len(dotted(cuda))]
-    return Finding(
-        "CUDA for this GPU", cuda, f">= {row.nvcc}" if row else "any", fits,
-        f"nvcc {cuda} miscompiles for {flavour.compute_capability}: set the flavour's cuda to one of {row.release} or "
-        f"later ({row.source})" if row and not fits else "",
-    )  # fmt: skip
+    if row is None:
+        return Finding.ok("CUDA for this GPU", cuda, "any")
+    return Finding.of(
+        "CUDA for this GPU",
+        cuda,
+        f">= {row.nvcc}",
+        fits=dotted(cuda) >= dotted(row.nvcc)[: len(dotted(cuda))],
+        remedy=f"nvcc {cuda} miscompiles for {flavour.compute_capability}: set the flavour's cuda to one of "
+        f"{row.release} or later ({row.source})",
+    )
 
 
 def check_gcc(found: str, cuda: str, rows: Sequence[HostCompiler]) -> Finding:
-    """The host's gcc ("12.2.0") against the newest that a CUDA release accepts."""
+    """The host's gcc ("12.2.0") against the newest that the CUDA release accepts."""
     row = next((row for row in rows if release(row.cuda) == release(cuda)), None)
-    fits = bool(found) and (row is None or dotted(found)[0] <= row.gcc)
-    return Finding(
-        "gcc for nvcc", found or "none", f"<= {row.gcc}" if row else "any that compiles", fits,
-        (f"CUDA {row.cuda} takes gcc up to {row.gcc}: put an older one first on the build's PATH (/usr/local/bin), "
-         "or take a newer CUDA" if row and found else "Install gcc and g++") if not fits else "",
-    )  # fmt: skip
+    needed = f"<= {row.gcc}" if row else "any that compiles"
+    if not found:
+        return Finding.bad("gcc for nvcc", "none", needed, "Install gcc and g++")
+    if row is None or dotted(found)[0] <= row.gcc:
+        return Finding.ok("gcc for nvcc", found, needed)
+    return Finding.bad(
+        "gcc for nvcc",
+        found,
+        needed,
+        f"CUDA {row.cuda} takes gcc up to {row.gcc}: put an older one first on the build's PATH (/usr/local/bin), "
+        "or take a newer CUDA",
+    )
 
 
 def check_headers(glibc: str, cuda: str, mended: bool, where: str, rows: Sequence[Headers]) -> Finding:
-    """CUDA's own declarations against those of glibc; ``mended`` says that they were made to agree."""
+    """CUDA's declarations against those of glibc; ``mended`` means that CUDA's were changed to agree."""
     row = next((row for row in rows if dotted(glibc) >= dotted(row.glibc) and release(cuda) < release(row.cuda)), None)
-    return Finding(
-        "CUDA's headers", f"glibc {glibc}{', mended' if row and mended else ''}", "headers that agree with glibc",
-        row is None or mended,
-        f"CUDA {cuda} and glibc {row.glibc} both declare rsqrt, and differ: cuda_source=wheels and dnf mend {where}, "
-        f"CUDA {row.cuda} agrees by itself" if row and not mended else "",
-    )  # fmt: skip
+    needed = "headers that agree with glibc"
+    if row is None:
+        return Finding.ok("CUDA's headers", f"glibc {glibc}", needed)
+    if mended:
+        return Finding.ok("CUDA's headers", f"glibc {glibc}, mended", needed)
+    return Finding.bad(
+        "CUDA's headers",
+        f"glibc {glibc}",
+        needed,
+        f"CUDA {cuda} and glibc {row.glibc} declare rsqrt differently: cuda_source=wheels and dnf mend {where}, "
+        f"CUDA {row.cuda} agrees by itself",
+    )
 
 
 def check_features(
@@ -159,27 +179,25 @@ def check_features(
 ) -> list[Finding]:
     """One finding for all the features if they fit, else one for each that does not.
 
-    ``offered`` are those of upstream's manifest at this version, None where it could not be read.
+    ``offered`` are the features of upstream's manifest at this version, None where it could not be read.
     """
-    wrong = []
+    wrong, name_of = [], f"flavour {flavour.name}"
     for name in flavour.features:
         row = next((row for row in rows if row.name == name), Feature(name, ""))
         for needed, remedy in _wrong(row, flavour, cuda, offered, version):
-            wrong.append(Finding(f"feature {name}", f"flavour {flavour.name}", needed, fits=False, remedy=remedy))
+            wrong.append(Finding.bad(f"feature {name}", name_of, needed, remedy))
     for has, what in ((flavour.cuda, "CUDA"), (flavour.compute_capability, "a compute capability")):
         if bool(has) != ("cuda" in flavour.features):
-            wrong.append(Finding(
-                "feature cuda", f"flavour {flavour.name}", f"{what} and the feature cuda, or neither", fits=False,
-                remedy=f"Correct the flavour's row in flavours.yml: {what} {'is' if has else 'is not'} given",
-            ))  # fmt: skip
-    told = ", ".join(flavour.features) or "none"
-    return wrong or [Finding("features", told, "those of upstream that fit together", fits=True)]
+            remedy = f"Correct the flavour's row in flavours.yml: {what} {'is' if has else 'is not'} given"
+            wrong.append(Finding.bad("feature cuda", name_of, f"{what} and the feature cuda, or neither", remedy))
+    features = ", ".join(flavour.features) or "none"
+    return wrong or [Finding.ok("features", features, "those of upstream that fit together")]
 
 
 def _wrong(
     row: Feature, flavour: Flavour, cuda: str, offered: Sequence[str] | None, version: str
 ) -> list[tuple[str, str]]:
-    """What the feature lacks, and the remedy for each."""
+    """The unmet needs of a feature, each with its remedy."""
     without = f"take {row.name} out of the flavour's features"
     missing = [name for name in row.needs if name not in flavour.features]
     gpu = flavour.compute_capability

@@ -1,4 +1,4 @@
-"""The doctor's report: everything that keeps a release from working, in one file and one message."""
+"""The doctor's report: every problem that would make a release fail, in one file and one message."""
 
 from __future__ import annotations
 
@@ -12,62 +12,85 @@ from ..base.records import Record
 
 
 @dataclass(frozen=True)
-class Entry(Record):
-    """What one builder has and lacks for one flavour; the flavour is empty for what concerns the host alone."""
+class BuilderFindings(Record):
+    """The findings of one builder for one flavour; the flavour is empty for a finding about the host alone."""
 
     builder: str
     flavour: str
     fits: bool
     findings: tuple[Finding, ...]
 
+    @classmethod
+    def of(cls, builder: str, flavour: str, findings: Iterable[Finding]) -> BuilderFindings:
+        found = tuple(findings)
+        return cls(builder, flavour, all(finding.fits for finding in found), found)
+
 
 @dataclass(frozen=True)
-class Report(Record):
-    """``time`` is when it was made; ``version`` and ``commit`` are upstream's, empty where they could not be found."""
+class DoctorReport(Record):
+    """``version`` and ``commit`` are those of the source, empty where it could not be resolved."""
 
     time: int
     version: str
     commit: str
     fits: bool
     signer: tuple[Finding, ...]
-    builders: tuple[Entry, ...]
+    builders: tuple[BuilderFindings, ...]
 
     @property
     def summary(self) -> str:
-        """How many of the builders' flavours could be built: "3 of 4 fit"."""
+        """The builders' flavours that would build: "3 of 4 builders' flavours fit"."""
         return f"{sum(entry.fits for entry in self.builders)} of {len(self.builders)} builders' flavours fit"
 
     def refuse(self, where: str) -> None:
-        """PipelineError naming everything that does not fit, or nothing. What flavours have in common is told once."""
-        told: dict[tuple[str, str, str, str], tuple[Finding, list[str]]] = {}
-        for entry in (Entry("signer", "", self.fits, self.signer), *self.builders):
+        """Raise a PipelineError with every failed check, or return. A failure that flavours share has one line."""
+        shared: dict[tuple[str, str, str, str], tuple[Finding, list[str]]] = {}
+        for entry in (BuilderFindings("signer", "", self.fits, self.signer), *self.builders):
             for f in entry.findings:
                 if not f.fits:
-                    told.setdefault((entry.builder, f.check, f.needed, f.remedy), (f, []))[1].append(entry.flavour)
+                    shared.setdefault((entry.builder, f.check, f.needed, f.remedy), (f, []))[1].append(entry.flavour)
         lines = ""
-        for (builder, *_), (f, flavours) in told.items():
+        for (builder, *_), (f, flavours) in shared.items():
             whose = f"{builder} {', '.join(flavours)}".strip()
             lines += f"    {whose}: {f.check}: found {f.found}, needed {f.needed}. {f.remedy}\n"
         if lines:
-            raise PipelineError(f"a release would fail:\n{lines}", where, "Mend these, then run make doctor again")
+            raise PipelineError(f"a release would fail:\n{lines}", where, "Fix these, then run make doctor again")
 
 
 def report(
     time: int,
     source: Mapping[str, Any],
-    signer: Iterable[Mapping[str, Any]],
-    entries: Iterable[Mapping[str, Any]],
-    unanswered: Iterable[str],
-) -> Report:
-    """The report of what was found on the hosts; a builder that did not answer has one entry, which says so."""
-    own = tuple(Finding.from_dict(row) for row in signer)
-    found = [Entry.from_dict({**row, "fits": all(finding["fits"] for finding in row["findings"])}) for row in entries]
-    lost = [
-        Entry(name, "", fits=False, findings=(
-            Finding("builder", "no answer", "an answer to Ansible", fits=False,
-                    remedy=f"See that {name} is up and this account may log in: ansible {name} -m ping"),
-        ))
-        for name in unanswered
-    ]  # fmt: skip
-    fits = all(finding.fits for finding in own) and all(entry.fits for entry in [*found, *lost])
-    return Report(time, str(source.get("rpm_version", "")), str(source.get("commit", "")), fits, own, (*found, *lost))
+    signer: Iterable[Finding],
+    builders: Iterable[BuilderFindings],
+) -> DoctorReport:
+    """The report of the findings on the hosts. ``source`` is the Source record, or empty."""
+    own, entries = tuple(signer), tuple(builders)
+    fits = all(finding.fits for finding in own) and all(entry.fits for entry in entries)
+    return DoctorReport(time, str(source.get("rpm_version", "")), str(source.get("commit", "")), fits, own, entries)
+
+
+def unresolved(failure: Mapping[str, Any]) -> Finding:
+    """The finding of a failed task (``task`` and ``message``) before the builders' checks."""
+    remedy = "The builders were not checked, since the commit is not known"
+    return Finding.bad(str(failure["task"]), str(failure["message"]), "an answer", remedy)
+
+
+def builder_findings(
+    name: str, answer: Mapping[str, Any], outcomes: Mapping[str, Mapping[str, Any]]
+) -> list[BuilderFindings]:
+    """The findings of one builder, by flavour.
+
+    ``answer`` is the result of a ping: a builder that is unreachable, or got no ping, has one finding. Each of
+    ``outcomes`` has the check's ``findings``, or the ``task`` and ``message`` of a check that failed itself.
+    """
+    if not answer or answer.get("unreachable"):
+        remedy = f"Check that {name} is up and this account may log in: ansible {name} -m ping"
+        return [BuilderFindings.of(name, "", [Finding.bad("builder", "no answer", "an answer to Ansible", remedy)])]
+    return [BuilderFindings.of(name, flavour, _findings(outcome)) for flavour, outcome in outcomes.items()]
+
+
+def _findings(outcome: Mapping[str, Any]) -> list[Finding]:
+    if "findings" in outcome:
+        return [Finding.from_dict(row) for row in outcome["findings"]]
+    remedy = f"See the message of the task {outcome['task']}"
+    return [Finding.bad("check", str(outcome["message"]), "findings", remedy)]

@@ -1,11 +1,11 @@
-"""Downloads: whether what a build fetches can be had, or is here already.
+"""Downloads: whether the dependencies of a build are here already, or their addresses answer.
 
 Rules:
 
-1. What is here is not asked for: cargo itself says so (``cargo fetch --offline``, remembered for a Cargo.lock), and
-   the checkouts of CUTLASS are looked at.
-2. One small question to each of the others, all at the same time, with a short timeout. It goes by the environment's
-   proxies and by the mirrors, as the download will.
+1. Dependencies that are here cause no request: ``cargo fetch --offline`` decides for crates (recorded for each
+   Cargo.lock), the checkouts of CUTLASS for CUTLASS.
+2. Each other address gets one small request, all at the same time, with a short timeout. Requests use the
+   environment's proxies and the mirrors, as the download will.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ..base.git import git
 from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed
-from ..build.fetch import TARGET
+from ..base.text import without_account
 from ..source.checkout import current_commit, move
 from ..source.manifest import Tree
 from ..source.mirrors import CUTLASS, Mirrors, cutlass_commits, has_cutlass
-from ..toolchain.rustc import Rust
+from ..toolchain.rust import TARGET, Rust
 from .trials import Trials, alone, identity
 
 TIMEOUT = 15
@@ -44,7 +44,7 @@ REGISTRY = "crate registry"
 
 @dataclass(frozen=True)
 class Download:
-    """An address that a build may ask; ``here`` says that all it would be asked for is here already."""
+    """An address that a build may use; ``here``: all that it serves to this build is here already."""
 
     what: str
     where: str
@@ -64,19 +64,16 @@ def index_file(registry: str) -> str:
 
 
 def check_download(what: str, where: str, reason: str, *, here: bool) -> Finding:
-    """``here`` says that nothing must be downloaded."""
-    fits = not reason or here
-    found = "answers" if not reason else f"{HERE} ({reason})" if here else reason
-    return Finding(
-        f"{what} {where}", found, "an answer", fits,
-        f"See that this host reaches {where}: network, proxy (https_proxy), certificates; or name a mirror "
-        f"({'cargo_registry_mirror' if what == REGISTRY else 'git_mirrors'})" if not fits else "",
-    )  # fmt: skip
-
-
-def without_account(url: str) -> str:
-    """A URL as it may be shown: no account in it."""
-    return re.sub(r"//[^/@]*@", "//", url)
+    """``reason`` is why the address does not answer, or ""; with ``here`` that is no failure."""
+    mirror = "cargo_registry_mirror" if what == REGISTRY else "git_mirrors"
+    return Finding.of(
+        f"{what} {where}",
+        "answers" if not reason else f"{HERE} ({reason})" if here else reason,
+        "an answer",
+        fits=not reason or here,
+        remedy=f"Check that this host reaches {where}: network, proxy (https_proxy), certificates; or name a mirror "
+        f"({mirror})",
+    )
 
 
 # ---------------------------------------------------------------- the edge: downloads
@@ -88,8 +85,8 @@ def git_answer(url: str) -> str:
         git("ls-remote", "--exit-code", "--", url, "HEAD", timeout=TIMEOUT)
     except CommandFailed as error:
         # 2: it answers, and has no HEAD.
-        said = [line for line in error.stderr.strip().splitlines() if line.startswith(("fatal:", "error:"))]
-        return "" if error.status == 2 else said[0] if said else error.what
+        lines = [line for line in error.stderr.strip().splitlines() if line.startswith(("fatal:", "error:"))]
+        return "" if error.status == 2 else next(iter(lines), error.what)
     except PipelineError as error:
         return error.what
     return ""
@@ -103,7 +100,7 @@ def registry_answer(registry: str) -> str:
     context = ssl.create_default_context(cafile=os.environ.get("CARGO_HTTP_CAINFO"))
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as answer:  # noqa: S310
-            return "" if b'"dl"' in answer.read(1 << 16) else "it answers, and is no crate registry"
+            return "" if b'"dl"' in answer.read(1 << 16) else "it answers, but is no crate registry"
     except urllib.error.HTTPError as error:
         return f"HTTP {error.code}"
     except (OSError, ValueError) as error:
@@ -111,26 +108,26 @@ def registry_answer(registry: str) -> str:
 
 
 def check_downloads(downloads: Sequence[Download]) -> list[Finding]:
-    """A finding for each; all are asked at the same time, and what stands at the same address once."""
-    # What one of several needs is needed.
+    """A finding for each address; all requests run at the same time, one for each address."""
+    # An address that one of several downloads needs is needed.
     rows = sorted(downloads, key=lambda download: not download.here)
-    asked = list({(row.what, row.where): row for row in rows}.values())
-    with ThreadPoolExecutor(max_workers=len(asked) or 1) as threads:
+    needed = list({(row.what, row.where): row for row in rows}.values())
+    with ThreadPoolExecutor(max_workers=len(needed) or 1) as threads:
         reasons = list(
-            threads.map(lambda one: (registry_answer if one.what == REGISTRY else git_answer)(one.where), asked)
+            threads.map(lambda one: (registry_answer if one.what == REGISTRY else git_answer)(one.where), needed)
         )
     return [
         check_download(one.what, without_account(one.where), without_account(reason), here=one.here)
-        for one, reason in zip(asked, reasons, strict=True)
+        for one, reason in zip(needed, reasons, strict=True)
     ]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a build will fetch: ``package`` of ``source``, whose commit is in ``<root>/src`` already.
+class DownloadNeeds:
+    """The build whose downloads are checked: ``package`` of ``source``, whose commit is in ``<root>/src`` already.
 
-    ``registry`` is the sparse index that crates come from where no mirror is named. ``ask`` has the network asked even
-    where nothing must be downloaded. ``rust`` and ``path`` are those of the build.
+    ``registry`` is the sparse index that crates come from without a mirror. ``ask`` makes network requests even where
+    nothing must be downloaded. ``rust`` and ``path`` are those of the build.
     """
 
     root: Path
@@ -145,53 +142,53 @@ class Wanted:
     ask: bool
 
 
-def check(wanted: Wanted, trials: Trials) -> list[Finding]:
-    """A finding for each address that is asked, or one that says that none need be."""
-    source, repository = wanted.source, wanted.root / "src"
+def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
+    """A finding for each address that gets a request, or one finding where none needs to."""
+    source, repository = needs.source, needs.root / "src"
     try:
-        here = not _fetched(wanted, trials)
+        here = not _fetched(needs, trials)
     except _Busy:
-        return [Finding("crates", "not looked at: another build goes on here", "all of Cargo.lock", fits=True)]
-    lock = git("show", f"{source.commit}:Cargo.lock", repository=repository) if wanted.tree.lock else ""
-    sent = wanted.mirrors.sent
+        return [Finding.ok("crates", "not checked: another build is running here", "all of Cargo.lock")]
+    lock = git("show", f"{source.commit}:Cargo.lock", repository=repository) if needs.tree.lock else ""
+    sent = needs.mirrors.sent
     downloads = [
         Download("git", sent(source.url), here=True),
         *(Download("git", sent(url), here) for url in git_sources(lock)),
     ]
     if "registry+" in lock:
-        downloads.append(Download(REGISTRY, wanted.mirrors.registry or wanted.registry, here))
-    named = wanted.mirrors.cutlass_commits
-    commits = [*named] or _cutlass(repository, source.commit) if wanted.cuda else []
+        downloads.append(Download(REGISTRY, needs.mirrors.registry or needs.registry, here))
+    named = needs.mirrors.cutlass_commits
+    commits = [*named] or _cutlass(repository, source.commit) if needs.cuda else []
     if commits:
-        there = all(has_cutlass(wanted.root / "cudaforge", commit) for commit in commits)
+        there = all(has_cutlass(needs.root / "cudaforge", commit) for commit in commits)
         downloads.append(Download("git", sent(CUTLASS), there))
-    asking = [download for download in downloads if wanted.ask or not download.here]
-    return check_downloads(asking) or [Finding("downloads", HERE, "crates and commits", fits=True)]
+    asking = [download for download in downloads if needs.ask or not download.here]
+    return check_downloads(asking) or [Finding.ok("downloads", HERE, "crates and commits")]
 
 
 class _Busy(PipelineError):
-    """The checkout is another build's."""
+    """Another build holds the checkout."""
 
 
 def _busy() -> None:
-    raise _Busy("another build goes on here")
+    raise _Busy("another build is running here")
 
 
-def _fetched(wanted: Wanted, trials: Trials) -> str:
-    """Why cargo cannot do without the network, or ""; _Busy where the checkout cannot be moved now."""
-    root, rust, home = wanted.root, wanted.rust, wanted.root / "cargo"
+def _fetched(needs: DownloadNeeds, trials: Trials) -> str:
+    """Why cargo needs the network, or ""; _Busy where the checkout cannot be moved now."""
+    root, rust, home = needs.root, needs.rust, needs.root / "cargo"
     if rust is None:
         return "there is no cargo"
     folders = [*sorted((home / "registry").glob("cache/*")), *(home / "git" / name for name in ("db", "checkouts"))]
-    depends = [wanted.tree.lock, rust.description, *map(identity, [*folders, home / "config.toml"])]
+    depends = [needs.tree.lock, rust.description, *map(identity, [*folders, home / "config.toml"])]
 
     def attempt() -> str:
         words = ["env", f"CARGO_HOME={home}", f"HOME={root / 'home'}", "CARGO_NET_GIT_FETCH_WITH_CLI=true"]
         words += [str(rust.bin / "cargo"), "fetch", "--locked", "--offline", "--target", TARGET]
         with held(root / "lock", _busy):
-            if current_commit(root / "src") != wanted.source.commit:
-                move(root / "src", wanted.source, wanted.package)
-            return alone([*words, "--manifest-path", root / "src" / "Cargo.toml"], wanted.path)
+            if current_commit(root / "src") != needs.source.commit:
+                move(root / "src", needs.source, needs.package)
+            return alone([*words, "--manifest-path", root / "src" / "Cargo.toml"], needs.path)
 
     return trials.failure("crates", depends, attempt)
 

@@ -1,11 +1,11 @@
-"""Trials: whether this host's compilers and libraries work together, found by using them.
+"""Trials: whether this host's compilers and libraries work together.
 
 Rules:
 
-1. A trial is what the build does, made small: one kernel through nvcc and the host's gcc, one empty program linked
-   with every library. It runs with the build's own PATH and nothing of the caller's environment.
-2. A trial that passed is remembered with what it depends on (programs and folders by path, time and size) and not
-   made again before one of these changes. One that failed is made again each time: what mends it may lie elsewhere.
+1. A trial is a small piece of the build: one kernel through nvcc and the host's gcc, one empty program linked with
+   every library. It runs with the build's PATH and nothing of the caller's environment.
+2. A trial that passes is recorded with its dependencies (programs and folders by path, time and size) and runs again
+   only after one of them changes. A trial that fails runs again each time: its remedy may lie elsewhere.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from ..base.run import run
 TIMEOUT = 120
 _KERNEL = "__global__ void kernel(float *x) { *x = rsqrtf(*x); }\n"
 _PROGRAM = "int main(void) { return 0; }\n"
-# Where gcc's linker looks by itself: a -devel package puts its library there.
+# gcc's own library folders: a -devel package puts its library there.
 _SYSTEM = ("/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib", "/usr/local/lib")
 
 
 @dataclass(frozen=True)
 class Trials:
-    """The trials that passed on this host: a file of their names and what each depended on."""
+    """The trials that passed on this host: a file of their names, each with the digest of its dependencies."""
 
     file: Path
 
     def failure(self, name: str, depends: object, attempt: Callable[[], str]) -> str:
-        """Why the trial fails, or "": ``attempt`` is called unless it passed before with the same ``depends``."""
+        """Why the trial fails, or "". Calls ``attempt`` unless the trial passed before with the same ``depends``."""
         passed, inputs = self._passed(), digest_of(depends)
         if passed.get(name) == inputs:
             return ""
@@ -54,7 +54,7 @@ class Trials:
         return found if isinstance(found, dict) else {}
 
     def _remember(self, passed: dict[str, str]) -> None:
-        # Without it the trial is made again: no reason to fail.
+        # Without the record the trial only runs again.
         with suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             partial = self.file.with_name(f".{self.file.name}.{os.getpid()}")
@@ -63,7 +63,7 @@ class Trials:
 
 
 def identity(path: str | Path | None) -> list[object]:
-    """What changes when a program or a folder does: its real path, its time, its size."""
+    """The real path, time and size of a program or folder: they change when it does."""
     if not path:
         return []
     real = Path(path).resolve()
@@ -75,19 +75,19 @@ def identity(path: str | Path | None) -> list[object]:
 
 
 def alone(argv: Sequence[str | Path], path: str, *, stdin: str | None = None) -> str:
-    """Run a program with this PATH and an otherwise empty environment; what it said when it failed, or ""."""
+    """Run a program with this PATH and an otherwise empty environment; the reason of its failure, or ""."""
     try:
         done = run(
             ["env", "-i", "LC_ALL=C.UTF-8", f"PATH={path}", *argv], stdin=stdin, timeout=TIMEOUT, accept=range(-64, 256)
         )
     except PipelineError as error:
         return error.what
-    return "" if done.returncode == 0 else telling(done.stderr or done.stdout) or f"status {done.returncode}"
+    return "" if done.returncode == 0 else error_line(done.stderr or done.stdout) or f"status {done.returncode}"
 
 
-def telling(said: str) -> str:
-    """The line of a compiler's output that tells the reason."""
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("collect2:")]
+def error_line(output: str) -> str:
+    """The line of a compiler's output that holds the error, else the last one."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("collect2:")]
     wanted = ("error", "cannot find", "not found", "undefined reference")
     return next((line for line in lines if any(word in line for word in wanted)), lines[-1] if lines else "")[:300]
 
@@ -107,17 +107,8 @@ def links(libraries: Sequence[str], library_path: Iterable[str], path: str) -> d
 
     def link(names: Sequence[str]) -> str:
         with tempfile.TemporaryDirectory() as folder:
-            # Without the option a linker may leave out what no symbol is taken from.
-            words: list[str | Path] = [
-                "gcc",
-                "-x",
-                "c",
-                "-",
-                "-o",
-                Path(folder, "trial"),
-                "-Wl,--no-as-needed",
-                *folders,
-            ]
+            # Without --no-as-needed a linker may leave out a library that no symbol comes from.
+            words = ["gcc", "-x", "c", "-", "-o", f"{folder}/trial", "-Wl,--no-as-needed", *folders]
             return alone([*words, *(f"-l{name}" for name in names)], path, stdin=_PROGRAM)
 
     together = link(libraries)
@@ -128,25 +119,27 @@ def links(libraries: Sequence[str], library_path: Iterable[str], path: str) -> d
 
 
 def check_compiles(reason: str, gcc: str, arch: str) -> Finding:
-    return Finding(
-        "nvcc with gcc", reason or f"gcc {gcc or 'none'}, {arch}", "compiles a kernel", not reason,
-        "Mend the toolkit (delete it: wheels are laid out again) or take another gcc or CUDA; nvcc said this"
-        if reason else "",
-    )  # fmt: skip
+    return Finding.of(
+        "nvcc with gcc",
+        reason or f"gcc {gcc or 'none'}, {arch}",
+        "compiles a kernel",
+        fits=not reason,
+        remedy="Repair the toolkit (delete it: wheels are laid out again), or take another gcc or CUDA",
+    )
 
 
 def check_library(name: str, reason: str, features: Iterable[str], library_path: Sequence[str]) -> Finding:
-    """``features`` are those that ask for the library; without one every build links it."""
-    asked = ", ".join(feature for feature in features if feature)
+    """``features`` are those that link the library; without one every build links it."""
+    linking = ", ".join(feature for feature in features if feature)
     remedy = (
-        f"Feature {asked} links it. cuda_toolkit_components=full brings it with wheels, its -devel package with dnf; "
+        f"Feature {linking} links it. cuda_toolkit_components=full brings it with wheels, its -devel package with dnf; "
         f"{':'.join(library_path) or 'no folder of a toolkit'} and gcc's own folders were searched"
-        if asked
+        if linking
         else "Install g++ (on Fedora gcc-c++)"
     )
-    return Finding(f"library {name}", reason or "links", "links", not reason, remedy if reason else "")
+    return Finding.of(f"library {name}", reason or "links", "links", fits=not reason, remedy=remedy)
 
 
 def system_libraries() -> list[list[object]]:
-    """What changes when a package brings or takes a library."""
+    """The identity of the system's library folders, which changes when a package adds or removes a library."""
     return [identity(folder) for folder in _SYSTEM]

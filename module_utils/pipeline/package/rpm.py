@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.lock import held
-from ..base.records import Artifact, Package, digest_of, sha256_file
+from ..base.records import COMMIT_CAPABILITY, Artifact, Package, digest_of, sha256_file
 from ..base.run import CommandFailed, run
 
 SPEC = "mistralrs.spec"
@@ -34,7 +34,6 @@ TEMPLATES = "chat_templates"
 # rpmbuild compresses some 300 MB at a high level: minutes, on a busy builder many.
 TIMEOUT = 2 * 3600
 
-_COMMIT = "mistralrs(commit)"
 _QUERY = r"%{NAME}\n%{VERSION}\n%{RELEASE}\n%{ARCH}\n[%{PROVIDENAME} %{PROVIDEVERSION}\n]"
 
 
@@ -236,7 +235,7 @@ def read_package(path: Path) -> Package:
 
 def commit_of(provides: list[str]) -> str:
     """The commit among lines of "NAME VERSION"; "" for a package that was not built from upstream."""
-    return next((line.split()[1] for line in provides if line.startswith(f"{_COMMIT} ")), "")
+    return next((line.split()[1] for line in provides if line.startswith(f"{COMMIT_CAPABILITY} ")), "")
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""What is missing, which builder builds it, and what to do next."""
+"""Which flavours are missing, which builder builds them, and what became of them."""

@@ -1,11 +1,10 @@
-"""Compare: what of a source is published in a channel, and what is missing.
+"""Compare: which flavours of a source a repository has, and which are missing.
 
 Rules:
 
-1. A flavour is present if the channel has its exact package, built from the same commit.
-2. The same name and version from another commit, whatever the release, means that upstream moved a
-   tag: that is refused, never built over.
-3. A package that was yanked is never published again, so it is not built: that is refused too.
+1. A flavour is present if the repository has its exact package, built from the same commit.
+2. The same name and version from another commit, whatever the release, means that upstream moved a tag: an error.
+3. A yanked package is never published again, so it is not built again: an error.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..base.errors import PipelineError
-from ..base.records import Flavour, Package, Source
+from ..base.records import Flavour, Package, Source, nevra
 from ..base.versions import rpm_order
 
 ALL = "all"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The flavours to build, and the packages that need no work."""
+class Comparison:
+    """The flavours to build, and the packages that are published already."""
 
     missing: tuple[Flavour, ...]
     present: tuple[Package, ...]
 
 
 def select_flavours(flavours: Sequence[Flavour], name: str) -> tuple[Flavour, ...]:
-    """The flavours that ``-e flavour=`` means: one by its name, or "all" for every published one."""
+    """The flavours of ``-e flavour=``: one by its name, or "all" for every published one."""
     selected = tuple(f for f in flavours if (f.published if name == ALL else f.name == name))
     if not selected:
         known = ", ".join(flavour.name for flavour in flavours)
@@ -43,7 +42,7 @@ def select_flavours(flavours: Sequence[Flavour], name: str) -> tuple[Flavour, ..
 
 
 def unknown(wanted: Iterable[Flavour], published: Iterable[Package]) -> tuple[Flavour, ...]:
-    """The flavours of which no package is published, of whatever version."""
+    """The flavours without a published package of any version."""
     names = {package.name for package in published}
     return tuple(flavour for flavour in wanted if flavour.package_name not in names)
 
@@ -56,8 +55,8 @@ def plan(
     dist: str,
     arch: str = "x86_64",
     yanked: Container[str] = (),
-) -> Plan:
-    """What to build for ``source``; PipelineError if its tag moved since it was published, or it was yanked."""
+) -> Comparison:
+    """Compare ``source`` with the published packages; PipelineError if its tag moved or its package was yanked."""
     known = list(published)
     missing: list[Flavour] = []
     present: list[Package] = []
@@ -74,19 +73,19 @@ def plan(
         present += exact
         if exact:
             continue
-        nevra = f"{flavour.package_name}-{source.rpm_version}-{package_release}{dist}.{arch}"
-        if f"{nevra}.rpm" in yanked:
+        name = nevra(flavour.package_name, source.rpm_version, f"{package_release}{dist}", arch)
+        if f"{name}.rpm" in yanked:
             raise PipelineError(
-                f"{nevra} was yanked from this channel, and is never published again",
+                f"{name} was yanked from this repository, and is never published again",
                 source.url,
-                "If it is to be built anew, raise package_release",
+                "To build it again, raise package_release",
             )
         missing.append(flavour)
-    return Plan(tuple(missing), tuple(present))
+    return Comparison(tuple(missing), tuple(present))
 
 
 def predecessors(source: Source, missing: Iterable[Flavour], published: Iterable[Package]) -> list[Package]:
-    """For each missing flavour, the highest published package below ``source``: what a client upgrades from."""
+    """For each missing flavour, the highest published package below ``source``, from which clients upgrade."""
     known = list(published)
     found: list[Package] = []
     for flavour in missing:
@@ -107,10 +106,10 @@ _by_version = functools.cmp_to_key(_compare)
 
 
 def moved(source: Source, package: Package) -> PipelineError:
-    """The error of a tag that names another commit than the one that was published."""
+    """The error for a tag whose published package has another commit."""
     return PipelineError(
         f"{source.kind} {source.ref} moved: {package.nevra} was published from commit"
         f" {package.commit or '(none recorded)'}, it is now {source.commit}",
         source.url,
-        "Find out from upstream why. What is published stays; this version is not built again from another commit",
+        "Find out from upstream why. Published packages stay; this version is not built again from another commit",
     )

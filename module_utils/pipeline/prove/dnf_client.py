@@ -43,6 +43,7 @@ from pathlib import Path
 from ..base.errors import PipelineError
 from ..base.records import Flavour, Package, Record, sha256_file
 from ..base.run import CommandFailed, ProgramMissing, run
+from ..sign.trust import signer_of
 from .sandbox import PATH, Client
 
 PROVIDER = "mistralrs-client-provider"
@@ -250,16 +251,6 @@ def parse_fingerprints(colons: str) -> dict[str, tuple[str, ...]]:
         elif fields[0] == "fpr" and kind == "sub":
             keys[primary], kind = (*keys[primary], fields[9]), ""
     return keys
-
-
-def signer_of(information: str) -> str:
-    """The signing key's id in ``rpm -qi``: 16 hex digits, or "" for an unsigned package.
-
-    rpm 4 shows an id and rpm 6 a fingerprint, of which the id is the end.
-    """
-    above_description = information.partition("\nSource RPM")[0]
-    found = re.search(r"(?s)\nSignature.*?Key (?:ID|Fingerprint):? *([0-9a-fA-F]{16,})", above_description)
-    return found[1][-16:].lower() if found else ""
 
 
 def read_primary(xml: bytes) -> Metadata:

@@ -1,13 +1,13 @@
-"""Sign: an unsigned package in, the same package with the signer's signature out.
+"""Sign: from an unsigned package to a copy with the signer's signature.
 
 Rules:
 
-1. The builder's file is never changed: a copy is signed, in a folder named by the unsigned file's digest, so
-   that a second run finds it. It is good for as long as its key is trusted: the same package signed by the next
-   key would be other bytes under a name that may be published by then.
-2. Before: the file is what its record says, rpm's own digests hold, and nobody has signed it.
-3. After: rpm accepts it with every digest and every signature required, knowing the trusted key only.
-   `rpmkeys -K` alone says "digests OK" and exits 0 for an unsigned package (seen with rpm 4.18).
+1. The unsigned file never changes. Its signed copy lies in a folder named by the unsigned file's digest, where a second
+   run finds it. The copy is valid for as long as its key is trusted, even if another key signs now: a second signature
+   would be other bytes under a name that may be published.
+2. Before signing: the file has the digest of its record, rpm's own digests are good, and it has no signature.
+3. After signing: rpm accepts the copy with every digest and signature required and the trusted keys alone.
+   `rpmkeys -K` by itself prints "digests OK" and exits 0 for an unsigned package (seen with rpm 4.18).
 """
 
 from __future__ import annotations
@@ -24,45 +24,39 @@ from ..base.errors import PipelineError
 from ..base.records import Package, sha256_file
 from ..base.run import run
 from .keyring import Keyring, SigningKey, gpg_program, opened
+from .signer import Signer
 
 _RECORD = "package.json"
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A signed package; ``changed`` says whether it was signed now (in check mode: would be)."""
+    """A signed package; ``changed`` is true if it was signed now, or in check mode would be."""
 
     changed: bool
     package: Package
 
 
-def sign_package(
-    package: Package,
-    root: Path,
-    *,
-    home: Path,
-    passphrase_file: Path | None,
-    trusted_keys: Path,
-    check: bool = False,
-) -> Signed:
-    """The signed copy of ``package`` below ``root``/signed.
+def sign_package(package: Package, signer: Signer, *, check: bool = False) -> Signed:
+    """The signed copy of ``package`` below the signer's folder ``signed``.
 
-    Raises PipelineError for no key, an expired key, a wrong passphrase, a changed or signed package,
-    and a key that ``trusted_keys`` does not hold; then nothing is left behind.
+    Raises PipelineError for a missing or expired key, a wrong passphrase, a changed or signed package, and a key that
+    is not trusted; then nothing is left behind. With ``check``, a package without a path (not built yet) counts as
+    unsigned.
     """
-    if check and not package.path:  # still to be built
+    if check and not package.path:
         return Signed(True, package)
     source = Path(package.path)
-    with opened(home, passphrase_file) as keyring:
-        folder = root / "signed" / package.sha256[:16]
-        done = find_signed(folder, package.filename, trusted_keys)
+    with opened(signer.home, signer.passphrase_file) as keyring:
+        folder = signer.root / "signed" / package.sha256[:16]
+        done = find_signed(folder, package.filename, signer.trusted_keys)
         if done:
             return Signed(False, done)
         key = keyring.signing_key()
         require_unsigned(source, package.sha256)
         if check:
             return Signed(True, package)
-        # A wrong passphrase is told here, in gpg's own words and not rpmsign's.
+        # Fails here on a wrong passphrase, with a clearer message than rpmsign's.
         keyring.sign(b"", key)
         partial = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
@@ -70,7 +64,7 @@ def sign_package(
             target = partial / package.filename
             shutil.copyfile(source, target)
             add_signature(target, keyring, key)
-            verify_signed(target, trusted_keys)
+            verify_signed(target, signer.trusted_keys)
             target.chmod(0o644)
             signed = dataclasses.replace(
                 package,
@@ -87,7 +81,7 @@ def sign_package(
 
 
 def find_signed(folder: Path, filename: str, trusted_keys: Path) -> Package | None:
-    """What an earlier run left in ``folder``, if it is whole and its key is still trusted."""
+    """The signed package of an earlier run in ``folder``, if it is intact and its key is still trusted."""
     if not (folder / _RECORD).is_file():
         return None
     try:
@@ -101,10 +95,10 @@ def find_signed(folder: Path, filename: str, trusted_keys: Path) -> Package | No
 
 
 def require_unsigned(path: Path, sha256: str) -> None:
-    """PipelineError unless ``path`` is the package that its record names, intact and without a signature."""
+    """PipelineError unless ``path`` is the package of the digest ``sha256``, intact and unsigned."""
     again = "Build the package again: delete its folder on the builder and run again"
     if not path.is_file():
-        raise PipelineError("the package to sign is not here", str(path), "Copy it from the builder, or run again")
+        raise PipelineError("the package to sign does not exist", str(path), "Copy it from the builder, or run again")
     actual = sha256_file(path)
     if actual != sha256:
         raise PipelineError(
@@ -119,25 +113,25 @@ def require_unsigned(path: Path, sha256: str) -> None:
         raise PipelineError(
             f"the package is signed already: {signatures[0]}",
             str(path),
-            "Give the unsigned package that rpm_package left; a published package is never signed again",
+            "Pass the unsigned package that rpm_package built; a published package is never signed again",
         )
     bad = [line.strip() for line in lines if ": BAD" in line]
     if bad or not any(line.endswith("digest: OK") for line in lines):
-        said = bad[0] if bad else " | ".join(lines)
-        raise PipelineError(f"rpm finds the package damaged: {said}", str(path), again)
+        output = bad[0] if bad else " | ".join(lines)
+        raise PipelineError(f"rpm finds the package damaged: {output}", str(path), again)
 
 
 def add_signature(path: Path, keyring: Keyring, key: SigningKey) -> None:
-    """Sign ``path`` in place with rpmsign, through the open keyring and its agent."""
+    """Sign ``path`` in place with rpmsign, through the open keyring and its gpg-agent."""
     extra = ["--batch", *keyring.unlocked()]
     macros = {
-        "__gpg": gpg_program(),  # Debian's default names gpg2, which is not there
-        "_openpgp_sign": "gpg",  # rpm 6 knows sq too
+        "__gpg": gpg_program(),  # Debian's default is gpg2, which its gnupg package lacks
+        "_openpgp_sign": "gpg",  # rpm 6 also supports sq
         "_gpg_path": str(keyring.home),
         "_gpg_name": f"{key.subkey}!",
         "_gpg_sign_cmd_extra_args": shlex.join(extra),
     }
-    # rpm expands what it is given: a % in a path is written twice.
+    # rpm expands macros in the values, so a % in a path is doubled.
     pairs = [f"{name} {value.replace('%', '%%')}" for name, value in macros.items()]
     defines = [word for pair in pairs for word in ("--define", pair)]
     run(["rpmsign", *defines, "--addsign", path], env={"GNUPGHOME": str(keyring.home)}, timeout=600)
@@ -148,21 +142,19 @@ def verify_signed(path: Path, trusted_keys: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder)
         run(["rpmkeys", "--dbpath", database, "--import", trusted_keys])
-        said = _check(path, database)
-    signatures = [line for line in said.splitlines() if "signature" in line.lower() and line.endswith(": OK")]
-    bad = [
-        line.strip() for line in said.splitlines() if any(word in line for word in (": BAD", ": NOKEY", ": NOTTRUSTED"))
-    ]
+        lines = _check(path, database).splitlines()
+    signatures = [line for line in lines if "signature" in line.lower() and line.endswith(": OK")]
+    bad = [line.strip() for line in lines if any(word in line for word in (": BAD", ": NOKEY", ": NOTTRUSTED"))]
     if bad or not signatures:
         raise PipelineError(
-            f"rpm does not accept the signature: {' | '.join(bad) or 'there is none'}",
+            f"rpm does not accept the signature: {' | '.join(bad) or 'none found'}",
             str(path),
             f"Check that {trusted_keys} is the public half of the key that signs",
         )
 
 
 def _check(path: Path, database: Path) -> str:
-    """What rpm says of each digest and signature, one a line."""
+    """rpm's verdict on each digest and signature, one a line."""
     done = run(
         [
             "rpmkeys",

@@ -1,11 +1,11 @@
-"""Whose signature counts: detached signatures, checked against the trusted keys and no other.
+"""Trust: signatures verified against the trusted keys alone, and the file that holds them.
 
 Rules:
 
-1. The trusted keys are a file of armored public keys, one block for each certificate: of a block that holds two, rpm 4
-   reads the first. No keyring, trust database or configuration of the caller takes part.
-2. A signature counts when gpgv calls it good and neither it, nor its key, is expired or revoked.
-3. Whoever reads a file that is covered by a signature checks it here before looking into it.
+1. The trusted keys are a file of armored public keys, one block for each certificate: of a block with two, rpm 4 reads
+   only the first. No keyring, trust database or configuration of the caller is used.
+2. A signature is valid if gpgv calls it good and neither it nor its key is expired or revoked.
+3. A file that a signature covers is verified here before it is parsed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from ..base.errors import PipelineError
 from ..base.run import CommandFailed, run
 
+_SIGNATURE = re.compile(r"\nSignature.*?Key (?:ID|Fingerprint):? *([0-9a-fA-F]{16,})", re.DOTALL)
 _BLOCK = re.compile(
     rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(?:[^\r\n]+\r?\n)*\r?\n(?P<body>[A-Za-z0-9+/=\r\n]+?)"
     rb"(?:=[A-Za-z0-9+/]{4}\r?\n)?-----END PGP PUBLIC KEY BLOCK-----"
@@ -27,12 +28,12 @@ _BLOCK = re.compile(
 
 
 def read_public_keys(path: Path) -> bytes:
-    """The keys of an armored file in the binary form that gpgv reads."""
+    """The keys of an armored file, in the binary form that gpgv reads."""
     try:
         blocks = [base64.b64decode(found["body"]) for found in _BLOCK.finditer(path.read_bytes())]
     except (OSError, binascii.Error) as error:
         raise PipelineError(
-            f"the trusted public key cannot be read: {error}", str(path), "signing_key leaves one there"
+            f"the trusted keys cannot be read: {error}", str(path), "The module signing_key writes this file"
         ) from error
     if not blocks:
         raise PipelineError(
@@ -48,7 +49,7 @@ def list_public_keys(path: Path) -> str:
 
 def read_certificates(path: Path) -> dict[str, str]:
     """The armored certificates of a file by their fingerprints, in its order."""
-    read_public_keys(path)  # refuses what is no such file
+    read_public_keys(path)  # fails for any other file
     found: dict[str, str] = {}
     for block in _BLOCK.finditer(path.read_bytes()):
         colons = _listed(base64.b64decode(block["body"]), path).splitlines()
@@ -56,16 +57,16 @@ def read_certificates(path: Path) -> dict[str, str]:
         names = [fields[9] for above, fields in zip([[""], *kinds], kinds, strict=False) if above[0] == "pub"]
         if len(names) != 1:
             raise PipelineError(
-                f"a block of this file holds {len(names)} certificates, and rpm would read one of them",
+                f"a block of this file holds {len(names)} certificates, of which rpm reads only one",
                 str(path),
-                "Export each by itself into the file: gpg --armor --export FINGERPRINT >> FILE",
+                "Export each into a block of its own: gpg --armor --export FINGERPRINT >> FILE",
             )
         found[names[0]] = block[0].decode() + "\n"
     return found
 
 
 def write_certificates(path: Path, certificates: Mapping[str, str]) -> None:
-    """Give the file these certificates, whole or not at all; everybody may read it."""
+    """Replace the file by these certificates, whole or not at all, with mode 0644."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.new")
     partial.write_text("".join(certificates.values()))
@@ -83,12 +84,22 @@ def _listed(keys: bytes, path: Path) -> str:
             ) from error
 
 
-def verify_detached(data: bytes, signature: bytes, key: Path, where: str) -> str:
-    """The fingerprint of the key in the file ``key`` that made the good ``signature`` of ``data``; else PipelineError.
+def signer_of(information: str) -> str:
+    """The id of the key that signed a package, from ``rpm -qi``: 16 hex digits, or "" for an unsigned package.
+
+    rpm 4 prints an id and rpm 6 a fingerprint, of which the id is the end.
+    """
+    above_description = information.partition("\nSource RPM")[0]
+    found = _SIGNATURE.search(above_description)
+    return found[1][-16:].lower() if found else ""
+
+
+def verify_detached(data: bytes, signature: bytes, trusted_keys: Path, where: str) -> str:
+    """The fingerprint of the trusted key that made the valid ``signature`` of ``data``; else PipelineError.
 
     ``where`` names the signed file in the error.
     """
-    keyring = read_public_keys(key)
+    keyring = read_public_keys(trusted_keys)
     with tempfile.TemporaryDirectory() as folder:
         (ring := Path(folder, "keyring.gpg")).write_bytes(keyring)
         (detached := Path(folder, "signature")).write_bytes(signature)
@@ -102,14 +113,14 @@ def verify_detached(data: bytes, signature: bytes, key: Path, where: str) -> str
     if done.returncode == 0 and "VALIDSIG" in status and "GOODSIG" in status:
         return status["VALIDSIG"][0]
     what, remedy = _refusal(set(status))
-    raise PipelineError(what, where, remedy.format(key=key))
+    raise PipelineError(what, where, remedy.format(trusted_keys=trusted_keys))
 
 
 def _refusal(status: set[str]) -> tuple[str, str]:
     if "BADSIG" in status:
         return (
             "the signature does not fit the file: one of the two was changed",
-            "Publish a new snapshot; unless somebody changed the tree by hand, take the host for broken into",
+            "Publish a new snapshot; unless somebody changed the tree by hand, treat the host as compromised",
         )
     if status & {"EXPKEYSIG", "KEYEXPIRED", "EXPSIG"}:
         return (
@@ -121,6 +132,6 @@ def _refusal(status: set[str]) -> tuple[str, str]:
     if "NO_PUBKEY" in status:
         return (
             "the signature is by a key that is not trusted",
-            "Check that {key} is the public key of the signer that publishes here",
+            "Check that {trusted_keys} holds the key of the signer that publishes here",
         )
-    return "there is no signature that can be checked", "Publish a new snapshot"
+    return "the file has no readable signature", "Publish a new snapshot"

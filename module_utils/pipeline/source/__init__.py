@@ -1,1 +1,1 @@
-"""Which commit of upstream a run is about, and its files."""
+"""The commit of upstream that a run builds, and its files."""

@@ -1,33 +1,30 @@
 """The builder's one persistent checkout of upstream.
 
-Cargo judges freshness by modification times (The Cargo Book, "Build Scripts", rerun-if-changed), so a
-fresh clone would run every build script, and so every nvcc, again. The checkout therefore stays where it
-is and is moved between commits by git, which touches only the files that differ.
+Cargo judges freshness by modification times (The Cargo Book, "Build Scripts", rerun-if-changed), so a fresh clone would
+run every build script, and so every nvcc, again. The checkout therefore has a fixed path, and git moves it between
+commits: it touches only the files that differ.
 
-A commit that upstream has not is brought here as a pack. It may come without its history: git then knows it as
-the end of a shallow clone, and fetches from upstream go on as before.
+A commit that upstream lacks arrives as a pack, possibly without its history: git then treats it as the end of a shallow
+clone, and later fetches from upstream still work.
 """
 
 from __future__ import annotations
 
-import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..base.errors import PipelineError
 from ..base.git import git, has, initialise, parents_and_time
 from ..base.records import Record, Source
 from ..base.run import CommandFailed
+from .manifest import look
 
 
 @dataclass(frozen=True)
 class Checkout(Record):
-    """What the tree at a commit says of itself.
+    """The checkout at a commit: ``crate_version`` and ``rust_version`` as in ``manifest.Tree``.
 
-    ``crate_version`` is the workspace's own version, which `--version` prints and which differs from
-    some tags; ``rust_version`` the lowest rustc it names ("" if none); ``moved`` whether files changed.
+    ``moved``: the checkout was at another commit before.
     """
 
     folder: str
@@ -38,7 +35,7 @@ class Checkout(Record):
 
 
 def current_commit(folder: Path) -> str:
-    """The commit that is checked out, or "" where there is none."""
+    """The commit that is checked out, or "" if there is none."""
     if not (folder / ".git" / "HEAD").is_file():
         return ""
     try:
@@ -48,9 +45,9 @@ def current_commit(folder: Path) -> str:
 
 
 def move(folder: Path, source: Source, package: str) -> Checkout:
-    """Bring the checkout to ``source``'s commit, exactly: local changes and stray files go.
+    """Move the checkout to exactly ``source``'s commit: removes local changes and stray files.
 
-    Fetches only what is missing. ``package`` is the cargo package whose version counts.
+    Fetches the commit if it is missing. ``package`` is the cargo package whose version counts.
     """
     bring(folder, source)
     before = current_commit(folder)
@@ -58,11 +55,12 @@ def move(folder: Path, source: Source, package: str) -> Checkout:
     if before != source.commit or dirty:
         git("checkout", "--quiet", "--force", "--detach", source.commit, repository=folder)
         git("clean", "-ffdxq", repository=folder)
-    return describe(folder, source.commit, package, moved=before != source.commit)
+    tree = look(folder, source.commit, package)
+    return Checkout(str(folder), source.commit, tree.crate_version, tree.rust_version, before != source.commit)
 
 
 def known(folder: Path) -> list[str]:
-    """The commits whose files are all here: the one that is checked out, and all that a ref names."""
+    """The commits whose files are all here: the one that is checked out, and those that a ref names."""
     if not current_commit(folder):
         return []
     named = git("for-each-ref", "--format=%(objecttype) %(objectname) %(*objectname)", repository=folder)
@@ -72,9 +70,9 @@ def known(folder: Path) -> list[str]:
 
 
 def receive(folder: Path, commit: str, pack: Path) -> bool:
-    """Take in a commit from a pack of what ``known`` did not name; True unless it was here.
+    """Add a commit from a pack that lacks the objects of the ``known`` commits; False if it was here already.
 
-    Raises PipelineError when the two together are not the whole commit, and then leaves the checkout as it was.
+    Raises PipelineError, and leaves the checkout as it was, if the commit is not complete afterwards.
     """
     initialise(folder, bare=False)
     if has(folder, commit) and _whole(folder, commit):
@@ -87,9 +85,9 @@ def receive(folder: Path, commit: str, pack: Path) -> bool:
         raise PipelineError(
             f"the pack does not complete commit {commit}",
             where=str(folder),
-            remedy="The checkout was changed while this run was under way: run again",
+            remedy="The checkout changed during this run: run again",
         )
-    # What it is based on may have come with it, and makes the next pack small.
+    # The pack may hold the commit's parent too, which makes the next pack small.
     base = next((c for c in parents_and_time(folder, commit)[0] if has(folder, c) and _whole(folder, c)), commit)
     shallow = folder / ".git" / "shallow"
     ends = set(shallow.read_text().split() if shallow.is_file() else [])
@@ -104,7 +102,7 @@ def receive(folder: Path, commit: str, pack: Path) -> bool:
 
 
 def bring(folder: Path, source: Source) -> None:
-    """Have ``source``'s commit in the repository, fetched if it is missing; the work tree stays as it is."""
+    """Fetch ``source``'s commit if it is missing; the work tree stays as it is."""
     initialise(folder, bare=False)
     if not has(folder, source.commit):
         _fetch(folder, source)
@@ -112,39 +110,8 @@ def bring(folder: Path, source: Source) -> None:
         raise PipelineError(
             f"{source.ref} no longer contains commit {source.commit}",
             where=source.url,
-            remedy="Upstream moved while this run was under way: run again",
+            remedy="Upstream moved during this run: run again",
         )
-
-
-def describe(folder: Path, commit: str, package: str, *, moved: bool) -> Checkout:
-    """What the manifests in the checkout say of ``package``."""
-    workspace = _manifest(folder / "Cargo.toml").get("workspace", {})
-    shared = workspace.get("package", {})
-    for member in workspace.get("members", []):
-        for manifest in sorted(folder.glob(f"{member}/Cargo.toml")):
-            own = _manifest(manifest).get("package", {})
-            if own.get("name") == package:
-                version = inherited(own, shared, "version")
-                return Checkout(str(folder), commit, version, inherited(own, shared, "rust-version"), moved)
-    raise PipelineError(
-        f"the workspace has no package {package}",
-        where=str(folder / "Cargo.toml"),
-        remedy="Set upstream_package to the package that builds the binary",
-    )
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise PipelineError(f"not a readable cargo manifest: {error}", str(path)) from error
-
-
-def inherited(own: dict[str, Any], shared: dict[str, Any], key: str) -> str:
-    value = own.get(key, "")
-    if isinstance(value, dict):
-        value = shared.get(key, "")
-    return re.sub(r"\s", "", str(value))
 
 
 def _fetch(folder: Path, source: Source) -> None:
@@ -155,7 +122,7 @@ def _fetch(folder: Path, source: Source) -> None:
     try:
         _fetch_refs(folder, source, f"+{source.commit}:refs/upstream/{source.commit}")
     except CommandFailed:
-        # A server may give what its branches name, and no commit by its id.
+        # A server may serve its branches, but no commit by its id.
         _fetch_refs(folder, source, "+refs/heads/*:refs/upstream/*")
 
 

@@ -1,17 +1,17 @@
-"""Resolve a local checkout: one commit of it, or its uncommitted work, and a pack of what a builder lacks of that.
+"""Resolve a local clone: one commit of it, or its uncommitted work, and a pack of the objects that a builder lacks.
 
 Rules:
 
-1. The developer's repository is read and never written: every object that is made lies in a git directory that
-   lasts as long as the run and has the developer's objects as alternates.
-2. Nothing of the developer's configuration is run, no hook, filter or file monitor: it may be anybody's repository.
-   What says which files are ignored, and how they are compared, is honoured. Submodules are not looked into, for git
-   would do that by their own configuration: they stay at the commits that the index names.
-3. Uncommitted work is a commit on top of HEAD, one second later so that its package sorts above that of HEAD. Its
-   names and dates are pinned: the same files give the same commit. A clean tree is HEAD itself.
-4. The pack holds the commit, and of its files what no commit of the builder has; with uncommitted work also those of
-   HEAD, so that the next pack is small. There is no history in it, and a shallow clone will do.
-5. A commit is named after upstream's releases, not the clone's own tags.
+1. The developer's repository is never written: new objects go to a temporary git directory that has the developer's
+   objects as alternates.
+2. No program of the developer's configuration runs, no hook, filter or file monitor: the repository may be anybody's.
+   Its rules for ignored files and for comparing files apply. Submodules stay at the commits that the index names: git
+   would enter them with their own configuration.
+3. Uncommitted work becomes a commit on top of HEAD, one second later so that its package sorts above that of HEAD. Its
+   names and dates are fixed: the same files give the same commit. A clean tree is HEAD itself.
+4. The pack holds the commit and those of its files that no commit of the builder has; with uncommitted work also those
+   of HEAD, so that the next pack is small. It has no history, so a shallow clone is enough.
+5. A commit's version comes from upstream's releases, not from the clone's own tags.
 """
 
 from __future__ import annotations
@@ -33,19 +33,22 @@ from ..base.versions import commit_version
 from .upstream import BRANCHES, base_release, update_mirror
 
 CHANNEL = "unstable"
-"""The one channel that a package of a commit may go to."""
+"""The one channel for packages of commits."""
 
 _PERSON = "Uncommitted work <uncommitted@localhost>"
 _MADE = "made"
-# Seconds that a pack is left for a run that brings it.
+# A pack of another run stays for this many seconds.
 _KEPT = 86400
-# Of the clone's configuration, what says whether a file differs or is ignored; no program is named in these.
+# The settings of the clone that decide whether a file differs or is ignored; none of them names a program.
 _HONOURED = ("core.fileMode", "core.autocrlf", "core.eol", "core.symlinks", "core.ignoreCase", "core.excludesFile")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked for: ``commit`` of upstream; or ``ref``, or the uncommitted work, of the clone ``source``."""
+class DevRequest:
+    """A development build: ``commit`` of upstream; or ``ref``, or the uncommitted work, of the clone ``source``.
+
+    ``incremental`` is None where the developer did not choose.
+    """
 
     source: str = ""
     ref: str = ""
@@ -57,39 +60,39 @@ class Asked:
 
     @property
     def incrementally(self) -> bool:
-        """How it is compiled where nothing was said: what is published as releases are, else incrementally."""
+        """Whether to compile incrementally. By default a package to publish is not, any other is."""
         return not self.publish if self.incremental is None else self.incremental
 
     def refuse(self) -> None:
-        """PipelineError where the words do not go together."""
+        """PipelineError if the options contradict each other."""
         if self.publish not in ("", CHANNEL):
-            raise _unasked(
+            raise _refused(
                 f"a development build cannot be published to {self.publish}",
-                f"Leave publish out, or say publish={CHANNEL}; {self.publish} is made of releases, by release.yml",
+                f"Leave publish out, or set publish={CHANNEL}; release.yml publishes releases to {self.publish}",
             )
         if self.publish and self.incremental:
-            raise _unasked(
-                "incremental was given with publish, and what is published is compiled as releases are",
+            raise _refused(
+                "incremental was given with publish, but a package to publish is compiled as releases are",
                 "Leave one of them out",
             )
         if self.channel != CHANNEL:
-            raise _unasked(
-                f"channel={self.channel} was asked for, and a development build belongs to {CHANNEL}",
+            raise _refused(
+                f"channel={self.channel} was given, but a development build belongs to {CHANNEL}",
                 f"Leave channel out; publish={CHANNEL} publishes",
             )
         if bool(self.source) == bool(self.commit):
-            raise _unasked(
+            raise _refused(
                 "both source and commit were given" if self.source else "neither source nor commit was given",
-                "Say source= (SOURCE= with make) for a local clone, or commit= (COMMIT=) for a commit of upstream",
+                "Set source= (SOURCE= with make) for a local clone, or commit= (COMMIT=) for a commit of upstream",
             )
         if self.commit and (self.ref or self.uncommitted):
-            raise _unasked(
+            raise _refused(
                 f"{'uncommitted' if self.uncommitted else 'ref'} was given with commit",
-                "Both belong to source=: leave commit out, or leave them out",
+                "It belongs to source=: leave commit out, or leave it out",
             )
 
 
-def _unasked(what: str, remedy: str) -> PipelineError:
+def _refused(what: str, remedy: str) -> PipelineError:
     return PipelineError(what, "playbooks/dev.yml", f"{remedy}. Nothing was built")
 
 
@@ -100,15 +103,15 @@ def one_flavour(flavours: Sequence[Flavour], name: str) -> Flavour:
             return flavour
     known = ", ".join(flavour.name for flavour in flavours)
     raise PipelineError(
-        "a development build is of one flavour" if name == "all" else f"there is no flavour {name}",
+        "a development build has one flavour" if name == "all" else f"there is no flavour {name}",
         "inventory/group_vars/all/flavours.yml",
-        f"Say flavour= (FLAVOUR= with make) with one of: {known}",
+        f"Set flavour= (FLAVOUR= with make) to one of: {known}",
     )
 
 
 @dataclass(frozen=True)
 class Clone:
-    """A git repository of the developer. ``git_dir`` holds HEAD and the index, ``common`` what all worktrees share."""
+    """A git repository of the developer. ``git_dir`` has HEAD and the index; all worktrees share ``common``."""
 
     path: Path
     git_dir: Path
@@ -119,7 +122,7 @@ class Clone:
     def at(cls, path: Path) -> Clone:
         """The repository of exactly this folder: a checkout, a worktree of one, or a bare repository."""
         folder = path.resolve()
-        # No folder above it is looked at: a stray path below another checkout is not taken for that one.
+        # A path below another checkout is not taken for that checkout.
         env = {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
         words = ["--absolute-git-dir", "--git-common-dir", "--is-inside-work-tree"]
         try:
@@ -127,14 +130,14 @@ class Clone:
             work_tree = Path(_rev_parse(folder, "--show-toplevel", env=env)[0]) if inside == "true" else None
         except PipelineError as error:
             raise PipelineError(
-                f"source is no git repository, or one that may not be read: {error.what}",
+                f"source is no readable git repository: {error.what}",
                 where=str(folder),
                 remedy="Name the top folder of a checkout, or a bare repository, on the machine that runs Ansible",
             ) from error
         return cls(folder, Path(git_dir), (folder / common).resolve(), work_tree)
 
     def commit(self, ref: str, objects: Path) -> str:
-        """The commit that a ref means; ``objects`` is a git directory that sees the clone's objects."""
+        """The commit of a ref; ``objects`` is a git directory that sees the clone's objects."""
         try:
             name = self._ask("rev-parse", "--verify", "--quiet", "--end-of-options", ref).split()[-1]
             return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", repository=objects).strip()
@@ -144,15 +147,15 @@ class Clone:
             raise PipelineError(
                 f"{ref} names no commit",
                 where=str(self.path),
-                remedy=f"The nearest are: {near}" if near else "Say ref= (REF= with make) with a branch, tag or id",
+                remedy=f"The nearest are: {near}" if near else "Set ref= (REF= with make) to a branch, tag or id",
             ) from error
 
     def index(self) -> str:
-        """Its entries as git lists them, "mode id stage<tab>path", each with an end of NUL."""
+        """Its entries as git lists them, "mode id stage<tab>path", each ended by NUL."""
         return self._ask("-c", "core.fsmonitor=false", "ls-files", "--sparse", "--stage", "-z")
 
     def settings(self) -> dict[str, str]:
-        """What of its configuration is honoured."""
+        """The settings of its configuration that apply."""
         values = {}
         for name in _HONOURED:
             try:
@@ -166,32 +169,32 @@ class Clone:
 
 
 def _rev_parse(folder: Path, *words: str, env: Mapping[str, str]) -> list[str]:
-    # Another account's repository too: nothing of its configuration is run by this.
+    # Another account may own the repository: this runs no program of its configuration.
     return git("-c", "safe.directory=*", "-C", folder, "rev-parse", *words, env={**env, **OFFLINE}).splitlines()
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """A Source of a local clone, the ``pack`` for the builder if it needs one, and what the operator should know."""
+class ResolvedClone:
+    """The Source of a local clone, the ``pack`` for the builder if it needs one, and warnings for the operator."""
 
     source: Source
     pack: Path | None
     warnings: tuple[str, ...]
 
 
-def resolve_local(asked: Asked, url: str, mirror: Path, known: Iterable[str], packs: Path) -> Resolved:
-    """The commit of ``asked.source``, and a pack in ``packs`` of what a builder with the commits ``known`` lacks of it.
+def resolve_local(request: DevRequest, url: str, mirror: Path, known: Iterable[str], packs: Path) -> ResolvedClone:
+    """The commit of ``request.source``, and a pack in ``packs`` for a builder that has the commits ``known``.
 
-    Costs one ``git ls-remote`` of upstream, for its releases. If it cannot be reached, those that are known count.
+    Costs one ``git ls-remote`` of upstream, for its releases. If upstream is unreachable, the known ones count.
     """
-    clone = Clone.at(Path(asked.source))
+    clone = Clone.at(Path(request.source))
     with _scratch(clone.common / "objects", mirror / "objects") as scratch:
-        head = clone.commit(asked.ref or "HEAD", scratch)
-        commit = _uncommitted(clone, head, scratch) if asked.uncommitted else head
+        head = clone.commit(request.ref or "HEAD", scratch)
+        commit = _uncommitted(clone, head, scratch) if request.uncommitted else head
         warnings = _update(url, mirror)
         _, moment = parents_and_time(scratch, commit)
         try:
-            # In the mirror a commit that is missing would pass for one that was left out on purpose.
+            # The mirror is a partial clone: there a missing commit would pass for one that was left out on purpose.
             git("rev-list", "--quiet", commit, repository=scratch)
             base = base_release(mirror, commit, str(clone.path), objects=scratch / "objects")
         except CommandFailed as error:
@@ -202,7 +205,7 @@ def resolve_local(asked: Asked, url: str, mirror: Path, known: Iterable[str], pa
             ) from error
         source = Source(
             url=url if has(mirror, commit) else clone.path.as_uri(),
-            ref=asked.ref or "HEAD",
+            ref=request.ref or "HEAD",
             kind="commit",
             commit=commit,
             commit_time=moment,
@@ -220,12 +223,12 @@ def resolve_local(asked: Asked, url: str, mirror: Path, known: Iterable[str], pa
                 where=str(clone.path),
                 remedy="It is a partial clone: check that commit out there once, which fetches them, then run again",
             ) from error
-    return Resolved(source, pack, tuple(warnings))
+    return ResolvedClone(source, pack, tuple(warnings))
 
 
 @contextmanager
 def _scratch(*objects: Path) -> Iterator[Path]:
-    """An empty git directory that sees the objects of others, and those that are made in its folder ``_MADE``."""
+    """An empty git directory with other object folders as alternates; new objects go to its folder ``_MADE``."""
     with tempfile.TemporaryDirectory(prefix="mistralrs-dev-") as name:
         scratch = Path(name) / "repository.git"
         initialise(scratch, bare=True)
@@ -236,18 +239,18 @@ def _scratch(*objects: Path) -> Iterator[Path]:
 
 
 def _uncommitted(clone: Clone, head: str, scratch: Path) -> str:
-    """The commit of the work tree as it is, ignored files left out; ``head`` where it is just that."""
+    """The commit of the work tree without ignored files; ``head`` itself for a clean tree."""
     if clone.work_tree is None:
         raise PipelineError("this repository has no work tree", str(clone.path), "Leave uncommitted out")
     if clone.work_tree != clone.path:
         raise PipelineError(
-            f"the work tree of this repository is another folder, {clone.work_tree}: its core.worktree says so",
+            f"core.worktree of this repository names another folder, {clone.work_tree}",
             where=str(clone.path),
             remedy="Run git config --unset core.worktree there, or leave uncommitted out",
         )
     if head != clone.commit("HEAD", scratch):
         raise PipelineError("uncommitted work is on top of HEAD", str(clone.path), "Leave out ref or uncommitted")
-    # With its times, by which git knows a file that changed right after the index was written.
+    # The copy keeps the times: git compares them to notice a change right after the index was written.
     index = scratch / "index"
     for file in (clone.git_dir / "index", *clone.git_dir.glob("sharedindex.*")):
         if file.is_file():
@@ -259,7 +262,7 @@ def _uncommitted(clone: Clone, head: str, scratch: Path) -> str:
         **clone.settings(), "core.bare": "false", "core.fsmonitor": "false", "core.untrackedCache": "false",
         "core.hooksPath": "/dev/null",
     }  # fmt: skip
-    # Without the clone's objects: git would set the times of those that it finds there already.
+    # The clone's objects stay out: git would touch those that it finds there.
     env = {**OFFLINE, "GIT_INDEX_FILE": str(index), "GIT_OBJECT_DIRECTORY": str(scratch / _MADE)}
 
     def there(*words: str, stdin: str | None = None) -> str:
@@ -279,16 +282,18 @@ def _uncommitted(clone: Clone, head: str, scratch: Path) -> str:
         return there("hash-object", "-t", "commit", "-w", "--stdin", stdin=commit).strip()
     except CommandFailed as error:
         raise PipelineError(
-            f"the uncommitted work cannot be read: {error.what}", str(clone.path), "Mend that, or commit it"
+            f"the uncommitted work cannot be read: {error.what}", str(clone.path), "Fix that, or commit the work"
         ) from error
 
 
 def _refuse_index(listed: str, where: Path) -> None:
-    """PipelineError for an index of which no tree can be made, or not without looking into a submodule."""
+    """PipelineError for an index that gives no tree, or only by entering a submodule."""
     for line in listed.split("\0"):
         about, _, path = line.partition("\t")
         if about and not about.endswith(" 0"):
-            raise PipelineError(f"a merge is under way: {path} has conflicts", str(where), "Finish it, then run again")
+            raise PipelineError(
+                f"a merge is in progress: {path} has conflicts", str(where), "Finish it, then run again"
+            )
         if about.startswith("040000 "):
             raise PipelineError(
                 "the uncommitted work cannot be read from a sparse index",
@@ -300,9 +305,9 @@ def _refuse_index(listed: str, where: Path) -> None:
 
 
 def _without_submodules(listed: str) -> str:
-    """Pathspecs, each with an end of NUL, of all but the submodules of an index.
+    """Pathspecs, each ended by NUL, of everything but the submodules of an index.
 
-    In each that it knows, git add would run git status with the programs that the submodule's configuration names.
+    In a submodule git add runs git status, with the programs that the submodule's configuration names.
     """
     rows = (line.partition("\t") for line in listed.split("\0"))
     modules = [path for about, _, path in rows if about.startswith("160000 ")]
@@ -310,18 +315,18 @@ def _without_submodules(listed: str) -> str:
 
 
 def _update(url: str, mirror: Path) -> list[str]:
-    """Bring the mirror up to date; a warning where that cannot be and it will do as it is."""
+    """Update the mirror. If that fails and there is a mirror already, returns a warning."""
     try:
         update_mirror(url, mirror, remote_refs(url), BRANCHES)
     except PipelineError as error:
         if not (mirror / "HEAD").is_file():
             raise
-        return [f"{error.what}: the releases that were known before count"]
+        return [f"{error.what}: the version comes from the releases known before"]
     return []
 
 
 def _beyond(commit: str, scratch: Path) -> list[str]:
-    """What of the commit's files is not brought to the builder, since git keeps it elsewhere."""
+    """Warnings for files of the commit that the pack lacks, since git keeps them elsewhere."""
     rows = _listed(commit, scratch)
     modules = [path for mode, path in rows if mode == "160000"]
     attributes = [path for _, path in rows if path.rpartition("/")[2] == ".gitattributes"]
@@ -340,7 +345,7 @@ def _listed(commit: str, scratch: Path) -> list[tuple[str, str]]:
 
 
 def _pack(commits: Sequence[str], known: Iterable[str], scratch: Path, final: Path) -> None:
-    """Leave a pack of the commits and of those of their files that no ``known`` commit has."""
+    """Write a pack of the commits and of those of their files that no ``known`` commit has."""
     trees = [f"^{other}^{{tree}}" for other in known if has(scratch, f"{other}^{{tree}}")]
     listed = git("rev-list", "--objects", "--stdin", repository=scratch, env=OFFLINE,
                  stdin="".join(f"{line}\n" for line in (*(f"{c}^{{tree}}" for c in commits), *trees)))  # fmt: skip
@@ -352,5 +357,5 @@ def _pack(commits: Sequence[str], known: Iterable[str], scratch: Path, final: Pa
             older.unlink(missing_ok=True)
     shutil.move(scratch / f"brought-{name.strip()}.pack", final)
     final.chmod(0o600)
-    # git gives a pack the time of the newest object in it.
+    # git gives a pack the time of its newest object.
     final.touch()

@@ -1,8 +1,12 @@
-"""What a commit of upstream says of itself, read from the repository: the checkout stays where a build has it."""
+"""The cargo manifests of a commit, read from the repository: the checkout of a running build stays as it is.
+
+The workspace's version differs from some tags, and a member may inherit its version from the workspace.
+"""
 
 from __future__ import annotations
 
 import fnmatch
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +15,14 @@ from typing import Any
 from ..base.errors import PipelineError
 from ..base.git import git
 from ..base.records import Record
-from .checkout import inherited
 
 
 @dataclass(frozen=True)
 class Tree(Record):
-    """A commit's own words: ``features`` are those of the package, ``lock`` is git's name of Cargo.lock ("" for none).
+    """The manifest of one package at a commit.
 
-    ``crate_version`` is what ``--version`` prints and differs from some tags; ``rust_version`` the lowest rustc ("" if
-    none is named).
+    ``crate_version`` is the version that ``--version`` prints; ``rust_version`` the lowest rustc ("" if none is named).
+    ``features`` are the package's own; ``lock`` is the id of Cargo.lock's blob ("" if there is none).
     """
 
     commit: str
@@ -30,7 +33,7 @@ class Tree(Record):
 
 
 def look(repository: Path, commit: str, package: str) -> Tree:
-    """Read the manifests of a commit that the repository has."""
+    """Read the manifest of ``package`` at a commit that the repository has; PipelineError if there is none."""
     rows = [line.split(None, 3)[2:] for line in git("ls-tree", "-r", commit, repository=repository).splitlines()]
     files = {name: blob for blob, name in rows}
     workspace = _manifest(repository, commit, "Cargo.toml").get("workspace", {})
@@ -44,13 +47,21 @@ def look(repository: Path, commit: str, package: str) -> Tree:
         manifest = _manifest(repository, commit, f"{folder}/Cargo.toml")
         own = manifest.get("package", {})
         if own.get("name") == package:
-            version, rust = (inherited(own, shared, key) for key in ("version", "rust-version"))
+            version, rust = (_inherited(own, shared, key) for key in ("version", "rust-version"))
             return Tree(commit, version, rust, tuple(manifest.get("features", {})), files.get("Cargo.lock", ""))
     raise PipelineError(
         f"the workspace has no package {package}",
         where=f"Cargo.toml of {commit[:12]}",
         remedy="Set upstream_package to the package that builds the binary",
     )
+
+
+def _inherited(own: dict[str, Any], shared: dict[str, Any], key: str) -> str:
+    """A key of the package; ``key.workspace = true`` takes the workspace's."""
+    value = own.get(key, "")
+    if isinstance(value, dict):
+        value = shared.get(key, "")
+    return re.sub(r"\s", "", str(value))
 
 
 def _manifest(repository: Path, commit: str, name: str) -> dict[str, Any]:

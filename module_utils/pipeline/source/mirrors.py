@@ -1,21 +1,21 @@
-"""Mirrors: where git repositories and crates come from instead, and what a build without a network needs beforehand.
+"""Mirrors of git repositories and crates, and the dependencies that a build without a network needs beforehand.
 
 Rules:
 
-1. Records, Cargo.lock and manifests keep the real addresses. git itself goes elsewhere: ``url.<mirror>.insteadOf`` in
-   its environment (git-config(1), GIT_CONFIG_COUNT), where the longest prefix that fits wins. Tasks that reach upstream
-   set it, so that it holds for all they start; cargo and build scripts get it, and nothing else of git's settings.
+1. Records, Cargo.lock and manifests keep the real addresses. Only git rewrites them: ``url.<mirror>.insteadOf`` in its
+   environment (git-config(1), GIT_CONFIG_COUNT), where the longest matching prefix wins. Tasks that reach upstream set
+   it for all their processes; cargo and build scripts get it, and no other setting of git.
 2. Crates come from the mirror by source replacement in CARGO_HOME/config.toml (The Cargo Book, "Source
    Replacement"): Cargo.lock still says crates.io, and its checksums still hold. Never by a CARGO_ variable: those are
-   in the keys of the compile cache.
+   part of the keys of the compile cache.
 3. cargo 1.95 unpacks crates to ``registry/src/<host of the replacing registry>-<hash>/``, those of a local registry
    to ``registry/src/-<hash>/``, and compiles vendored crates where they lie (tried). Those paths are in the keys of
-   the compile cache and in a binary's panic messages: builders that share a cache have the same mirror.
+   the compile cache and in a binary's panic messages: builders that share a cache need the same mirror.
 4. cudaforge (0.1.4, src/dependency.rs) needs no network for CUTLASS where ``include/`` is in
-   ``$CUDAFORGE_HOME/git/checkouts/cutlass-<first 16 hex>`` and HEAD there is the commit. It is laid there whole or not
-   at all, and kept.
-5. Which commit of CUTLASS that is stands in the build scripts themselves. What is read there may be more than is
-   used (a branch for another GPU), never less.
+   ``$CUDAFORGE_HOME/git/checkouts/cutlass-<first 16 hex>`` and HEAD there is the commit. It is placed there whole or
+   not at all, and kept.
+5. The build scripts name the commit of CUTLASS. They may name more commits than a build uses (a branch for another
+   GPU), never fewer.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from ..base.errors import PipelineError
 from ..base.git import git
 from ..base.lock import held
 from ..base.run import CommandFailed
+from ..base.text import last_words
 
 CUTLASS = "https://github.com/NVIDIA/cutlass.git"
-# What cudaforge itself checks out of it, and hands to nvcc.
+# The folders that cudaforge itself checks out and passes to nvcc.
 _CUTLASS_FOLDERS = ("include", "tools/util/include")
 _COMMIT = re.compile(r"\"([0-9a-f]{40})\"")
 _DEFAULT = re.compile(r"CUTLASS_DEFAULT_COMMIT[^=]*=\s*\"([0-9a-f]{40})\"")
@@ -47,9 +48,9 @@ _HEADER = "# Written from cargo_registry_mirror, and removed when that is empty.
 
 @dataclass(frozen=True)
 class Mirrors:
-    """``git``: the beginning of an address, and what to put in its place. ``registry``: a sparse index, or a folder.
+    """``git``: prefixes of addresses, each with its replacement. ``registry``: a sparse index, or a folder.
 
-    ``cutlass_commits`` replaces what is read in the build scripts. Raises PipelineError for what cannot be meant.
+    ``cutlass_commits`` replaces the commits that the build scripts name. Raises PipelineError for an invalid value.
     """
 
     git: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class Mirrors:
 
     @property
     def environment(self) -> dict[str, str]:
-        """git's configuration, as variables; none where there is no mirror."""
+        """git's configuration as environment variables; empty without a mirror."""
         pairs = {}
         for number, (prefix, mirror) in enumerate(self.git.items()):
             pairs[f"GIT_CONFIG_KEY_{number}"] = f"url.{mirror}.insteadOf"
@@ -76,30 +77,30 @@ class Mirrors:
         return {"GIT_CONFIG_COUNT": str(len(self.git)), **pairs} if pairs else {}
 
     def sent(self, address: str) -> str:
-        """The address that git asks in the place of this one."""
+        """The address that git uses for this one."""
         fitting = [prefix for prefix in self.git if address.startswith(prefix)]
         if not fitting:
             return address
         prefix = max(fitting, key=len)
         return self.git[prefix] + address.removeprefix(prefix)
 
-    def blamed(self, said: str) -> str:
-        """What a failed download by git has to do with its mirrors, for the operator; "" if nothing."""
+    def blamed(self, output: str) -> str:
+        """The remedy if a git mirror occurs in the output of a failed download, or ""."""
         return "; ".join(
-            f"git_mirrors sends {prefix} to {mirror}: see that it answers and holds what upstream asks for"
+            f"git_mirrors sends {prefix} to {mirror}: check that it answers and holds the commits that upstream needs"
             for prefix, mirror in self.git.items()
-            if prefix in said or mirror in said
+            if prefix in output or mirror in output
         )
 
-    def registry_blamed(self, said: str) -> str:
-        """The same of crates, whose registry cargo does not always name: where git has nothing to do with it."""
-        if not self.registry or "fatal: " in said:
+    def registry_blamed(self, output: str) -> str:
+        """The remedy if the crate mirror may be at fault, or "". cargo does not always name its registry."""
+        if not self.registry or "fatal: " in output:
             return ""
-        return f"cargo_registry_mirror is {self.registry}: see that it answers and holds these crates"
+        return f"cargo_registry_mirror is {self.registry}: check that it answers and holds these crates"
 
 
 def git_mirrors(environ: Mapping[str, str]) -> dict[str, str]:
-    """The mirrors of git in a process's environment, as ``Mirrors.environment`` put them there."""
+    """The git mirrors of a process's environment; the inverse of ``Mirrors.environment``."""
     found = {}
     for number in range(int(environ.get("GIT_CONFIG_COUNT") or 0)):
         key = environ.get(f"GIT_CONFIG_KEY_{number}", "")
@@ -118,14 +119,14 @@ def _address(text: str, where: str) -> None:
         )
     if urlsplit(text).password is not None:
         raise PipelineError(
-            "a mirror's address holds a password, which would end in logs",
+            "a mirror's address holds a password, which logs would show",
             where=where,
             remedy="Put it into home/.netrc below builder_root, mode 0600, and leave it out here",
         )
 
 
 def source_replacement(source: Mapping[str, str]) -> str:
-    """cargo's configuration that replaces crates.io by ``source``: its kind and its address."""
+    """cargo's configuration that replaces crates.io with ``source``, a kind and an address."""
     lines = [f"{key} = {json.dumps(str(value))}" for key, value in source.items()]
     return _HEADER + "\n".join(['[source.crates-io]\nreplace-with = "mirror"\n\n[source.mirror]', *lines, ""])
 
@@ -144,12 +145,12 @@ def registry_source(registry: str) -> dict[str, str]:
     raise PipelineError(
         "this is neither a local registry (a folder index/ beside the crates) nor a folder of vendored crates",
         where=f"cargo_registry_mirror, {registry}",
-        remedy="Make one with cargo local-registry or cargo vendor, on the builder; or name the URL of a sparse index",
+        remedy="Make one with cargo local-registry or cargo vendor on the builder, or give the URL of a sparse index",
     )
 
 
 def place_registry(cargo_home: Path, registry: str) -> None:
-    """Let cargo take crates from the mirror, or from crates.io where none is named."""
+    """Configure cargo to take crates from the mirror, or from crates.io without one."""
     file = cargo_home / "config.toml"
     there = file.read_text() if file.is_file() else ""
     wanted = source_replacement(registry_source(registry)) if registry else ""
@@ -160,7 +161,7 @@ def place_registry(cargo_home: Path, registry: str) -> None:
             raise PipelineError(
                 "cargo has a configuration here that this project did not write",
                 where=str(file),
-                remedy="Take it away, or leave cargo_registry_mirror empty and replace the source there yourself",
+                remedy="Remove it, or leave cargo_registry_mirror empty and replace the source there yourself",
             )
         return
     if wanted:
@@ -172,9 +173,9 @@ def place_registry(cargo_home: Path, registry: str) -> None:
 
 
 def build_scripts(metadata: Mapping[str, Any], package: str) -> dict[str, Path]:
-    """The build scripts of all that ``package`` is made of, by package, from ``cargo metadata``.
+    """The build scripts of ``package`` and its dependencies, by package, from ``cargo metadata``.
 
-    Development dependencies are no part of it. cudaforge is among the names, with its own folder.
+    Without development dependencies. The name cudaforge maps to its own folder.
     """
     packages = {entry["id"]: entry for entry in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
@@ -196,7 +197,7 @@ def build_scripts(metadata: Mapping[str, Any], package: str) -> dict[str, Path]:
 
 
 def cutlass_commits(script: str, default: str = "") -> tuple[str, ...]:
-    """The commits of CUTLASS that a build script names; ``default`` is cudaforge's own, for a script with none."""
+    """The commits of CUTLASS that a build script names; ``default`` is cudaforge's own, for a script without one."""
     if "with_cutlass(" not in script:
         return ()
     named = dict.fromkeys(_COMMIT.findall(script))
@@ -206,7 +207,7 @@ def cutlass_commits(script: str, default: str = "") -> tuple[str, ...]:
 
 
 def cutlass_wanted(metadata: Mapping[str, Any], package: str) -> dict[str, str]:
-    """The commits of CUTLASS that the build scripts of ``package`` ask for, and the package that asks."""
+    """The commits of CUTLASS that the build scripts of ``package`` need, each with the package that needs it."""
     scripts = build_scripts(metadata, package)
     home = scripts.pop("cudaforge", None)
     own = home / "src" / "dependency.rs" if home else None
@@ -217,7 +218,7 @@ def cutlass_wanted(metadata: Mapping[str, Any], package: str) -> dict[str, str]:
         commits = cutlass_commits(text, match[1] if match else "")
         if "with_cutlass(" in text and not commits:
             raise PipelineError(
-                f"the build script of {name} takes CUTLASS, and its commit cannot be read there",
+                f"the build script of {name} uses CUTLASS, but names no readable commit",
                 where=str(path),
                 remedy="Set cutlass_commits to the commits that it uses",
             )
@@ -227,7 +228,7 @@ def cutlass_wanted(metadata: Mapping[str, Any], package: str) -> dict[str, str]:
 
 
 def has_cutlass(home: Path, commit: str) -> bool:
-    """Whether cudaforge, with this CUDAFORGE_HOME, finds the commit without a network."""
+    """Whether cudaforge with this CUDAFORGE_HOME finds the commit without a network."""
     folder = cutlass_folder(home, commit)
     if not (folder / "include").is_dir():
         return False
@@ -242,16 +243,16 @@ def cutlass_folder(home: Path, commit: str) -> Path:
 
 
 def seed_cutlass(home: Path, commit: str, asked_by: str, mirrors: Mirrors, environment: Mapping[str, str]) -> bool:
-    """Lay CUTLASS where cudaforge looks for it; True if it was not there yet.
+    """Place CUTLASS where cudaforge looks for it; True if it was not there yet.
 
-    The one commit, and of its files only those that cudaforge takes: 4 MB are fetched of a tree of 139.
+    Fetches one commit, and only the folders that cudaforge uses: 4 MB of a tree of 139 MB.
     """
     folder = cutlass_folder(home, commit)
-    # The lock is cudaforge's own, so that none of its processes sees a half of it.
+    # The lock is cudaforge's own, so that none of its processes sees an incomplete checkout.
     with held(folder.with_name(f"{folder.name}.lock")):
         if has_cutlass(home, commit):
             return False
-        # The files come when they are checked out: git calls that lazy.
+        # The checkout fetches the files; git calls that lazy.
         variables = {**environment, **mirrors.environment, "GIT_NO_LAZY_FETCH": "0"}
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as name:
             tree = Path(name) / "cutlass"
@@ -265,12 +266,11 @@ def seed_cutlass(home: Path, commit: str, asked_by: str, mirrors: Mirrors, envir
                 ):
                     git(*words, repository=tree, env=variables, timeout=1800)
             except CommandFailed as error:
-                said = error.stderr.strip().splitlines()
                 raise PipelineError(
-                    f"CUTLASS {commit}, which {asked_by} asks for, could not be fetched: {' | '.join(said[-3:])}",
+                    f"CUTLASS {commit}, which {asked_by} needs, could not be fetched: {last_words(error.stderr)}",
                     where=mirrors.sent(CUTLASS),
                     remedy=mirrors.blamed(CUTLASS)
-                    or f"Check the network, or send {CUTLASS} to a mirror with git_mirrors; then run again",
+                    or f"Check the network, or name a mirror of {CUTLASS} in git_mirrors; then run again",
                 ) from error
             if not (tree / "include").is_dir():
                 raise PipelineError(

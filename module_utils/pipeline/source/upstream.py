@@ -1,7 +1,7 @@
-"""Resolve: which commit of upstream a run is about.
+"""Resolve: which commit of upstream a run builds.
 
-A tag, the newest commit of a branch, or any commit by its id. The mirror on the controller holds commits only (a
-treeless partial clone), is brought up to date only when the remote's refs moved, and can be deleted: it comes back.
+It is a tag, the newest commit of a branch, or any commit by its id. The mirror on the controller holds commits only (a
+treeless partial clone), is updated only when the remote's refs moved, and can be deleted: it comes back.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..base.versions import Release, commit_version, nearest, releases
 def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str = "") -> Source:
     """The commit to build, with its time and versions.
 
-    ``kind`` "tag" takes the tag of ``version``, or the newest release that is no prerelease;
-    "branch" takes the newest commit of ``branch``, or of the remote's default branch, and names it
-    after the highest release among its ancestors. Costs one ``git ls-remote``, and a fetch when
-    something moved. Raises PipelineError for an unreachable upstream and for an unknown version or branch.
+    ``kind`` "tag" takes the tag of ``version``, or the newest release that is no prerelease; "branch" takes the newest
+    commit of ``branch``, or of the remote's default branch, with a version after the highest release among its
+    ancestors. Costs one ``git ls-remote``, and a fetch if a ref moved. Raises PipelineError for an unreachable upstream
+    and for an unknown version or branch.
     """
     refs = remote_refs(url)
     known = releases(name.removeprefix("refs/tags/") for name in refs if name.startswith("refs/tags/"))
@@ -38,7 +38,7 @@ def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str
         return Source(url, release.tag, "tag", commit, time, release.version, release.rpm_version)
     if version:
         raise PipelineError(
-            f"version {version} was asked for, but this channel follows a branch",
+            f"version {version} was given, but this channel follows a branch",
             where=url,
             remedy="Leave the version out, or release it to the stable channel",
         )
@@ -54,17 +54,17 @@ BRANCHES = "refs/heads/*"
 
 
 def resolve_commit(url: str, mirror: Path, wanted: str) -> tuple[Source, list[str]]:
-    """The commit that an id or the beginning of one names, and the branches that hold it.
+    """The commit of an id, or of the first digits of one, and the branches that hold it.
 
-    Costs one ``git ls-remote``, and a fetch of commits without files when something moved. A commit on no branch is
-    asked for by its whole id; whether a server gives it is the server's own matter, and GitHub gives those of forks
-    too. Raises PipelineError where there is no such commit, or more than one.
+    Costs one ``git ls-remote``, and a fetch of commits without files if a ref moved. A commit on no branch is fetched
+    by its whole id; some servers refuse that, and GitHub serves commits of forks too. Raises PipelineError if there is
+    no such commit, or more than one.
     """
     if not re.fullmatch(r"[0-9a-f]{7,40}", wanted):
         raise PipelineError(
             f"{wanted!r} is no commit's id",
             where=url,
-            remedy="Give 7 to 40 hexadecimal digits; a branch or a tag is source= and ref= of a local clone",
+            remedy="Give 7 to 40 hexadecimal digits; for a branch or a tag, set source= and ref= to a local clone",
         )
     update_mirror(url, mirror, remote_refs(url), BRANCHES)
     commit = find_commit(url, mirror, wanted)
@@ -75,7 +75,7 @@ def resolve_commit(url: str, mirror: Path, wanted: str) -> tuple[Source, list[st
 
 
 def find_commit(url: str, mirror: Path, wanted: str) -> str:
-    """The whole id of a commit that the mirror has, or upstream gives."""
+    """The whole id of a commit that the mirror has, or that upstream serves."""
     found = _commits(mirror, wanted)
     if not found and len(wanted) == 40:
         try:
@@ -95,8 +95,8 @@ def find_commit(url: str, mirror: Path, wanted: str) -> str:
         f"upstream has no commit {wanted}",
         where=url,
         remedy="Check the id"
-        + ("" if len(wanted) == 40 else ". One that is on no branch can only be had by all 40 digits of its id")
-        + "; a commit that was not pushed is source= and ref= of a local clone",
+        + ("" if len(wanted) == 40 else ". A commit on no branch needs all 40 digits of its id")
+        + "; for a commit that is not pushed, set source= and ref= to a local clone",
     )
 
 
@@ -108,7 +108,7 @@ def _commits(mirror: Path, wanted: str) -> list[str]:
 
 
 def choose_release(known: list[Release], version: str, url: str) -> Release:
-    """The release of ``version``, spelled with or without v; without one, the newest final release."""
+    """The release of ``version``, with or without v; the newest final release if it is empty."""
     if version:
         for release in known:
             if version.removeprefix("v") in (release.version, release.rpm_version, release.tag):
@@ -126,7 +126,7 @@ def choose_release(known: list[Release], version: str, url: str) -> Release:
 
 
 def choose_branch(refs: Mapping[str, str], branch: str, url: str) -> str:
-    """The ref of the branch to follow; without a name the remote's own default, never a guessed one."""
+    """The ref of the branch to follow; without a name the remote's own default branch."""
     ref = f"refs/heads/{branch}" if branch else refs.get("HEAD", "")
     if ref in refs:
         return ref
@@ -134,32 +134,32 @@ def choose_branch(refs: Mapping[str, str], branch: str, url: str) -> str:
     raise PipelineError(
         f"upstream has no branch {branch or 'marked as its default'}",
         where=url,
-        remedy=f"Set upstream_branch to one of: {', '.join(names) or 'none there'}",
+        remedy=f"Set upstream_branch to one of: {', '.join(names) or 'none'}",
     )
 
 
 def commit_time(mirror: Path, commit: str) -> int:
-    """The committer's time, in seconds since 1970 UTC. rev-list, since git show would fetch the commit's trees."""
+    """The committer's time, in seconds since 1970 UTC. git show would fetch the commit's trees, rev-list does not."""
     return int(git("rev-list", "--max-count=1", "--timestamp", commit, repository=mirror).split()[0])
 
 
 def base_release(mirror: Path, commit: str, url: str, objects: Path | None = None) -> Release:
-    """The highest release among the commit's ancestors; ``objects`` is a folder of git's with other commits."""
+    """The highest release among the commit's ancestors; ``objects`` is an object folder with more commits."""
     others = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)} if objects else {}
     tags = releases(git("tag", "--merged", commit, repository=mirror, env=others | OFFLINE).split())
     if not tags:
         raise PipelineError(
-            "no release tag is an ancestor of this commit, so its version cannot be told",
+            "no release tag is an ancestor of this commit, so it has no version",
             where=f"{url} {commit}",
-            remedy="Take a branch or a commit that has a release behind it",
+            remedy="Choose a branch or a commit that descends from a release",
         )
     return tags[-1]
 
 
 def update_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> None:
-    """Bring the commits behind ``ref``, which may be ``BRANCHES``, and all tags into the mirror, unless they are there.
+    """Fetch the commits of ``ref``, which may be ``BRANCHES``, and all tags into the mirror, unless it has them.
 
-    Holds the mirror's lock: two runs on one controller do not fetch into it at once.
+    Holds the mirror's lock, so that two runs on one controller do not fetch into it at once.
     """
     with held(mirror.with_suffix(".lock")):
         initialise(mirror, bare=True)

@@ -1,1 +1,1 @@
-"""Compilers, pinned and laid out below a builder's root."""
+"""Pinned compilers below a builder's root."""

@@ -1,16 +1,15 @@
-"""A CUDA toolkit for a builder: one that the system has, or one laid out from pinned wheels.
+"""A CUDA toolkit on a builder: the system's, or one from pinned wheels.
 
 Rules:
 
-1. A system's toolkit counts only when its nvcc is of the very release that the flavour asks for.
-2. A toolkit from wheels lies at ``<root>/toolchain/cuda-<version>``. It is complete or not there: it is
-   laid out beside its place, tried, and renamed.
-3. Its stamp holds the digest of the pins and of the rules of the layout; while that fits, nothing is run.
-4. No root, no registry's name: pip installs what the pins say, wheel by wheel, each by its SHA-256.
-5. A toolkit from NVIDIA's own packages (``dnf``) is a system's toolkit whose headers root may mend.
+1. The system's toolkit is accepted only if its nvcc is of exactly the release that the flavour requires.
+2. A toolkit from wheels lies at ``<root>/toolchain/cuda-<version>``, complete or absent (layout).
+3. The stamp holds the digest of the pins and of the layout's version. While it matches, nothing runs.
+4. pip installs the pinned wheels, each by its SHA-256, without root and from whichever registry it is configured for.
+5. A toolkit from NVIDIA's own packages (``dnf``) is the system's, with headers patched by root where glibc requires it.
 
-What NVIDIA's wheels lack, compared with NVIDIA's own packages, is made here: the ``libX.so`` links that
-a linker looks for, ``lib64``, and the stub of the driver's library, which a builder without a GPU links.
+Wheels lack parts of NVIDIA's packages. This module adds them: the ``libX.so`` links for the linker, ``lib64``, and a
+stub of the driver's library, which builders without a GPU link against.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ STAMP = "toolkit.json"
 
 @dataclass(frozen=True)
 class Toolkit(Record):
-    """A toolkit that can be used. ``version`` is "13.0", ``compiler`` nvcc's own version "13.0.88".
+    """A provided toolkit. ``version`` is "13.0", ``compiler`` nvcc's own version "13.0.88".
 
-    ``source`` is "system", "dnf" or "wheels"; ``library_path`` names the folders to link from; ``inputs`` is
-    the digest of the pins and the layout (empty for the system's).
+    ``source`` is "system", "dnf" or "wheels"; ``library_path`` are the folders to link from; ``inputs`` is the
+    digest of the pins and the layout (empty for the system's).
     """
 
     version: str
@@ -58,7 +57,7 @@ class Toolkit(Record):
 
 
 def compiler_version(text: str) -> str:
-    """nvcc's version from what ``nvcc --version`` prints: "13.0.88"; empty when it tells none."""
+    """nvcc's version in the output of ``nvcc --version``: "13.0.88"; empty when there is none."""
     found = re.search(r"release [\d.]+, V(\d+\.\d+\.\d+)", text)
     return found.group(1) if found else ""
 
@@ -69,7 +68,7 @@ def is_release(compiler: str, version: str) -> bool:
 
 
 def system_folders(version: str, environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where a system may have the toolkit, the most particular first."""
+    """The folders to search for the system's toolkit, the most specific first."""
     named = [environ[name] for name in ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT") if environ.get(name)]
     folders = [*map(Path, named), Path(f"/usr/local/cuda-{version}"), Path("/usr/local/cuda")]
     on_path = shutil.which("nvcc", path=environ.get("PATH", ""))
@@ -79,7 +78,7 @@ def system_folders(version: str, environ: Mapping[str, str]) -> tuple[Path, ...]
 
 
 def linker_names(names: Iterable[str]) -> dict[str, str]:
-    """The ``libX.so`` links to make: {"libcudart.so": "libcudart.so.13"}, none where the name is taken."""
+    """The missing ``libX.so`` links: {"libcudart.so": "libcudart.so.13"}."""
     present = set(names)
     links: dict[str, str] = {}
     for name in sorted(present):
@@ -90,10 +89,10 @@ def linker_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def driver_functions(headers: Iterable[str]) -> tuple[str, ...]:
-    """The functions of the driver's library that ``cuda.h`` and its neighbours declare or rename to.
+    """The functions of the driver's library that ``cuda.h`` and its neighbours declare, by their linked names.
 
-    A name in ``__CUDA_API_PTSZ`` or ``__CUDA_API_PTDS`` also exists with that suffix, for programs
-    compiled with a default stream for each thread.
+    A name in ``__CUDA_API_PTSZ`` or ``__CUDA_API_PTDS`` also exists with that suffix, for programs compiled
+    with one default stream per thread.
     """
     names: set[str] = set()
     for text in headers:
@@ -105,23 +104,22 @@ def driver_functions(headers: Iterable[str]) -> tuple[str, ...]:
 
 
 def stub_source(functions: Sequence[str]) -> str:
-    """C for the stub: each function answers CUDA_ERROR_STUB_LIBRARY."""
+    """The stub in C: each function returns CUDA_ERROR_STUB_LIBRARY."""
     return "".join(f"int {name}(void) {{ return 34; }}\n" for name in functions)
 
 
 def with_glibc_2_42(math_functions: str) -> str:
-    """``crt/math_functions.h`` so that it agrees with glibc 2.42, which declares rsqrt noexcept.
+    """``crt/math_functions.h``, patched to compile with glibc 2.42, which declares rsqrt noexcept.
 
-    CUDA 13.2 knows this by itself; 13.0 and 13.1 do not. The four declarations still compile with
-    an older glibc (tried with 2.36).
+    CUDA 13.2 needs no patch; 13.0 and 13.1 do. The patched declarations also compile with an older glibc (2.36).
     """
     if "_NV_RSQRT_SPECIFIER" in math_functions:
         return math_functions
     return re.sub(r"\b(rsqrtf?\((?:double|float) [ax]\))(?=\)?;)", r"\1 noexcept(true)", math_functions)
 
 
-def needs_mending(version: str) -> bool:
-    """Whether the headers of this release are older than glibc 2.42."""
+def needs_patch(version: str) -> bool:
+    """Whether the headers of this release do not compile with glibc 2.42."""
     return dotted(version) < (13, 2)
 
 
@@ -129,7 +127,7 @@ def needs_mending(version: str) -> bool:
 
 
 def find_system(version: str, environ: Mapping[str, str]) -> Toolkit | None:
-    """The system's toolkit of exactly this release, or None."""
+    """The system's toolkit of exactly this release; None if there is none."""
     for folder in system_folders(version, environ):
         nvcc = folder / "bin" / "nvcc"
         if not os.access(nvcc, os.X_OK):
@@ -150,10 +148,10 @@ def find_system(version: str, environ: Mapping[str, str]) -> Toolkit | None:
 
 @dataclass(frozen=True)
 class Wheels:
-    """The toolkit that a builder should have from wheels.
+    """The toolkit that a builder needs, from wheels.
 
-    ``pins`` is the text of a pip requirements file with hashes, ``python`` one with pip, ``space`` the
-    bytes that must be free.
+    ``pins`` is the text of a pip requirements file with hashes, ``python`` an interpreter with pip, ``space``
+    the bytes that must be free.
     """
 
     version: str
@@ -168,17 +166,17 @@ class Wheels:
 
     @property
     def inputs(self) -> str:
-        """The digest of what decides the tree."""
+        """The digest that decides the tree's content."""
         if "--hash=sha256:" not in self.pins:
             raise PipelineError(
                 f"there are no pins for CUDA {self.version}",
                 "roles/cuda_toolkit/files",
-                "Take a version that has a file there, or add it to scripts/lock and run make lock",
+                "Use a version that has a file there, or add it to scripts/lock and run make lock",
             )
         return digest_of([LAYOUT, self.pins])
 
     def installed(self) -> Toolkit | None:
-        """The toolkit, if it is in place and made from these very pins."""
+        """The toolkit, if it is complete and made from these pins."""
         inputs = self.inputs
         try:
             toolkit = Toolkit.read(self.folder / STAMP)
@@ -188,7 +186,7 @@ class Wheels:
         return toolkit if fits and os.access(toolkit.nvcc, os.X_OK) else None
 
     def toolkit(self, compiler: str = "", inputs: str = "") -> Toolkit:
-        """The record of the toolkit at its place; without the last two where it is yet to come."""
+        """The record of the toolkit at its place; ``compiler`` and ``inputs`` are empty before it is installed."""
         folder = self.folder
         libraries = (str(folder / "lib"), str(folder / "lib" / "stubs"))
         return Toolkit(
@@ -202,7 +200,7 @@ class Wheels:
         )
 
     def install(self) -> Toolkit:
-        """Lay the toolkit out. Killed at any point it leaves the old one, none, or the new one."""
+        """Install the toolkit. Killed at any point, this leaves the old one, none, or the new one."""
         with held(self.folder.parent / ".lock"):
             return self.installed() or self._install()
 
@@ -215,18 +213,18 @@ class Wheels:
             )  # fmt: skip
             _merge(partial / "wheels" / "nvidia", tree)
             _complete(tree)
-            toolkit = self.toolkit(self._try(tree), self.inputs)
+            toolkit = self.toolkit(self._verified(tree), self.inputs)
             (partial / "pins.txt").rename(tree / "pins.txt")
             toolkit.write(tree / STAMP)
         return toolkit
 
-    def _try(self, tree: Path) -> str:
-        """nvcc's version; an error if it does not start or is of another release."""
+    def _verified(self, tree: Path) -> str:
+        """nvcc's version; PipelineError if it does not start or is of another release."""
         nvcc = tree / "bin" / "nvcc"
         compiler = compiler_version(run([nvcc, "--version"]).stdout)
         if not is_release(compiler, self.version):
             raise PipelineError(
-                f"the pins for CUDA {self.version} hold nvcc {compiler or 'of no version'}",
+                f"the pins for CUDA {self.version} contain nvcc {compiler or 'of unknown version'}",
                 f"cuda-{self.version}.txt",
                 "Correct the versions in scripts/lock and run make lock",
             )
@@ -234,7 +232,7 @@ class Wheels:
 
 
 def _merge(wheels: Path, tree: Path) -> None:
-    """Make one tree of ``nvidia/cu13``, ``nvidia/cudnn``, ``nvidia/nccl``: cudarc looks below one root."""
+    """Merge ``nvidia/cu13``, ``nvidia/cudnn`` and ``nvidia/nccl`` into one tree: cudarc searches below one root."""
     tree.mkdir()
     parts = sorted(path for path in wheels.iterdir() if path.is_dir()) if wheels.is_dir() else []
     for part in parts:
@@ -245,15 +243,15 @@ def _merge(wheels: Path, tree: Path) -> None:
             elif not target.exists():
                 path.rename(target)
     if not (tree / "bin" / "nvcc").exists():
-        raise PipelineError("the pinned wheels hold no nvcc", str(wheels), "Pin nvidia-cuda-nvcc for CUDA 13")
+        raise PipelineError("the pinned wheels contain no nvcc", str(wheels), "Pin nvidia-cuda-nvcc for CUDA 13")
 
 
 def _complete(tree: Path) -> None:
-    """Add what the wheels lack."""
+    """Add the links, patch and stub that the wheels lack."""
     libraries = tree / "lib"
     for link, target in linker_names(path.name for path in libraries.iterdir()).items():
         (libraries / link).symlink_to(target)
-    # nvcc.profile and build scripts look for lib64.
+    # nvcc.profile and build scripts search lib64.
     if not (tree / "lib64").exists():
         (tree / "lib64").symlink_to("lib")
     math_functions = tree / "include" / "crt" / "math_functions.h"
@@ -263,57 +261,59 @@ def _complete(tree: Path) -> None:
 
 
 def _build_stub(tree: Path) -> None:
-    """``lib/stubs/libcuda.so.1``, with that SONAME: it links like the driver and starts, and no more."""
+    """Build ``lib/stubs/libcuda.so.1`` with that SONAME: programs link against it and start, and no call succeeds."""
     headers = (path.read_text(errors="replace") for path in sorted((tree / "include").glob("cuda*.h")))
     functions = driver_functions(headers)
     if not functions:
-        raise PipelineError("the wheels' headers declare no driver function", str(tree / "include" / "cuda.h"))
+        raise PipelineError(
+            "the wheels' headers declare no driver function",
+            str(tree / "include" / "cuda.h"),
+            "Pin nvidia-cuda-runtime for CUDA 13",
+        )
     stubs = tree / "lib" / "stubs"
     stubs.mkdir(parents=True, exist_ok=True)
     options = ("-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libcuda.so.1", "-x", "c", "-")
     try:
         run(["gcc", *options, "-o", stubs / "libcuda.so.1"], stdin=stub_source(functions))
     except ProgramMissing as error:
-        raise PipelineError(
-            "gcc is not installed, and nvcc needs it too", error.where, "Install gcc and g++"
-        ) from error
+        raise PipelineError("gcc is not installed, and nvcc requires it", error.where, "Install gcc and g++") from error
     (stubs / "libcuda.so").symlink_to("libcuda.so.1")
 
 
-def mend(folder: Path, *, check: bool = False) -> bool:
-    """Let the headers of NVIDIA's package agree with glibc 2.42; whether there was anything to do. Needs root."""
+def patch_headers(folder: Path, *, check: bool = False) -> bool:
+    """Patch the headers of NVIDIA's package for glibc 2.42; returns whether they needed it. Requires root."""
     header = folder / "include" / "crt" / "math_functions.h"
     if not header.exists():
         return False
     text = header.read_text()
-    mended = with_glibc_2_42(text)
-    if mended == text:
+    patched = with_glibc_2_42(text)
+    if patched == text:
         return False
     if not check:
         real = header.resolve()
         partial = real.with_name(f".{real.name}.partial")
-        partial.write_text(mended)
+        partial.write_text(patched)
         partial.chmod(0o644)
         partial.replace(real)
     return True
 
 
 def provide(wheels: Wheels, source: str, *, check: bool = False) -> tuple[Toolkit, bool]:
-    """The toolkit, and whether something was (with ``check``: would be) changed.
+    """The toolkit, and whether anything was (with ``check``: would be) changed.
 
-    ``source`` is "system", "wheels", "auto" (the system's if it has this release, else wheels), or "dnf": the
-    system's, which a package has just brought (with ``check`` it may be still to come) and which is mended.
+    ``source`` is "system", "wheels", "auto" (the system's if it is of this release, else wheels), or "dnf": the
+    system's, which dnf has just installed (with ``check``: may still install) and whose headers are patched.
     """
     if source != "wheels":
         system = find_system(wheels.version, os.environ)
         if system and source == "dnf":
-            changed = mend(Path(system.folder), check=check)
+            changed = patch_headers(Path(system.folder), check=check)
             return dataclasses.replace(system, source="dnf"), changed
         if system:
             return system, False
         if source == "dnf" and check:
             folder = f"/usr/local/cuda-{wheels.version}"
-            return Toolkit(wheels.version, "", folder, f"{folder}/bin/nvcc", "dnf", ()), needs_mending(wheels.version)
+            return Toolkit(wheels.version, "", folder, f"{folder}/bin/nvcc", "dnf", ()), needs_patch(wheels.version)
         if source in {"system", "dnf"}:
             raise PipelineError(
                 f"the system has no CUDA {wheels.version}",

@@ -1,11 +1,11 @@
-"""A tree of the toolchain folder: complete at its place, or not there.
+"""A tree of the toolchain folder: complete or absent.
 
 Rules:
 
-1. A tree is laid out beside its place, tried there, and renamed. Killed at any point, the place holds the old
-   tree, none, or the new one; what is left beside it is cleared away by the next call.
-2. The name of a tree tells its version, and its stamp what it was made from. Other versions are left alone.
-3. Bytes from outside count only when they have the SHA-256 that is pinned.
+1. A tree is prepared beside its place, verified there, and renamed. Killed at any point, its place holds the old
+   tree, none, or the new one; the next call removes the leftovers.
+2. A tree's name carries its version, and its stamp the digest of its inputs. Other versions stay untouched.
+3. Downloaded bytes are used only if they have the pinned SHA-256.
 """
 
 from __future__ import annotations
@@ -21,12 +21,20 @@ from pathlib import Path
 from ..base.errors import PipelineError
 from ..base.run import CommandFailed, run
 
+SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
+
+
+def build_path(rust: Path | None, cuda: Path | None) -> str:
+    """The PATH of a build: the folders of cargo and of nvcc, where known, then the system's."""
+    return ":".join(map(str, filter(None, (rust, cuda, *SYSTEM_PATH))))
+
 
 @contextmanager
 def laid_out(folder: Path, what: str, *, space: int = 0) -> Iterator[Path]:
-    """Yield a folder to work in, on the same disk; its ``tree`` then becomes ``folder``.
+    """Yield a scratch folder on the same disk; its ``tree`` then becomes ``folder``.
 
-    ``what`` is named when less than ``space`` bytes are free. An error leaves ``folder`` as it was.
+    An error leaves ``folder`` as it was. With fewer than ``space`` bytes free it raises PipelineError, which names
+    ``what``.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     previous = folder.with_name(f".{folder.name}.previous")
@@ -51,7 +59,7 @@ def laid_out(folder: Path, what: str, *, space: int = 0) -> Iterator[Path]:
 
 
 def parse_pins(text: str) -> dict[str, str]:
-    """File names and their SHA-256 from text as sha256sum writes it; comments and empty lines do not count."""
+    """File names and their SHA-256 from sha256sum's format; comments and empty lines are ignored."""
     rows = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if any(len(row) != 2 or len(row[0]) != 64 for row in rows):
         raise PipelineError(
@@ -61,7 +69,7 @@ def parse_pins(text: str) -> dict[str, str]:
 
 
 def download(url: str, target: Path, sha256: str) -> None:
-    """Bring a file that has this SHA-256; the proxies of the environment are used."""
+    """Download a file with this SHA-256, through the proxies of the environment."""
     digest = hashlib.sha256()
     try:
         with urllib.request.urlopen(url, timeout=60) as answer, target.open("wb") as stream:  # noqa: S310
@@ -71,32 +79,32 @@ def download(url: str, target: Path, sha256: str) -> None:
     except (OSError, ValueError, urllib.error.URLError) as error:
         reason = getattr(error, "reason", "") or error
         raise PipelineError(
-            f"the download failed: {reason}", url, "See that the host can reach it, or name a mirror that it can reach"
+            f"the download failed: {reason}", url, "Check that the host can reach it, or set a mirror that it can reach"
         ) from error
     if digest.hexdigest() != sha256:
         raise PipelineError(
-            "a file is not the one that was pinned; nothing was installed",
+            "a file does not match its pinned SHA-256; nothing was installed",
             f"{url}: SHA-256 {digest.hexdigest()}, pinned {sha256}",
-            "The server or a proxy gave other bytes: find out why before you trust either",
+            "The server or a proxy sent other bytes: find out why before you trust either",
         )
 
 
 def install_wheels(pins: str, target: Path, partial: Path, python: str, *, what: str, variable: str) -> None:
-    """Have pip put the wheels of ``pins`` (a requirements file with hashes) into ``target``.
+    """Install the wheels of ``pins`` (a requirements file with hashes) into ``target`` with pip.
 
-    ``partial`` is a folder for pip's own files; ``what`` names the pins in an error, and ``variable`` is what
-    to set where ``python`` has no pip.
+    ``partial`` is a folder for pip's own files. Errors name ``what`` the pins are of, and the ``variable`` to set
+    where ``python`` has no pip.
     """
     temporary = partial / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
-    listed = partial / "pins.txt"
-    listed.write_text(pins)
+    requirements = partial / "pins.txt"
+    requirements.write_text(pins)
     words: list[str | Path] = [
         *(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
         *("--no-input", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-compile"),
-        *("--target", target, "--requirement", listed),
+        *("--target", target, "--requirement", requirements),
     ]
-    # On the same disk as the tree: /tmp may be small, and a move there is a copy.
+    # On the tree's own disk: /tmp may be small, and a move from there copies.
     environment: Mapping[str, str] = {"TMPDIR": str(temporary)}
     try:
         run(words, env=environment)
@@ -105,21 +113,21 @@ def install_wheels(pins: str, target: Path, partial: Path, python: str, *, what:
 
 
 def _pip_failure(error: CommandFailed, python: str, what: str, variable: str) -> PipelineError:
-    said = error.stderr
-    last = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR")), said[-300:]).strip()
+    output = error.stderr
+    last = next((line for line in reversed(output.splitlines()) if line.startswith("ERROR")), output[-300:]).strip()
     where = f"pins of {what}"
-    if "No module named pip" in said:
+    if "No module named pip" in output:
         return PipelineError("this Python has no pip", python, f"Install python3-pip there, or set {variable}")
-    if "DO NOT MATCH THE HASHES" in said:
+    if "DO NOT MATCH THE HASHES" in output:
         return PipelineError(
-            "a wheel is not the one that was pinned; nothing was installed",
+            "a wheel does not match its pinned SHA-256; nothing was installed",
             where,
-            "The registry or a proxy gave other bytes: find out why before you trust either",
+            "The registry or a proxy sent other bytes: find out why before you trust either",
         )
-    if "No matching distribution" in said:
+    if "No matching distribution" in output:
         return PipelineError(
-            f"a pinned wheel is not to be had: {last}",
+            f"a pinned wheel is not available: {last}",
             where,
-            "See that the registry in pip's own configuration can be reached; the wheels are for x86_64",
+            "Check that the registry in pip's own configuration answers; the wheels are for x86_64",
         )
-    return PipelineError(f"pip could not install {what}: {last}", where, "Run the command to see all of it")
+    return PipelineError(f"pip failed to install {what}: {last}", where, "Run the command to see its whole output")

@@ -1,12 +1,12 @@
-"""Rust for a builder: one pinned release from its own archives, or the distribution's.
+"""Rust on a builder: one pinned release from its own archives, the system's, or whichever cargo is on PATH.
 
 Rules:
 
-1. A release from archives lies at ``<root>/toolchain/rust-<version>``, complete or not there (see toolchain).
-2. rustc, cargo and the standard library come from one release, each archive by its pinned SHA-256. No installer of
-   theirs is run: an archive's components are merged into one tree, as its install.sh would do.
-3. The stamp holds the digest of the pins and of the rules of the layout; while that fits, nothing is run.
-4. A system's Rust counts when it is at least the release that is asked for.
+1. A release from archives lies at ``<root>/toolchain/rust-<version>``, complete or absent (layout).
+2. rustc, cargo and the standard library come from one release, each archive by its pinned SHA-256. No upstream
+   installer runs: the components of an archive are merged into one tree, as its install.sh does.
+3. The stamp holds the digest of the pins and of the layout's version. While it matches, nothing runs.
+4. The system's Rust is accepted from the requested release on.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ from ..base.run import ProgramMissing, run
 from ..base.versions import dotted
 from .layout import download, laid_out, parse_pins
 
+TARGET = "x86_64-unknown-linux-gnu"
+"""The triple that everything is compiled for, and whose dependencies are fetched."""
+
 LAYOUT = 1
 """Raise it when the layout changes: every release from archives is then laid out again."""
 
 STAMP = "toolchain.json"
 SYSTEM = Path("/usr/bin")
 SPACE = 1500 << 20
-"""The archives (0.1 GB), what is unpacked (0.6 GB), and some room."""
+"""The archives (0.1 GB), the unpacked tree (0.6 GB) and a margin."""
 
 
 @dataclass(frozen=True)
 class Toolchain(Record):
-    """A Rust that can be used: ``cargo`` is the program that the pipeline is told of.
+    """A provided Rust: ``cargo`` is the program's path.
 
     ``source`` is "dist" or "system"; ``inputs`` is the digest of the pins and the layout (empty for the system's).
     """
@@ -47,17 +50,26 @@ class Toolchain(Record):
     inputs: str = ""
 
 
+@dataclass(frozen=True)
+class Rust:
+    """The Rust that a build uses: the folder of cargo and rustc, and the output of ``rustc -vV``."""
+
+    bin: Path
+    version: str
+    description: str
+
+
 def release(text: str) -> str:
-    """The release that ``rustc -vV`` or ``cargo -vV`` tells: "1.95.0"; empty when it tells none."""
+    """The release in the output of ``rustc -vV`` or ``cargo -vV``: "1.95.0"; empty when there is none."""
     found = re.search(r"^release: (\d+\.\d+\.\d+)", text, re.MULTILINE)
     return found.group(1) if found else ""
 
 
 @dataclass(frozen=True)
 class Dist:
-    """The release that a builder should have from archives.
+    """The release that a builder needs, from archives.
 
-    ``pins`` is the text that names them as sha256sum does, ``url`` the folder that they are in.
+    ``pins`` lists their SHA-256 and names in the format of sha256sum; ``url`` is the folder that holds them.
     """
 
     version: str
@@ -76,20 +88,20 @@ class Dist:
             raise PipelineError(
                 f"there are no pins for Rust {self.version}",
                 "roles/rust_toolchain/files",
-                "Take a version that has a file there, or add it to scripts/lock and run make lock",
+                "Use a version that has a file there, or add it to scripts/lock and run make lock",
             )
         return found
 
     @property
     def inputs(self) -> str:
-        """The digest of what decides the tree. Where it comes from is not in it."""
+        """The digest that decides the tree's content; the URL is not part of it."""
         return digest_of([LAYOUT, self.archives])
 
     def toolchain(self) -> Toolchain:
         return Toolchain(self.version, str(self.folder / "bin" / "cargo"), "dist", self.inputs)
 
     def installed(self) -> Toolchain | None:
-        """The toolchain, if it is in place and made from these very pins."""
+        """The toolchain, if it is complete and made from these pins."""
         wanted = self.toolchain()
         try:
             found = Toolchain.read(self.folder / STAMP)
@@ -98,7 +110,7 @@ class Dist:
         return found if found == wanted and os.access(found.cargo, os.X_OK) else None
 
     def install(self) -> Toolchain:
-        """Lay the release out. Killed at any point it leaves the old tree, none, or the new one."""
+        """Install the release. Killed at any point, this leaves the old tree, none, or the new one."""
         with held(self.folder.parent / ".lock"):
             return self.installed() or self._install()
 
@@ -110,27 +122,27 @@ class Dist:
                 download(f"{self.url.rstrip('/')}/{name}", archive, sha256)
                 merge(archive, tree)
                 archive.unlink()
-            self._try(tree)
+            self._verify(tree)
             toolchain = self.toolchain()
             toolchain.write(tree / STAMP)
         return toolchain
 
-    def _try(self, tree: Path) -> None:
+    def _verify(self, tree: Path) -> None:
         for program in ("rustc", "cargo"):
             try:
-                said = release(run([tree / "bin" / program, "-vV"]).stdout)
+                found = release(run([tree / "bin" / program, "-vV"]).stdout)
             except ProgramMissing:
-                said = ""
-            if said != self.version:
+                found = ""
+            if found != self.version:
                 raise PipelineError(
-                    f"the pins for Rust {self.version} hold {program} {said or 'of no version'}",
+                    f"the pins for Rust {self.version} contain {program} {found or 'of unknown version'}",
                     f"rust-{self.version}.txt",
                     "Correct the versions in scripts/lock and run make lock",
                 )
 
 
 def merge(archive: Path, tree: Path) -> None:
-    """Unpack the components of an archive into one tree, without the files that its installer is made of."""
+    """Unpack the components of an archive into one tree, without the installer's own files."""
     try:
         with tarfile.open(archive) as members:
             for member in members:
@@ -140,18 +152,18 @@ def merge(archive: Path, tree: Path) -> None:
                 if not path or path == "manifest.in" or ".." in Path(path).parts:
                     continue
                 target = tree / path
-                source = members.extractfile(member) if member.isfile() else None
-                if source:
+                content = members.extractfile(member) if member.isfile() else None
+                if content:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with target.open("wb") as stream:
-                        shutil.copyfileobj(source, stream, 1 << 20)
+                        shutil.copyfileobj(content, stream, 1 << 20)
                     target.chmod(0o755 if member.mode & 0o100 else 0o644)
     except (tarfile.TarError, EOFError) as error:
         raise PipelineError(f"the archive cannot be unpacked: {error}", archive.name) from error
 
 
 def find_system(version: str) -> Toolchain:
-    """The distribution's Rust, if it is at least ``version``."""
+    """The system's Rust, if it is at least ``version``."""
     try:
         found = release(run([SYSTEM / "rustc", "-vV"]).stdout)
     except ProgramMissing:
@@ -160,15 +172,16 @@ def find_system(version: str) -> Toolchain:
         raise PipelineError(
             f"the system's Rust is {found or 'missing'}, and {version} or later is needed",
             str(SYSTEM / "rustc"),
-            "Set rust_source=dist, or lower rust_version to what upstream needs",
+            "Set rust_source=dist, or lower rust_version to the one that upstream requires",
         )
     return Toolchain(found, str(SYSTEM / "cargo"), "system")
 
 
 def provide(dist: Dist, source: str, *, check: bool = False) -> tuple[Toolchain, bool]:
-    """The toolchain, and whether something was (with ``check``: would be) installed.
+    """The toolchain, and whether it was (with ``check``: would be) installed.
 
-    ``source`` is "dist" or "system"; with ``check`` the system's may be still to come.
+    ``source`` is "dist" or "system". With ``check`` a missing system Rust is no error: its package may not be
+    installed yet.
     """
     if source == "system":
         try:
@@ -181,3 +194,26 @@ def provide(dist: Dist, source: str, *, check: bool = False) -> tuple[Toolchain,
     if installed:
         return installed, False
     return (dist.toolchain() if check else dist.install()), True
+
+
+def find_rust(cargo: str = "") -> Rust:
+    """The Rust of this cargo; empty: of the one on PATH or in ~/.cargo/bin.
+
+    For rustup's proxy it is the toolchain behind it, so that builds need no rustup variable.
+    """
+    path = ":".join([os.environ.get("PATH", ""), str(Path.home() / ".cargo" / "bin")])
+    found = shutil.which(cargo or "cargo", path=path)
+    if found is None:
+        raise PipelineError(
+            f"{cargo or 'cargo'} is not installed on the builder",
+            where=f"PATH={path}",
+            remedy="Install Rust with playbooks/builders.yml, rustup or a recent enough package of the distribution, "
+            "or set rust_cargo",
+        )
+    rustup = Path(found).with_name("rustup")
+    if rustup.exists():
+        found = run([rustup, "which", "cargo"]).stdout.strip()
+    folder = Path(found).parent
+    description = run([folder / "rustc", "-vV"]).stdout
+    fields = dict(line.split(": ", 1) for line in description.splitlines() if ": " in line)
+    return Rust(folder, fields.get("release", ""), description)

@@ -27,7 +27,7 @@ class ChannelRow(NamedTuple):
 
     path: str
     snapshots: int = 50
-    days: int = 90
+    days: int = 180
     grace_hours: int = 48
 
     def valid(self) -> bool:

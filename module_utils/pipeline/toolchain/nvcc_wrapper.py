@@ -1,20 +1,20 @@
-"""The nvcc that build scripts call: each compile through the compile cache, no more at once than memory allows.
+"""The nvcc that build scripts call: each compile uses the compile cache, and memory limits how many run at once.
 
-It is run as a program of its own (standard library only) from ``<root>/toolchain/nvcc-<version>/bin/nvcc``. Beside it
-are links to the real toolkit: build scripts look for headers and libraries beside the nvcc that they were given.
+It runs as a program of its own (standard library only) from ``<root>/toolchain/nvcc-<version>/bin/nvcc``, beside links
+to the real toolkit: build scripts search headers and libraries beside their nvcc.
 
-1. ``--ptx --output-directory D a.cu b.cu`` becomes a call for each file with its own ``-o``: sccache keeps no call with
-   several inputs, nor one whose output it is not told.
-2. A call that compiles nothing (``--version``, ``--lib``) goes to the real nvcc.
-3. A compile takes one of the slots, files of a folder that are locked while it runs: build scripts do not know of each
-   other, and each would start as many as it likes.
-4. Each compile leaves a line in the log of calls.
-5. The same source gives the same bytes, whatever the folder, the process and the cache: paths are mapped for the host
-   compiler and for the front end, which makes the names of what is local to a file from its path; and the names of
-   nvcc's temporary files (one process's id, or sccache's) are taken out of objects.
+1. ``--ptx --output-directory D a.cu b.cu`` becomes one call per file with its own ``-o``: sccache caches no call with
+   several inputs, nor one without a named output.
+2. A call that compiles nothing (``--version``, ``--lib``) executes the real nvcc.
+3. A compile takes a slot: a file of a folder that is locked while it runs. Build scripts run side by side, and each
+   would start any number of compiles.
+4. Each compile adds a line to the log of calls.
+5. The same source gives the same bytes, whatever the folder, the process and the cache. Paths are mapped for the host
+   compiler and for the front end, which derives the names of file-local symbols from the path; the names of nvcc's
+   temporary files (which hold a process id, or sccache's names) are stripped from objects.
 
-Environment: MISTRALRS_RPM_SCCACHE (the program; without it nvcc is called directly), MISTRALRS_RPM_NVCC_SLOTS (folder),
-MISTRALRS_RPM_NVCC_LOG (file), MISTRALRS_RPM_PREFIX_MAP (what the host compiler's -ffile-prefix-map gets: OLD=NEW).
+Environment: MISTRALRS_RPM_SCCACHE (the program; without it nvcc runs directly), MISTRALRS_RPM_NVCC_SLOTS (folder),
+MISTRALRS_RPM_NVCC_LOG (file), MISTRALRS_RPM_PREFIX_MAP (the host compiler's -ffile-prefix-map: OLD=NEW).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TAKE_A_VALUE = (
 
 
 def sources(words: Sequence[str]) -> list[int]:
-    """Where in nvcc's words its inputs stand."""
+    """The positions of the inputs among nvcc's words."""
     found, skip = [], False
     for at, word in enumerate(words):
         if skip:
@@ -61,7 +61,7 @@ def sources(words: Sequence[str]) -> list[int]:
 
 
 def split(words: Sequence[str]) -> list[list[str]]:
-    """The calls that a call is made of: one for each input of ``--ptx``, else the call itself."""
+    """One call for each input of ``--ptx``; any other call alone."""
     inputs = sources(words)
     if not inputs or not any(word in _PTX for word in words):
         return [list(words)]
@@ -81,7 +81,7 @@ def split(words: Sequence[str]) -> list[list[str]]:
 
 
 def _slot(folder: str) -> int:
-    """A locked file of the folder; waits for one. It is unlocked when this process ends."""
+    """Wait for a free file of the folder and lock it. The lock ends with this process."""
     slots = sorted(Path(folder).iterdir())
     while True:
         for slot in slots:
@@ -94,41 +94,41 @@ def _slot(folder: str) -> int:
 
 
 def mapped(words: Sequence[str], prefix: str, nvcc: str) -> list[str]:
-    """The words that map the paths out of what is made; ``prefix`` is "OLD=NEW", or "" to map nothing.
+    """The words that keep paths out of the output; ``prefix`` is "OLD=NEW", or "" to map nothing.
 
-    A last mapping wins for the host compiler. The front end takes the last of its options too; it is told one path, so
-    nothing where a call has several inputs.
+    The host compiler applies the last mapping that matches. The front end accepts one path: a call with several inputs
+    has none.
     """
     old, _, new = prefix.partition("=")
     inputs = sources(words)
     if not old or not inputs:
         return []
     toolkit = str(Path(nvcc).parent.parent)
-    found = [f"-ffile-prefix-map={prefix}", f"-ffile-prefix-map={toolkit}={_TOOLKIT}"]
-    told = [word for option in found for word in ("-Xcompiler", option)]
+    maps = [f"-ffile-prefix-map={prefix}", f"-ffile-prefix-map={toolkit}={_TOOLKIT}"]
+    options = [word for option in maps for word in ("-Xcompiler", option)]
     path = Path(words[inputs[0]]).absolute()
     if len(inputs) == 1 and path.is_relative_to(old):
-        told += ["-Xcudafe", f"--orig_src_path_name={new}/{path.relative_to(old)}"]
-    return told
+        options += ["-Xcudafe", f"--orig_src_path_name={new}/{path.relative_to(old)}"]
+    return options
 
 
 def absolute(words: Sequence[str]) -> list[str]:
-    """The same call with absolute inputs and folders of headers: sccache makes inputs so, and ``__FILE__`` tells it."""
-    told, inputs, folder_follows = [], set(sources(words)), False
+    """The same call with absolute inputs and header folders: sccache passes absolute inputs, which __FILE__ shows."""
+    result, inputs, folder_follows = [], set(sources(words)), False
     for at, word in enumerate(words):
         name = next((name for name in _FOLDERS if word.startswith(name)), "")
         if at in inputs or folder_follows:
-            told.append(str(Path(word).absolute()))
+            result.append(str(Path(word).absolute()))
         elif name and word != name:
-            told.append(name + str(Path(word.removeprefix(name)).absolute()))
+            result.append(name + str(Path(word.removeprefix(name)).absolute()))
         else:
-            told.append(word)
+            result.append(word)
         folder_follows = word in _FOLDERS_FOLLOW
-    return told
+    return result
 
 
-def made_object(words: Sequence[str]) -> str:
-    """The object that a call makes and names, or ""."""
+def object_of(words: Sequence[str]) -> str:
+    """The object file that a call names as its output, or ""."""
     if not any(word in _OBJECT for word in words):
         return ""
     for at, word in enumerate(words[:-1]):
@@ -142,18 +142,18 @@ def _compile(nvcc: str, words: list[str], environ: Mapping[str, str]) -> int:
     words = absolute(words)
     began = time.time()
     status = subprocess.call([*([cache] if cache else []), nvcc, *mapped(words, prefix, nvcc), *words])  # noqa: S603
-    if status == 0 and (made := made_object(words)):
-        # The names of files, and of the functions that run the constructors of a file.
-        status = subprocess.call(["objcopy", "--wildcard", "--strip-symbol=*.cudafe1.cpp", made])  # noqa: S603
+    if status == 0 and (output := object_of(words)):
+        # Symbols of files, and of the functions that run a file's constructors.
+        status = subprocess.call(["objcopy", "--wildcard", "--strip-symbol=*.cudafe1.cpp", output])  # noqa: S603
     log = environ.get("MISTRALRS_RPM_NVCC_LOG", "")
     if log:
-        said = {
+        entry = {
             "source": str(Path(words[sources(words)[-1]]).absolute()), "began": round(began, 2),
             "seconds": round(time.time() - began, 2), "status": status, "ptx": any(word in _PTX for word in words),
         }  # fmt: skip
-        # One short write each: lines of several processes do not mix.
+        # One short write per line: lines of several processes do not mix.
         with Path(log).open("a") as stream:
-            stream.write(json.dumps(said) + "\n")
+            stream.write(json.dumps(entry) + "\n")
     return status
 
 

@@ -1,4 +1,4 @@
-"""The toolkit as build scripts see it: the real one, with an nvcc in front that caches and queues (nvcc_wrapper)."""
+"""The toolkit that build scripts see: the real one behind a wrapper of nvcc that caches and queues (nvcc_wrapper)."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from ..base.records import digest_of
 from . import nvcc_wrapper
 
 DIGEST = digest_of(inspect.getsource(nvcc_wrapper))[:8]
-"""Of the wrapper: what another one made has other bytes."""
+"""The wrapper's digest. It is part of an artifact's inputs, since another wrapper may produce other bytes."""
 
 
 def wrapped(toolkit: Path, root: Path, version: str) -> Path:
-    """The folder ``<root>/toolchain/nvcc-<version>``: made when it is not there or is another one.
+    """The folder ``<root>/toolchain/nvcc-<version>``, created or replaced unless it wraps this toolkit already.
 
-    It is named by nvcc's own version, so that another toolkit is another path, which cargo notices.
+    ``version`` is nvcc's own: another toolkit has another path, which cargo detects.
     """
     folder = root / "toolchain" / f"nvcc-{version}"
     program = f"#!{sys.executable} -IS\n{inspect.getsource(nvcc_wrapper)}"
-    if _is(folder, toolkit, program):
+    if _matches(folder, toolkit, program):
         return folder
     with held(folder.parent / ".lock"):
-        if not _is(folder, toolkit, program):
-            _make(folder, toolkit, program)
+        if not _matches(folder, toolkit, program):
+            _create(folder, toolkit, program)
     return folder
 
 
-def _is(folder: Path, toolkit: Path, program: str) -> bool:
+def _matches(folder: Path, toolkit: Path, program: str) -> bool:
     try:
         return (folder / "bin" / "nvcc").read_text() == program and (folder / "real").readlink() == toolkit
     except OSError:
         return False
 
 
-def _make(folder: Path, toolkit: Path, program: str) -> None:
+def _create(folder: Path, toolkit: Path, program: str) -> None:
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as name:
         new = Path(name) / "tree"
         (new / "bin").mkdir(parents=True)
@@ -56,7 +56,7 @@ def _make(folder: Path, toolkit: Path, program: str) -> None:
 
 
 def queue(folder: Path, slots: int) -> dict[str, str]:
-    """What the wrapper is told: where to wait for one of so many slots, and where to note its calls."""
+    """The wrapper's variables: the folder of the slots, of which each compile takes one, and the log of its calls."""
     places = folder / "nvcc-slots"
     places.mkdir()
     for number in range(slots):
@@ -65,6 +65,6 @@ def queue(folder: Path, slots: int) -> dict[str, str]:
 
 
 def calls(folder: Path) -> str:
-    """The compiles that the wrapper noted below ``folder``, a line of JSON each, in the order of their ends."""
+    """The wrapper's log of compiles below ``folder``, one line of JSON each, in the order in which they finished."""
     path = folder / "nvcc.jsonl"
     return path.read_text() if path.exists() else ""

@@ -1,0 +1,45 @@
+"""Text for a person that several rooms write in the same way: times, sizes, the end of an output, addresses."""
+
+from __future__ import annotations
+
+import re
+import time
+
+SNAPSHOT_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
+"""A snapshot's id: the UTC time of its composition, and the first digits of its metadata's digest."""
+
+_GB = 10**9
+
+
+def without_account(text: str) -> str:
+    """A URL, or text with URLs, without the user names and passwords of the URLs."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def last_words(output: str, lines: int = 3) -> str:
+    """The last lines of an output that are not empty, as one line: "a | b"; "no output" where there are none."""
+    words = [line.strip() for line in output.splitlines() if line.strip()]
+    return " | ".join(words[-lines:]) or "no output"
+
+
+def size(count: float) -> str:
+    """Bytes in units of 1000: "0.2 MB", "1.3 GB"."""
+    return f"{count / _GB:.1f} GB" if count >= _GB else f"{count / 10**6:.1f} MB"
+
+
+def day(seconds: float) -> str:
+    """The UTC day of a time since 1970: "2026-08-22"."""
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def moment(seconds: float) -> str:
+    """The UTC day and time of a time since 1970: "2026-08-22 14:38:13"."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
+
+
+def ago(seconds: float) -> str:
+    """A span of time in its largest unit: "5 min ago", "3 h ago", "12 days ago"."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"

@@ -1,0 +1,271 @@
+"""A build's report as data, read from the output of cargo, nvcc's wrapper, sccache and readelf.
+
+Output in an unknown format gives no value and never an error. Sizes are bytes, times seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..base.records import Artifact, CacheCount, Record
+from .limits import Parallel
+
+SLOWEST = 10
+"""The number of units and kernels that are listed."""
+
+LARGEST = 5
+"""The number of programs that are listed by memory."""
+
+_UNITS = re.compile(r"^const UNIT_DATA = (\[.*?^\]);$", re.DOTALL | re.MULTILINE)
+# "  [16] .text  PROGBITS  0000000001958100 1957100 305b861 00  AX  0   0 64": name, type, address, offset, size, flags.
+_SECTION = re.compile(r"^ *\[ *\d+\] (\S*) +(\S+) +[0-9a-f]{16} [0-9a-f]+ ([0-9a-f]+) \S+ +([A-Za-z]*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Unit(Record):
+    """A unit of cargo: ``crate`` is "serde 1.0.2", ``part`` the part of it; ``began`` counts from cargo's start."""
+
+    crate: str
+    part: str
+    began: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Kernel(Record):
+    """A call of nvcc for one source. Its time includes the wait for the compile cache, not the wait for a slot."""
+
+    source: str
+    seconds: float
+    ptx: bool
+
+
+@dataclass(frozen=True)
+class Amount(Record):
+    """A named part of a whole: bytes of a binary, seconds of a build, or a count."""
+
+    name: str
+    amount: float
+
+
+@dataclass(frozen=True)
+class Level(Record):
+    """The compile cache's state: sccache's version, and the size and limit of its disk level.
+
+    ``shared_down`` is set where a shared level is configured and did not work.
+    """
+
+    version: str = ""
+    size: int = 0
+    limit: int = 0
+    shared_down: bool = False
+
+
+@dataclass(frozen=True)
+class BuildReport(Record):
+    """One finished build.
+
+    ``compiled`` and ``fresh`` are units as "serde 1.0.2", build scripts as "serde 1.0.2 (build script)". ``phases``
+    follow each other; ``within`` are parts of the compile. ``memory`` is the peak, 0 where unknown.
+    """
+
+    artifact: Artifact
+    began: int
+    root: str
+    parallel: Parallel
+    compiled: tuple[str, ...]
+    fresh: tuple[str, ...]
+    kinds: tuple[CacheCount, ...]
+    not_cached: tuple[Amount, ...]
+    cache: Level
+    slowest: tuple[Unit, ...]
+    kernels: int
+    kernel_seconds: float
+    slowest_kernels: tuple[Kernel, ...]
+    phases: tuple[Amount, ...]
+    within: tuple[Amount, ...]
+    sections: tuple[Amount, ...]
+    memory: int = 0
+    programs: tuple[Amount, ...] = ()
+    host_compiler: str = ""
+
+    @property
+    def crates(self) -> frozenset[str]:
+        return frozenset(unit.partition(" (")[0] for unit in (*self.compiled, *self.fresh))
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The raw observations of a build. Unknown ones are empty.
+
+    ``began`` is a Unix time. ``messages`` are cargo's JSON messages, ``timings`` the text of its cargo-timing.html,
+    ``calls`` that of nvcc's log, ``sections`` the output of ``readelf -SW`` for the binary. ``kinds`` is
+    {kind: {"hits": n, "misses": n}}, ``not_cached`` {reason: n}, ``phases`` {name: seconds} in their order. ``memory``
+    is the peak of all processes together, ``programs`` the peak of one process of each program.
+    """
+
+    began: float
+    root: str
+    parallel: Parallel
+    messages: Sequence[Mapping[str, Any]] = ()
+    timings: str = ""
+    calls: str = ""
+    sections: str = ""
+    kinds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    not_cached: Mapping[str, int] = field(default_factory=dict)
+    cache: Level = field(default_factory=Level)
+    phases: Mapping[str, float] = field(default_factory=dict)
+    memory: int = 0
+    programs: Mapping[str, int] = field(default_factory=dict)
+    host_compiler: str = ""
+
+
+def requests(*kinds: CacheCount) -> int:
+    """The number of requests to the cache."""
+    return sum(kind.hits + kind.misses for kind in kinds)
+
+
+def hit_share(*kinds: CacheCount) -> float:
+    """The share of requests that the cache answered, 0 to 1."""
+    asked = requests(*kinds)
+    return sum(kind.hits for kind in kinds) / asked if asked else 0.0
+
+
+def build_report(artifact: Artifact, seen: Observed) -> BuildReport:
+    """The report of the build of ``artifact``."""
+    units, calls = timings(seen.timings), nvcc_calls(seen.calls, seen.root)
+    kernels = sorted((kernel for kernel, _ in calls), key=lambda kernel: kernel.seconds, reverse=True)
+    programs = [unit.seconds for unit in units if unit.part == "program"]
+    within = [
+        *([Amount("with nvcc running", round(_covered(span for _, span in calls), 1))] if calls else []),
+        *([Amount("for the program's own crate and its link", programs[-1])] if programs else []),
+    ]
+    return BuildReport(
+        artifact=artifact,
+        began=int(seen.began),
+        root=seen.root,
+        parallel=seen.parallel,
+        compiled=unit_names(seen.messages, fresh=False),
+        fresh=unit_names(seen.messages, fresh=True),
+        kinds=tuple(CacheCount(name, n.get("hits", 0), n.get("misses", 0)) for name, n in sorted(seen.kinds.items())),
+        not_cached=tuple(Amount(reason, float(count)) for reason, count in sorted(seen.not_cached.items())),
+        cache=seen.cache,
+        slowest=units[:SLOWEST],
+        kernels=len(kernels),
+        kernel_seconds=round(sum((kernel.seconds for kernel in kernels), 0.0), 1),
+        slowest_kernels=tuple(kernels[:SLOWEST]),
+        phases=tuple(Amount(name, round(float(seconds), 1)) for name, seconds in seen.phases.items()),
+        within=tuple(within),
+        sections=sizes(seen.sections, artifact.size),
+        memory=seen.memory,
+        programs=_largest(seen.programs)[:LARGEST],
+        host_compiler=seen.host_compiler,
+    )
+
+
+# ---------------------------------------------------------------- the output of programs
+
+
+def unit_names(messages: Iterable[Mapping[str, Any]], *, fresh: bool) -> tuple[str, ...]:
+    """The units that cargo found fresh, or that it compiled."""
+    names = set()
+    for message in messages:
+        if message.get("reason") == "compiler-artifact" and bool(message.get("fresh")) is fresh:
+            script = "custom-build" in message.get("target", {}).get("kind", ())
+            names.add(crate(message.get("package_id", "")) + (" (build script)" if script else ""))
+    return tuple(sorted(names))
+
+
+def crate(package_id: str) -> str:
+    """The name and version in cargo's package id: ``…/candle?rev=1#candle-core@0.9.2`` or ``…/serde#1.0.2``."""
+    where, _, what = package_id.rpartition("#")
+    name, at, version = what.rpartition("@")
+    if not at:
+        name, version = where.partition("?")[0].rstrip("/").rpartition("/")[2], what
+    return f"{name} {version}"
+
+
+def timings(text: str) -> tuple[Unit, ...]:
+    """The compiled units in the page of ``cargo build --timings``, the slowest first.
+
+    The page's format is not specified. cargo 1.95 writes ``const UNIT_DATA = [`` and the units as JSON, with a duration
+    of 0 for fresh ones.
+    """
+    found = _UNITS.search(text)
+    if not found:
+        return ()
+    units = []
+    with suppress(ValueError, LookupError, TypeError):
+        for data in json.loads(found[1]):
+            part = "its build script" if data["mode"] == "run-custom-build" else _part(str(data["target"]).strip())
+            name = f"{data['name']} {data['version']}"
+            units.append(Unit(name, part, float(data["start"]), float(data["duration"])))
+    return tuple(sorted((unit for unit in units if unit.seconds), key=lambda unit: unit.seconds, reverse=True))
+
+
+def _part(target: str) -> str:
+    if target.endswith('"bin"'):
+        return "program"
+    return "compile of its build script" if target == "build-script" else target or "library"
+
+
+def nvcc_calls(text: str, root: str) -> list[tuple[Kernel, tuple[float, float]]]:
+    """The successful compiles in the log of nvcc's wrapper, each with its start and end."""
+    found = []
+    for line in text.splitlines():
+        with suppress(ValueError, LookupError, TypeError):
+            call = json.loads(line)
+            start, seconds = float(call["began"]), float(call["seconds"])
+            if call["status"] == 0:
+                source = str(call["source"]).removeprefix(f"{root}/").removeprefix("src/")
+                found.append((Kernel(source, seconds, bool(call["ptx"])), (start, start + seconds)))
+    return found
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of the spans."""
+    total = end = 0.0
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def sizes(readelf: str, whole: int) -> tuple[Amount, ...]:
+    """The parts of a binary from the output of ``readelf -SW``, the largest first; their sum is the ``whole`` file.
+
+    GPU machine code lies in .nv_fatbin; PTX that upstream embeds as text is read-only data.
+    """
+    groups: dict[str, int] = {}
+    for name, sort, size, flags in _SECTION.findall(readelf):
+        if sort not in ("NULL", "NOBITS"):
+            group = _group(name, flags)
+            groups[group] = groups.get(group, 0) + int(size, 16)
+    if not groups:
+        return ()
+    groups["other"] = groups.get("other", 0) + max(0, whole - sum(groups.values()))
+    return _largest(groups)
+
+
+def _largest(sizes: Mapping[str, int]) -> tuple[Amount, ...]:
+    """The amounts above 0, the largest first."""
+    return tuple(Amount(name, float(size)) for name, size in sorted(sizes.items(), key=lambda item: -item[1]) if size)
+
+
+def _group(name: str, flags: str) -> str:
+    if name.startswith((".nv", "__nv")):
+        return "GPU code"
+    if "X" in flags:
+        return "code"
+    if name in (".symtab", ".strtab") or name.startswith(".debug"):
+        return "symbols"
+    if name.startswith((".rodata", ".data", ".tdata", ".lrodata", ".ldata")):
+        return "data"
+    if name.startswith((".eh_frame", ".gcc_except_table")):
+        return "unwinding"
+    return "relocations" if name.startswith(".rela") else "other"

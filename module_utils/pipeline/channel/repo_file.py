@@ -1,0 +1,42 @@
+"""The .repo files of the channels: one text for the release package and for the site.
+
+The role rpm_site takes it from the filter ``repo_file``, the release package from ``release_package``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+ENABLED = "stable"
+"""The channel that the release package enables."""
+
+
+@dataclass(frozen=True)
+class ChannelRow:
+    """A channel: its name, its path below the URL, its .repo file's name, how long clients cache the metadata."""
+
+    name: str
+    path: str
+    repo: str
+    metadata_expire: str = "6h"
+
+    @classmethod
+    def of(cls, name: str, row: Mapping[str, Any]) -> Self:
+        """A row of the table of channels; its other keys are ignored."""
+        expire = str(row.get("metadata_expire", cls.metadata_expire))
+        return cls(name, str(row["path"]), str(row["repo"]), expire)
+
+    def repo_file(self, url: str, key: str, *, enabled: bool) -> str:
+        """The .repo file for the repositories below ``url``, with the trusted keys at the URL ``key``."""
+        return (
+            f"[{self.repo.removesuffix('.repo')}]\n"
+            f"name=mistral.rs for Fedora, {self.name}\n"
+            f"mirrorlist={url}/{self.path}/mirrorlist\n"
+            f"enabled={int(enabled)}\n"
+            "gpgcheck=1\n"
+            "repo_gpgcheck=1\n"
+            f"gpgkey={key}\n"
+            f"metadata_expire={self.metadata_expire}\n"
+        )
