@@ -98,14 +98,14 @@ def test_a_checkout_that_was_moved_is_set_up_again(checkout: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "variables"),
     [
-        ([], {"flavour": "ada", "local_port": "8643"}),
+        ([], {"local_port": "8643"}),
         (
             ["FLAVOUR=all", "VERSION=0.10", "CHANNEL=unstable"],
             {"flavour": "all", "version": "0.10", "channel": "unstable", "local_port": "8643"},
         ),
         (
             ["UPSTREAM=https://host/a.git?b=c&d", "PORT=99"],
-            {"flavour": "ada", "upstream_url": "https://host/a.git?b=c&d", "local_port": "99"},
+            {"upstream_url": "https://host/a.git?b=c&d", "local_port": "99"},
         ),
     ],
 )
