@@ -1,15 +1,15 @@
 #!/usr/bin/python
-"""Audit: is the binary what its manifest says?"""
+"""Audit: is the binary what its manifest records?"""
 
 DOCUMENTATION = r"""
 module: binary_audit
-short_description: Refuse a binary that must not be packaged
+short_description: Fail for a binary that must not be packaged
 description:
-  - Reads the GPU architectures, the needed libraries, the library paths and the hardening out of the binary, starts it
-    for its version, commit and features, and fails with everything that does not fit its flavour.
-  - Where qemu-user is installed it also starts it on an emulated processor that has the baseline's instructions alone.
+  - Reads the GPU architectures, the needed libraries, the library paths and the hardening of the binary, runs it for
+    its version, commit and features, and fails with every finding that does not fit its flavour.
+  - If qemu-user is installed, it also runs the binary on an emulated processor with only the baseline's instructions.
   - A size far from the last build's, and a path of the builder in the binary, are warnings.
-  - Where no driver is installed, a stub of libcuda stands in so that the binary starts.
+  - Without NVIDIA's driver the binary runs with a stub of libcuda.
 author: mistralrs-rpm
 options:
   artifact:
@@ -17,15 +17,15 @@ options:
     type: dict
     required: true
   toolkit:
-    description: The CUDA toolkit that it was built with; its libraries and stub are used to start it.
+    description: The CUDA toolkit of the build. The binary runs with its libraries and its stub.
     type: dict
     default: {}
 attributes:
   check_mode:
-    description: Changes nothing, so it does the same.
+    description: The same, but the manifest of a binary that fails stays.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: Nothing to show.
     support: none
 """
 
@@ -38,54 +38,59 @@ EXAMPLES = r"""
 
 RETURN = r"""
 findings:
-  description: Each check with what was found, what is needed, whether that fits, the remedy, and if it is a warning.
-  returned: always
+  description: The checks, each with check, found, needed, fits, remedy and warning.
+  returned: when the binary was read
   type: list
   elements: dict
+step:
+  description: The row of the run's summary table.
+  returned: success
+  type: dict
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.findings import refuse
 from ansible.module_utils.pipeline.base.records import Artifact
-from ansible.module_utils.pipeline.package import audit
+from ansible.module_utils.pipeline.package.audit import audit
+from ansible.module_utils.pipeline_module import run, step
+
+ARGUMENT_SPEC = {
+    "artifact": {"type": "dict", "required": True},
+    "toolkit": {"type": "dict", "default": {}},
+}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "artifact": {"type": "dict", "required": True},
-            "toolkit": {"type": "dict", "default": {}},
-        },
-        supports_check_mode=True,
-    )
-    toolkit = module.params["toolkit"]
-    findings = []
+def work(module: AnsibleModule) -> dict[str, Any]:
+    artifact, toolkit = Artifact.from_dict(module.params["artifact"]), module.params["toolkit"]
+    # 1. Read, run and judge.
+    cuobjdump = f"{toolkit.get('folder', '')}/bin/cuobjdump" if artifact.flavour.cuda else ""
+    audited = audit(artifact, cuobjdump=cuobjdump, library_path=toolkit.get("library_path", []))
+    rows = [finding.to_dict() for finding in audited.findings]
+
+    # 2. Fail for a binary that does not fit.
+    binary = Path(artifact.folder, artifact.binary)
     try:
-        artifact = Artifact.from_dict(module.params["artifact"])
-        # 1. Read, start and judge.
-        cuobjdump = f"{toolkit.get('folder', '')}/bin/cuobjdump" if artifact.flavour.cuda else ""
-        audited = audit.examine(artifact, cuobjdump=cuobjdump, library_path=toolkit.get("library_path", []))
-        findings = audited.findings
-        # 2. Refuse.
-        where = str(Path(artifact.folder) / artifact.binary)
-        refuse(findings, "the binary may not be packaged", where, "Nothing was packaged or published")
+        refuse(audited.findings, "the binary may not be packaged", str(binary), "Nothing was packaged or published")
     except PipelineError as error:
-        # The next run builds it again, and does not take it for what it is not.
-        if findings and not module.check_mode:
-            Path(artifact.folder, "manifest.json").unlink(missing_ok=True)
-        module.fail_json(findings=[f.to_dict() for f in findings], **error.failure())
-    # 3. Warn, report.
-    for finding in findings:
+        # Without its manifest the artifact does not count as built: the next run compiles it again.
+        if not module.check_mode:
+            binary.with_name("manifest.json").unlink(missing_ok=True)
+        module.fail_json(findings=rows, **error.failure())
+
+    # 3. Warn and report.
+    flavour = artifact.flavour.name
+    for finding in audited.findings:
         if finding.warning:
-            module.warn(f"{artifact.flavour.name}, {finding.check}: {finding.found}. {finding.remedy}")
-    module.exit_json(
-        changed=False,
-        findings=[f.to_dict() for f in findings],
-        step={"name": "audit", "flavour": artifact.flavour.name, "result": audited.summary, "where": ""},
-    )
+            module.warn(f"{flavour}, {finding.check}: {finding.found}. {finding.remedy}")
+    return {"changed": False, "findings": rows, "step": step("audit", audited.summary, flavour=flavour)}
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

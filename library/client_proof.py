@@ -1,92 +1,85 @@
 #!/usr/bin/python
-"""Ansible module: prove that a client can install what a channel publishes, or is about to."""
-
-from __future__ import annotations
+"""Prove: a throw-away client installs and runs packages."""
 
 DOCUMENTATION = r"""
 module: client_proof
-short_description: Prove that a client can install a channel's packages
+short_description: Prove that a client can install packages of a repository
 description:
-  - Makes a throw-away copy-on-write copy of a system, gives it the published C(.repo) file and an
-    empty rpm database, and installs, runs and removes each package there with dnf over HTTP; then all of them
-    side by side.
-  - A staged snapshot is proven under the URL that it keeps, before any client is told of it.
-  - The signatures of packages and metadata must be checked and must come from the trusted key.
-  - What Fedora itself would provide comes from a provider package that is made on the spot; the result
-    lists what it stood in for.
-  - The host keeps nothing but the transcript, so this never reports a change.
+  - Makes a throw-away copy-on-write copy of a system with an empty rpm database and the published C(.repo) file. There
+    dnf installs each package over HTTP, the module runs it, and dnf removes it; then all packages side by side.
+  - A staged snapshot is proven under its final URL, before any mirrorlist names it.
+  - The signatures of packages and metadata must be checked, and must be by trusted keys.
+  - A provider package, made during the proof, replaces the parts of Fedora that the client lacks. The result lists
+    its capabilities.
+  - The host keeps nothing but the transcript, so this module never reports a change.
 author: mistralrs-rpm
 options:
   url:
-    description: The URL below which the channels and their C(.repo) files are published.
+    description: The site's URL, below which the repositories and their C(.repo) files are published.
     type: str
     required: true
   channel:
-    description: The channel; C(mistralrs.repo) is the file of V(stable), C(mistralrs-NAME.repo) of another.
+    description: The channel. V(stable) has the file C(mistralrs.repo), another channel C(mistralrs-NAME.repo).
     type: str
     default: stable
-  key:
-    description: The file of the trusted public keys, armored. The keys that the channel offers must be in it.
-    type: path
-    required: true
   path:
     description:
-      - The channel's path below O(url), as in C(fedora/43/x86_64). Needed with O(snapshot) and O(by=baseurl).
+      - The repository's path below O(url), such as C(fedora/43/x86_64). Required with O(snapshot) and O(by=baseurl).
     type: str
     default: ''
   snapshot:
     description:
-      - The id of a staged snapshot to prove. The client reads it by its URL as C(baseurl); only O(previous) packages
-        are installed from what is published. By default what is published is proven.
+      - The id of a staged snapshot to prove. The client reads it by its URL as C(baseurl); only the O(previous)
+        packages come from the published head. By default the published head is proven.
     type: str
     default: ''
   by:
-    description: How the client reads what is published. By V(mirrorlist) it has the C(.repo) file as it is.
+    description: How the client reads the published head. For V(mirrorlist) the C(.repo) file is used unchanged.
     type: str
     choices: [mirrorlist, baseurl]
     default: mirrorlist
+  trusted_keys:
+    description: The file of the trusted keys, armored. It must contain every key that the site offers.
+    type: path
+    required: true
   packages:
-    description: The packages to install, as Package records of the channel.
+    description: The packages to install, as Package records of the repository.
     type: list
     elements: dict
     required: true
   previous:
     description:
-      - Earlier packages of some of the same names. Such a one is installed first, upgraded, and gone back to.
-        Other names are not used.
+      - Earlier packages of some of the same names. The client installs such a package first, upgrades it, and
+        downgrades to it. Other names are ignored.
     type: list
     elements: dict
     default: []
   flavours:
     description:
-      - The flavour table, which tells whose command C(/usr/bin/mistralrs) is where several packages are installed.
-        Needed with more than one package.
+      - The flavour table. It ranks the generations of several packages; C(/usr/bin/mistralrs) belongs to the newest.
+        Required with more than one package.
     type: list
     elements: dict
     default: []
   expect:
-    description: What C(mistralrs --version) must contain; by default the package's version.
+    description: A part of the output of C(mistralrs --version); by default the package's version.
     type: str
     default: ''
   library_path:
-    description: Folders with libcudart and a libcuda, which only the binary sees.
+    description: Folders with libcudart and a libcuda. Only the binary sees them.
     type: list
     elements: path
     default: []
   releasever:
-    description: The Fedora release that the client says it is.
+    description: The client's Fedora release.
     type: str
     default: '43'
-  repo_file:
-    description: The text of the C(.repo) file; by default it is fetched from O(url).
-    type: str
-    default: ''
   serve:
-    description: A folder to serve at O(url) by nginx on loopback while the proof lasts, unless it is served already.
+    description: A folder that nginx serves at O(url) on loopback during the proof, unless it is served already.
     type: dict
     suboptions:
       root:
-        description: The folder; it holds what O(url) names.
+        description: The folder, with the content of O(url).
         type: path
         required: true
       port:
@@ -97,166 +90,158 @@ options:
     description: The root of the system that the client copies; C(scripts/system-tree forky) makes one with rpm 6.
     type: path
     default: /
-  client:
-    description: The program that installs; by default dnf5 where O(system) has it, else dnf.
+  program:
+    description: The client's dnf; by default dnf5 if O(system) has it, else dnf.
     type: str
     choices: ['', dnf, dnf5]
     default: ''
   transcript:
-    description: The file that keeps all that the client did and said.
+    description: The file with all commands of the client and their output.
     type: path
     required: true
 attributes:
   check_mode:
+    description: Lists the steps of the proof and takes none.
     support: full
-    description: Says which steps the proof would take and takes none.
   diff_mode:
-    support: none
     description: Nothing changes.
+    support: none
 notes:
-  - Needs root, and a host where root may mount an overlay.
-  - The client's files lie in memory; a package of 1 GB installed needs some 2 GB, 4 GB with a previous one. Several
-    need as much together, since they are installed side by side at the end.
+  - Requires root, and a host on which root may mount an overlay.
+  - The client's files are in memory; an installed package of 1 GB takes about 2 GB, with a previous one 4 GB. Several
+    packages take the sum of that, since they are installed side by side at the end.
 """
 
 EXAMPLES = r"""
-- name: A client will be able to install what is staged
+- name: Prove the staged snapshot
   client_proof:
     url: "{{ channel_url }}"
     path: "{{ channels.stable.path }}"
     snapshot: "{{ staged.snapshot.id }}"
-    key: "{{ signing_trusted_keys }}"
+    trusted_keys: "{{ verifier_trusted_keys }}"
     packages: "{{ staged.packages }}"
     previous: "{{ compared.previous }}"
     flavours: "{{ flavours }}"
-    transcript: "{{ signer_root }}/log/client-stable.log"
+    transcript: "{{ verifier_log }}/client-stable.log"
   become: true
 
-- name: A client of the next generation can install what is published
+- name: Prove the published head on a client of the next generation
   client_proof:
     url: "{{ channel_url }}"
-    key: "{{ signing_trusted_keys }}"
+    trusted_keys: "{{ verifier_trusted_keys }}"
     packages: "{{ published.packages }}"
     flavours: "{{ flavours }}"
     system: /var/cache/mistralrs-rpm/forky-1
-    client: dnf5
-    transcript: "{{ signer_root }}/log/client-dnf5.log"
+    program: dnf5
+    transcript: "{{ verifier_log }}/client-dnf5.log"
   become: true
 """
 
 RETURN = r"""
 client:
-  description: The program that installed and the rpm it used, with their versions.
-  type: str
+  description: The client's dnf and rpm, with their versions.
   returned: not in check mode
+  type: str
   sample: dnf 4.14.0, rpm 4.18.0
 installed:
-  description: The packages that were proven.
-  type: list
-  elements: str
+  description: The NEVRAs of the proven packages; empty in check mode.
   returned: success
-versions:
-  description: What the binary of each said of itself.
   type: list
   elements: str
+versions:
+  description: The output of C(mistralrs --version) of each package.
   returned: not in check mode
+  type: list
+  elements: str
 steps:
   description: The steps, each with C(verb), C(what) (a list of NEVRAs, or of one snapshot) and C(seconds).
+  returned: success
   type: list
   elements: dict
-  returned: success
 seconds:
-  description: The time of the whole proof.
-  type: float
+  description: The duration of the proof.
   returned: not in check mode
+  type: float
 dnf_seconds:
-  description: The part of it that was spent in dnf.
-  type: float
+  description: The part of it that dnf took.
   returned: not in check mode
+  type: float
 provided:
-  description: What the provider package stood in for.
+  description: The capabilities of the provider package.
+  returned: not in check mode
   type: list
   elements: str
-  returned: not in check mode
 transcript:
-  description: The file with all that the client did and said.
+  description: The file with all commands of the client and their output.
+  returned: success
   type: str
-  returned: success
 step:
-  description: The line for the run's summary.
-  type: dict
+  description: The row of the run's summary table.
   returned: success
+  type: dict
 """
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.hosts.loopback_site import served
-from ansible.module_utils.pipeline.prove.dnf_client import Order, earlier, plan, prove
+from ansible.module_utils.pipeline.prove.dnf_client import prove
+from ansible.module_utils.pipeline.prove.proof import ProofOrder, previous_packages, steps_of
+from ansible.module_utils.pipeline_module import run, step
+
+ARGUMENT_SPEC = {
+    "url": {"type": "str", "required": True},
+    "channel": {"type": "str", "default": "stable"},
+    "path": {"type": "str", "default": ""},
+    "snapshot": {"type": "str", "default": ""},
+    "by": {"type": "str", "choices": ["mirrorlist", "baseurl"], "default": "mirrorlist"},
+    "trusted_keys": {"type": "path", "required": True, "no_log": False},
+    "packages": {"type": "list", "elements": "dict", "required": True},
+    "previous": {"type": "list", "elements": "dict", "default": []},
+    "flavours": {"type": "list", "elements": "dict", "default": []},
+    "expect": {"type": "str", "default": ""},
+    "library_path": {"type": "list", "elements": "path", "default": []},
+    "releasever": {"type": "str", "default": "43"},
+    "serve": {
+        "type": "dict",
+        "options": {"root": {"type": "path", "required": True}, "port": {"type": "int", "required": True}},
+    },
+    "system": {"type": "path", "default": "/"},
+    "program": {"type": "str", "choices": ["", "dnf", "dnf5"], "default": ""},
+    "transcript": {"type": "path", "required": True},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    # 1. Plan the steps.
+    serve = module.params.pop("serve")
+    order = ProofOrder.from_dict(module.params)
+    steps = steps_of(order)
+    if module.check_mode:
+        planned = {"installed": [], "steps": [one.to_dict() for one in steps], "transcript": order.transcript}
+        return {**result(order, f"would {', '.join(map(str, steps))}"), **planned}
+
+    # 2. Prove.
+    with served(Path(serve["root"]), serve["port"]) if serve else nullcontext():
+        proof = prove(order)
+
+    # 3. Report.
+    verbs = "installed, upgraded, run" if previous_packages(order) else "installed, run"
+    staged = ", staged" if order.snapshot else ""
+    summary = f"{verbs} and removed by {proof.client} in {proof.seconds:.1f} s{staged}"
+    return {**result(order, summary), **proof.to_dict()}
+
+
+def result(order: ProofOrder, summary: str) -> dict[str, Any]:
+    flavours = [package.name.removeprefix("mistralrs-") for package in order.packages]
+    flavour = flavours[0] if len(flavours) == 1 else ""
+    return {"changed": False, "step": step("prove", summary, flavour=flavour, where=order.transcript)}
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "url": {"type": "str", "required": True},
-            "channel": {"type": "str", "default": "stable"},
-            "key": {"type": "path", "required": True, "no_log": False},
-            "path": {"type": "str", "default": ""},
-            "snapshot": {"type": "str", "default": ""},
-            "by": {"type": "str", "choices": ["mirrorlist", "baseurl"], "default": "mirrorlist"},
-            "packages": {"type": "list", "elements": "dict", "required": True},
-            "previous": {"type": "list", "elements": "dict", "default": []},
-            "flavours": {"type": "list", "elements": "dict", "default": []},
-            "expect": {"type": "str", "default": ""},
-            "library_path": {"type": "list", "elements": "path", "default": []},
-            "releasever": {"type": "str", "default": "43"},
-            "repo_file": {"type": "str", "default": ""},
-            "serve": {
-                "type": "dict",
-                "options": {"root": {"type": "path", "required": True}, "port": {"type": "int", "required": True}},
-            },
-            "system": {"type": "path", "default": "/"},
-            "client": {"type": "str", "choices": ["", "dnf", "dnf5"], "default": ""},
-            "transcript": {"type": "path", "required": True},
-        },
-        supports_check_mode=True,
-    )
-    try:
-        # 1. What is to be proven, and by which steps.
-        serve = module.params.pop("serve")
-        order = Order.from_dict(module.params)
-        if module.check_mode:
-            steps = plan(order)
-            tell(module, order, f"would {', '.join(map(str, steps))}", steps=[s.to_dict() for s in steps])
-
-        # 2. Prove it.
-        with served(Path(serve["root"]), serve["port"]) if serve else nullcontext():
-            proof = prove(order)
-    except PipelineError as error:
-        module.fail_json(**error.failure())
-
-    # 3. Tell.
-    done = "installed, upgraded, run" if earlier(order) else "installed, run"
-    staged = ", staged" if order.snapshot else ""
-    tell(module, order, f"{done} and removed by {proof.client} in {proof.seconds:.1f} s{staged}", **proof.to_dict())
-
-
-def tell(module: AnsibleModule, order: Order, result: str, **more: object) -> None:
-    flavours = [package.name.removeprefix("mistralrs-") for package in order.packages]
-    more.setdefault("installed", [])
-    more.setdefault("transcript", order.transcript)
-    module.exit_json(
-        changed=False,
-        step={
-            "name": "prove",
-            "flavour": flavours[0] if len(flavours) == 1 else "",
-            "result": result,
-            "where": order.transcript,
-        },
-        **more,
-    )
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

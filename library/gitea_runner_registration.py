@@ -1,12 +1,12 @@
 #!/usr/bin/python
-"""Builder: a runner of Gitea Actions is known to Gitea."""
+"""Builder: register a runner of Gitea Actions."""
 
 DOCUMENTATION = r"""
 module: gitea_runner_registration
-short_description: Register a runner with Gitea, once
+short_description: Register a runner with Gitea once
 description:
-  - Does nothing where the runner's file tells of a registration with this very Gitea.
-  - The token is given to the runner by its environment, so that it is in no list of processes.
+  - Does nothing if the runner's file records a registration with this Gitea.
+  - Passes the token to the runner by its environment, so that no list of processes shows it.
 author: mistralrs-rpm
 options:
   program:
@@ -14,31 +14,31 @@ options:
     type: path
     required: true
   config:
-    description: Its configuration, which names O(file) and the labels.
+    description: The runner's configuration, with O(file) and the labels.
     type: path
     required: true
   file:
-    description: What the runner leaves when it is registered; its folder is where it runs.
+    description: The file that the runner writes when it is registered. The runner runs in its folder.
     type: path
     required: true
   instance:
-    description: The address of Gitea.
+    description: The URL of Gitea.
     type: str
     required: true
   name:
-    description: What Gitea calls the runner.
+    description: The runner's name in Gitea.
     type: str
     required: true
   token:
-    description: What registers it. A runner that is registered needs none.
+    description: The registration token. A registered runner needs none.
     type: str
     default: ""
 attributes:
   check_mode:
-    description: Tells whether it would be registered; the program need not be there yet.
+    description: Reports whether the runner would be registered. O(program) need not exist yet.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: Nothing to show.
     support: none
 """
 
@@ -58,34 +58,33 @@ RETURN = r"""
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.hosts.gitea_runner import Registration
+from ansible.module_utils.pipeline_module import run
+
+ARGUMENT_SPEC = {
+    "program": {"type": "path", "required": True},
+    "config": {"type": "path", "required": True},
+    "file": {"type": "path", "required": True},
+    "instance": {"type": "str", "required": True},
+    "name": {"type": "str", "required": True},
+    "token": {"type": "str", "default": "", "no_log": True},
+}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "program": {"type": "path", "required": True},
-            "config": {"type": "path", "required": True},
-            "file": {"type": "path", "required": True},
-            "instance": {"type": "str", "required": True},
-            "name": {"type": "str", "required": True},
-            "token": {"type": "str", "default": "", "no_log": True},
-        },
-        supports_check_mode=True,
-    )
+def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
     registration = Registration(Path(p["program"]), Path(p["config"]), Path(p["file"]), p["instance"], p["name"])
-    # 1. It is registered with this Gitea, or it is registered now.
     changed = not registration.done
     if changed and not module.check_mode:
-        try:
-            registration.register(p["token"])
-        except PipelineError as error:
-            module.fail_json(**error.failure())
-    module.exit_json(changed=changed)
+        registration.register(p["token"])
+    return {"changed": changed}
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
 #!/usr/bin/python
-"""Ansible module: serve a folder by nginx on loopback."""
-
-from __future__ import annotations
+"""Local default: serve a folder by nginx on loopback."""
 
 DOCUMENTATION = r"""
 module: loopback_site
 short_description: Serve a folder by nginx on 127.0.0.1
 description:
-  - Runs the system's nginx program with a configuration of its own; the system's nginx is not touched.
-  - Nothing is started when this very site, told by its C(X-Served-By) header, already answers.
-  - Dotfiles are refused. Snapshots, packages and metadata named by digest are served as immutable,
-    all else as C(no-cache).
+  - Runs the system's nginx program with a configuration of its own; the system's nginx does not change.
+  - Does nothing if this very site, recognised by its C(X-Served-By) header, already answers.
+  - Refuses dotfiles. Snapshots, packages and metadata with a digest in its name are immutable for caches; everything
+    else is C(no-cache).
 author: mistralrs-rpm
 options:
   root:
-    description: The folder to serve. Needed for O(state=started).
+    description: The folder to serve. Required for O(state=started).
     type: path
   port:
     description: The port on 127.0.0.1.
@@ -31,15 +29,15 @@ options:
     default: started
 attributes:
   check_mode:
+    description: Reports whether nginx would be started or stopped; fails if the port is taken.
     support: full
-    description: Says whether something would be started or stopped.
   diff_mode:
-    support: full
     description: Shows whether the site is served before and after.
+    support: full
 """
 
 EXAMPLES = r"""
-- name: The local channel is served on loopback
+- name: Serve the local repositories on loopback
   loopback_site:
     root: "{{ channel_root }}"
     port: "{{ local_port }}"
@@ -48,64 +46,58 @@ EXAMPLES = r"""
 
 RETURN = r"""
 url:
-  description: Where the folder is served.
-  type: str
+  description: The URL of the folder.
   returned: success
+  type: str
   sample: http://127.0.0.1:8643
 step:
-  description: The line for the run's summary.
-  type: dict
+  description: The row of the run's summary table.
   returned: success
+  type: dict
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.hosts.loopback_site import Site, started, stopped
+from ansible.module_utils.pipeline_module import run, step
+
+ARGUMENT_SPEC = {
+    "root": {"type": "path"},
+    "port": {"type": "int", "default": 8643},
+    "state_dir": {"type": "path", "required": True},
+    "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    # 1. Describe the site.
+    wanted = str(module.params["state"])
+    state_dir = Path(str(module.params["state_dir"])).resolve()
+    site = Site(Path(str(module.params["root"] or state_dir)).resolve(), module.params["port"], state_dir)
+
+    # 2. Start or stop it.
+    if wanted == "started":
+        changed = started(site, check=module.check_mode)
+    else:
+        changed = stopped(state_dir, check=module.check_mode)
+
+    # 3. Report.
+    summary = wanted if changed else f"already {wanted}"
+    if changed and module.check_mode:
+        summary = "would be stopped" if wanted == "stopped" else f"port {site.port} is free"
+    before = {"started": "stopped", "stopped": "started"}[wanted] if changed else wanted
+    return {
+        "changed": changed,
+        "url": site.url,
+        "diff": {"before": f"{before}\n", "after": f"{wanted}\n"},
+        "step": step("serve", summary, where=site.url),
+    }
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "root": {"type": "path"},
-            "port": {"type": "int", "default": 8643},
-            "state_dir": {"type": "path", "required": True},
-            "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
-        },
-        required_if=[("state", "started", ["root"])],
-        supports_check_mode=True,
-    )
-    wanted = str(module.params["state"])
-    state_dir = Path(str(module.params["state_dir"])).resolve()
-    try:
-        # 1. Which site.
-        site = Site(Path(str(module.params["root"] or state_dir)).resolve(), module.params["port"], state_dir)
-
-        # 2. Start or stop it, unless that is so already.
-        if wanted == "started":
-            changed = started(site, check=module.check_mode)
-        else:
-            changed = stopped(state_dir, check=module.check_mode)
-    except PipelineError as error:
-        module.fail_json(**error.failure())
-
-    # 3. Tell.
-    result = wanted if changed else f"already {wanted}"
-    if changed and module.check_mode:
-        result = "would be stopped" if wanted == "stopped" else f"port {site.port} is free"
-    before = {"started": "stopped", "stopped": "started"}[wanted] if changed else wanted
-    module.exit_json(
-        changed=changed,
-        url=site.url,
-        diff={"before": f"{before}\n", "after": f"{wanted}\n"},
-        step={
-            "name": "serve",
-            "flavour": "",
-            "result": result,
-            "where": site.url,
-        },
-    )
+    run(work, ARGUMENT_SPEC, required_if=[("state", "started", ["root"])])
 
 
 if __name__ == "__main__":

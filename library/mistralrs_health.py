@@ -6,29 +6,29 @@ module: mistralrs_health
 short_description: Wait until mistral.rs servers answer
 description:
   - Waits until the unit of each instance is active and its C(/health) answers, which it does once the model is loaded.
-  - Fails after O(timeout), and at once when systemd has given an instance up. The message ends with the journal.
-  - It changes nothing. In check mode it waits for nothing.
+  - Fails after O(timeout), and at once for an instance that systemd has given up. The message ends with its journal.
+  - Changes nothing.
 author: mistralrs-rpm
 options:
   instances:
-    description: What the module M(mistralrs_instances) returns, of which C(unit) and C(health) are used.
+    description: The instances that M(mistralrs_instances) returns. Their C(unit) and C(health) are used.
     type: list
     elements: dict
     required: true
   timeout:
-    description: How many seconds to wait for all of them together.
+    description: The number of seconds to wait for all of them together.
     type: int
     default: 600
   lines:
-    description: How many lines of the journal to show for one that is not well.
+    description: The number of lines of the journal to show for an instance that does not answer.
     type: int
     default: 15
 attributes:
   check_mode:
-    description: Nothing is waited for.
+    description: Waits for nothing.
     support: full
   diff_mode:
-    description: It changes nothing.
+    description: Nothing to show.
     support: none
 """
 
@@ -41,32 +41,32 @@ EXAMPLES = r"""
 
 RETURN = r"""
 seconds:
-  description: How long it took.
+  description: The duration of the wait.
   returned: success
   type: float
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.hosts.health import wait
+from ansible.module_utils.pipeline_module import run
+
+ARGUMENT_SPEC = {
+    "instances": {"type": "list", "elements": "dict", "required": True},
+    "timeout": {"type": "int", "default": 600},
+    "lines": {"type": "int", "default": 15},
+}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "instances": {"type": "list", "elements": "dict", "required": True},
-            "timeout": {"type": "int", "default": 600},
-            "lines": {"type": "int", "default": 15},
-        },
-        supports_check_mode=True,
-    )
+def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
     urls = {} if module.check_mode else {row["unit"]: row["health"] for row in p["instances"]}
-    try:
-        seconds = wait(urls, p["timeout"], p["lines"])
-    except PipelineError as error:
-        module.fail_json(**error.failure())
-    module.exit_json(changed=False, seconds=round(seconds, 1))
+    return {"changed": False, "seconds": round(wait(urls, p["timeout"], p["lines"]), 1)}
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ DOCUMENTATION = r"""
 module: mistralrs_instances
 short_description: Write the configuration of mistral.rs servers
 description:
-  - Makes C(NAME.conf) and, where there is a token or a variable, C(NAME.env) of each instance, mode 0600. Files of
-    instances that are no longer in the data are removed. Files that the role did not make are never touched.
-  - It starts and stops nothing, and tells which units are to be stopped first and which to be started. So run it in
-    check mode, stop what leaves, and run it again.
-  - Everything that is wrong with the data is told at once, before anything is touched.
+  - Writes C(NAME.conf) of each instance and, for a token or variables, C(NAME.env), both with mode 0600. Removes the
+    files of instances that are no longer in the data. Never touches files that it did not write.
+  - Starts and stops no unit, but returns which units to stop first and which to start after. Run it in check mode, stop
+    the units that leave, and run it again.
+  - Reports every fault of the data at once, before it changes anything.
 author: mistralrs-rpm
 options:
   instances:
@@ -32,11 +32,11 @@ options:
         description: The port to listen on.
         type: int
       settings:
-        description: What is merged into the TOML. Tables are merged, anything else is replaced.
+        description: Settings to merge into the TOML. Tables are merged, other values are replaced.
         type: dict
         default: {}
       config:
-        description: The whole TOML, in place of O(instances[].model), O(instances[].port) and O(instances[].settings).
+        description: The whole TOML, instead of O(instances[].model), O(instances[].port) and O(instances[].settings).
         type: str
       environment:
         description: Environment variables of the server.
@@ -46,23 +46,19 @@ options:
         description: The token of an account at Hugging Face.
         type: str
       token_file:
-        description: Not read here. O(tokens) has what is in it.
+        description: A file on the controller with the token. It overrides O(instances[].token).
         type: str
-  tokens:
-    description: Tokens by the instance's name; they come before O(instances[].token).
-    type: dict
-    default: {}
   flavour:
-    description: The flavour whose unit serves them.
+    description: The flavour whose units serve the instances.
     type: str
     required: true
   folder:
-    description: Where the units look for their configuration.
+    description: The folder in which the units look for their configuration.
     type: path
     default: /etc/mistralrs
 attributes:
   check_mode:
-    description: Tells the same and writes nothing.
+    description: Returns the same and writes nothing.
     support: full
   diff_mode:
     description: Shows the files before and after, without secrets.
@@ -70,7 +66,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: See what is to be stopped
+- name: Find the units to stop
   mistralrs_instances:
     instances: "{{ mistralrs_instances }}"
     flavour: ada
@@ -81,13 +77,13 @@ EXAMPLES = r"""
 RETURN = r"""
 instances:
   description:
-    - The wanted ones, each with name, unit, health (its URL), state (V(started), or V(restarted) where it runs with an
+    - The instances, each with name, unit, health (its URL) and state (V(started), or V(restarted) if it runs with an
       older configuration).
   returned: success
   type: list
   elements: dict
 leaving:
-  description: The units that are no longer wanted and are to be stopped and disabled.
+  description: The units to stop and disable, since their instances are no longer in the data.
   returned: success
   type: list
   elements: str
@@ -97,80 +93,81 @@ given_up:
   type: list
   elements: str
 ports:
-  description: The ports that others reach, each with port and state (V(enabled) or V(disabled)).
+  description: The ports that other hosts reach, each with port and state (V(enabled) or V(disabled)).
   returned: success
   type: list
   elements: dict
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.hosts import instances as logic
+from ansible.module_utils.pipeline_module import run
 
-
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "instances": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "model": {"type": "str"},
-                    "host": {"type": "str"},
-                    "port": {"type": "int"},
-                    "settings": {"type": "dict", "default": {}},
-                    "config": {"type": "str"},
-                    "environment": {"type": "dict", "default": {}},
-                    "token": {"type": "str", "no_log": True},
-                    "token_file": {"type": "str", "no_log": False},
-                },
-            },
-            "tokens": {"type": "dict", "default": {}, "no_log": True},
-            "flavour": {"type": "str", "required": True},
-            "folder": {"type": "path", "default": "/etc/mistralrs"},
+ARGUMENT_SPEC = {
+    "instances": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {
+            "name": {"type": "str", "required": True},
+            "model": {"type": "str"},
+            "host": {"type": "str"},
+            "port": {"type": "int"},
+            "settings": {"type": "dict", "default": {}},
+            "config": {"type": "str"},
+            "environment": {"type": "dict", "default": {}},
+            "token": {"type": "str", "no_log": True},
+            # The action plugin replaces it by the token.
+            "token_file": {"type": "str", "no_log": False},
         },
-        supports_check_mode=True,
-    )
+    },
+    "flavour": {"type": "str", "required": True},
+    "folder": {"type": "path", "default": "/etc/mistralrs"},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
     folder = Path(p["folder"])
-    try:
-        # 1. What is wanted, and what is there.
-        wanted = logic.instances(p["instances"], p["flavour"], p["tokens"])
-        found = logic.look(folder)
-        plan = logic.plan(wanted, found)
-        leaving, links = logic.known(plan.leaving), logic.aliases(plan.leaving)
-        # 2. The files.
-        if not module.check_mode:
-            logic.carry_out(plan, folder, links)
-        closed = logic.close_modes(wanted, folder, check=module.check_mode)
-        # 3. What the units need then.
-        states = logic.states(wanted, folder, plan.write)
-        given_up = logic.given_up(wanted)
-    except PipelineError as error:
-        module.fail_json(**error.failure())
-    module.exit_json(
-        changed=bool(plan.write or plan.remove or links or closed),
-        instances=[{"name": i.name, "unit": i.unit, "health": i.health, "state": states[i.unit]} for i in wanted],
-        leaving=list(leaving),
-        given_up=list(given_up),
-        ports=[
-            *({"port": f"{port}/tcp", "state": "disabled"} for port in plan.closing),
-            *({"port": f"{port}/tcp", "state": "enabled"} for port in plan.opening),
+    # 1. Compare the data with the folder.
+    wanted = logic.read_instances(p["instances"], p["flavour"])
+    found = logic.read_folder(folder)
+    changes = logic.changes(wanted, found)
+    leaving, links = logic.installed(changes.leaving), logic.aliases(changes.leaving)
+
+    # 2. Change the files.
+    if not module.check_mode:
+        logic.apply(changes, folder, links)
+    closed = logic.close_modes(wanted, folder, check=module.check_mode)
+
+    # 3. Report the files and the states that the units need.
+    states = logic.unit_states(wanted, folder, changes.write)
+    return {
+        "changed": bool(changes.write or changes.remove or links or closed),
+        "instances": [{"name": i.name, "unit": i.unit, "health": i.health, "state": states[i.unit]} for i in wanted],
+        "leaving": list(leaving),
+        "given_up": list(logic.given_up(wanted)),
+        "ports": [
+            *({"port": f"{port}/tcp", "state": "disabled"} for port in changes.closing),
+            *({"port": f"{port}/tcp", "state": "enabled"} for port in changes.opening),
         ],
-        diff=[
+        "diff": [
             {
                 "before_header": str(folder / name),
                 "after_header": str(folder / name),
-                "before": logic.shown(name, found.texts.get(name, "")),
-                "after": logic.shown(name, plan.write.get(name, "")),
+                "before": logic.without_secrets(name, found.texts.get(name, "")),
+                "after": logic.without_secrets(name, changes.write.get(name, "")),
             }
-            for name in (*plan.write, *plan.remove)
+            for name in (*changes.write, *changes.remove)
         ],
-    )
+    }
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

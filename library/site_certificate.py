@@ -1,13 +1,13 @@
 #!/usr/bin/python
-"""Status: how long the site's certificate lasts, and whether clients accept it."""
+"""Status: the validity of the site's certificate, as a client sees it."""
 
 DOCUMENTATION = r"""
 module: site_certificate
-short_description: Tell how long a site's certificate lasts
+short_description: Check the validity of a site's certificate
 description:
   - Reads the certificate of an https site by a TLS connection from this host, verified as a client does.
-  - Returns a finding; it does not fail for one that does not fit, so that everything else is told, too.
-    Let M(ansible.builtin.assert) look at RV(findings).
+  - Returns a finding instead of failing, so that the caller can report every other finding too. Check RV(findings) with
+    M(ansible.builtin.assert).
   - Changes nothing.
 author: mistralrs-rpm
 options:
@@ -17,15 +17,15 @@ options:
     required: true
 attributes:
   check_mode:
-    description: Runs in check mode, and does the same.
+    description: The same.
     support: full
   diff_mode:
-    description: There is nothing to show.
+    description: Nothing to show.
     support: none
 """
 
 EXAMPLES = r"""
-- name: See how long the certificate lasts
+- name: Check the site's certificate
   site_certificate:
     url: https://rpm.example.org
   register: certificate
@@ -33,11 +33,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 certificate:
-  description: When it begins and ends, in seconds since 1970, and its issuer; empty where it is not trusted.
+  description: Its begin and end in seconds since 1970, and its issuer; empty if it is not trusted.
   returned: success
   type: dict
 findings:
-  description: The check with what was found, what is needed, whether that fits, and the remedy.
+  description: The check, with check, found, needed, fits and remedy.
   returned: success
   type: list
   elements: dict
@@ -52,32 +52,39 @@ step:
   type: dict
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base import findings
 from ansible.module_utils.pipeline.base.errors import PipelineError
-from ansible.module_utils.pipeline.hosts import site_certificate
+from ansible.module_utils.pipeline.hosts.site_certificate import Validity, judge, read
+from ansible.module_utils.pipeline_module import run, step
+
+ARGUMENT_SPEC = {"url": {"type": "str", "required": True}}
 
 
-def main():
-    module = AnsibleModule(argument_spec={"url": {"type": "str", "required": True}}, supports_check_mode=True)
+def work(module: AnsibleModule) -> dict[str, Any]:
     url = str(module.params["url"])
+    # 1. Read and judge.
+    found: Validity | PipelineError
     try:
-        found = site_certificate.read(url)
+        found = read(url)
     except PipelineError as error:
         found = error
-    finding = site_certificate.check(found)
-    module.exit_json(
-        changed=False,
-        certificate={} if isinstance(found, PipelineError) else found.to_dict(),
-        findings=[finding.to_dict()],
-        table=[url, "", *findings.table([finding])],
-        step={
-            "name": "status",
-            "flavour": "",
-            "result": f"certificate: {finding.found}" if finding.fits else f"certificate wrong: {finding.found}",
-            "where": url,
-        },
-    )
+    finding = judge(found)
+
+    # 2. Report.
+    return {
+        "changed": False,
+        "certificate": {} if isinstance(found, PipelineError) else found.to_dict(),
+        "findings": [finding.to_dict()],
+        "table": [url, "", *findings.table([finding])],
+        "step": step("status", f"certificate{'' if finding.fits else ' wrong'}: {finding.found}", where=url),
+    }
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

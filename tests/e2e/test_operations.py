@@ -52,7 +52,7 @@ def test_a_release_that_no_client_can_start_is_not_published(pipeline):
     run = pipeline.run("release", says="mistralrs 9.9.9")
     assert run.status != 0
     assert "Nothing was published." in run.message
-    assert "does not say 'mistralrs 9.9.9'" in run.message
+    assert "does not print 'mistralrs 9.9.9'" in run.message
     assert (listed(pipeline), pipeline.published()) == (before, pool)
 
 

@@ -1,4 +1,4 @@
-"""Audit: binaries made by the real gcc, each with one fault that a build could leave, are read and started."""
+"""Audit: binaries made by the real gcc, each with one fault of a build, are read and run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from pipeline.base.findings import Finding
 from pipeline.base.records import Artifact, Flavour, Source, sha256_file
-from pipeline.package import audit
+from pipeline.package.audit import audit
 
 COMMIT = "9e92262aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 SOURCE = Source("https://example.org/mistral.rs.git", "v0.9.2", "tag", COMMIT, 1_750_000_000, "0.9.2", "0.9.2")
@@ -40,7 +40,7 @@ TEXT_RELOCATION = """\
 void hop(void);
 __asm__(".globl hop\\nhop: movabs $main, %rax\\n ret\\n .section .note.GNU-stack,\\"\\",@progbits\\n .text\\n");
 """
-# Memory that may be written and executed.
+# Memory both writable and executable.
 BOTH = """\
 __asm__(".section .both,\\"awx\\",@progbits\\n .byte 1\\n .section .note.GNU-stack,\\"\\",@progbits\\n .text\\n");
 """
@@ -48,7 +48,7 @@ __asm__(".section .both,\\"awx\\",@progbits\\n .byte 1\\n .section .note.GNU-sta
 
 @pytest.fixture
 def make(tmp_path):
-    """Compiles the program with some words for gcc and returns the artifact of it, as a build leaves it."""
+    """Compiles the program with arguments for gcc; returns its artifact, as a build makes it."""
 
     def compiled(*words: str, source: str = PROGRAM, revision: str = COMMIT, name: str = "one") -> Artifact:
         folder = tmp_path / "builder/artifacts/cpu" / name
@@ -70,18 +70,18 @@ def make(tmp_path):
 
 
 def wrong(artifact: Artifact) -> dict[str, str]:
-    return {finding.check: finding.found for finding in audit.examine(artifact).findings if not finding.fits}
+    return {finding.check: finding.found for finding in audit(artifact).findings if not finding.fits}
 
 
 def finding(artifact: Artifact, check: str) -> Finding:
-    return next(finding for finding in audit.examine(artifact).findings if finding.check == check)
+    return next(finding for finding in audit(artifact).findings if finding.check == check)
 
 
-def test_a_good_binary_has_no_fault_and_tells_its_commit(make):
+def test_a_good_binary_passes_and_reports_its_commit(make):
     artifact = make()
     assert wrong(artifact) == {}
     assert finding(artifact, "commit").found == COMMIT
-    assert audit.examine(artifact).summary.startswith("mistralrs 0.9.2, no GPU code, 0.0 MB")
+    assert audit(artifact).summary.startswith("mistralrs 0.9.2, no GPU code, 0.0 MB")
 
 
 @pytest.mark.parametrize(
@@ -97,30 +97,30 @@ def test_a_good_binary_has_no_fault_and_tells_its_commit(make):
         (("-Wl,--no-as-needed", "-lrt", "-lcrypt"), "needed libraries", "libcrypt.so.1"),
     ],
 )
-def test_each_fault_of_linking_is_found(make, words, check, found):
+def test_each_fault_of_linking_fails(make, words, check, found):
     assert wrong(make(*words))[check] == found
 
 
 @pytest.mark.parametrize(
     ("words", "source", "found"),
-    [(("-Wl,-z,notext",), TEXT_RELOCATION, "TEXTREL"), ((), BOTH, "segment to write and execute")],
+    [(("-Wl,-z,notext",), TEXT_RELOCATION, "TEXTREL"), ((), BOTH, "segment both writable and executable")],
 )
-def test_code_that_can_change_is_found(make, words, source, found):
+def test_writable_code_fails(make, words, source, found):
     assert wrong(make(*words, source=PROGRAM + source)) == {"hardening": found}
 
 
-def test_a_missing_library_does_not_start_and_the_reason_is_told(make, tmp_path):
+def test_without_a_library_the_program_does_not_start_and_the_reason_is_shown(make, tmp_path):
     (tmp_path / "empty.c").write_text("int nothing(void) { return 0; }\n")
     library = tmp_path / "libcuda.so.1"
     shared = ["gcc", "-shared", "-Wl,-soname,libcuda.so.1", "-o", library, tmp_path / "empty.c"]
     subprocess.run(shared, check=True)
     artifact = make("-Wl,--no-as-needed", str(library))
     assert "libcuda.so.1: cannot open shared object" in wrong(artifact)["version"]
-    started = audit.examine(artifact, library_path=[str(tmp_path)])
+    started = audit(artifact, library_path=[str(tmp_path)])
     assert {f.check for f in started.findings if not f.fits} == {"needed libraries"}
 
 
-def test_a_binary_of_another_commit_is_found(make):
+def test_a_binary_of_another_commit_fails(make):
     assert wrong(make(revision="d" * 40)) == {"commit": "d" * 40}
 
 
@@ -134,21 +134,21 @@ def test_a_binary_of_another_commit_is_found(make):
     ],
 )
 def test_instructions_beyond_the_baseline_end_the_program_there(make, words, level, found):
-    """The configuration's run ends with an error of the program itself, which is no fault."""
+    """The run with a configuration ends with an error that the program reports itself, which is no fault."""
     if not shutil.which("qemu-x86_64"):
         pytest.skip("qemu-user is not installed")
     artifact = dataclasses.replace(make(*words), rustflags=f"-C target-cpu={level}")
     assert finding(artifact, "baseline CPU").found == found
 
 
-def test_a_build_script_that_tells_of_a_native_cpu_is_named(make, tmp_path):
+def test_a_build_script_that_printed_a_native_cpu_is_named(make, tmp_path):
     for name, text in (("onig_sys-1", "-O3 -march=native x.c"), ("ring-2", "native=/x -march=x86-64")):
         (tmp_path / "builder/target/release/build" / name).mkdir(parents=True)
         (tmp_path / "builder/target/release/build" / name / "output").write_text(f"cargo:rerun\nrunning: cc {text}\n")
     assert wrong(make()) == {"C compilers' flags": "onig_sys-1"}
 
 
-def test_the_size_is_held_against_the_last_build_of_the_same_features(make):
+def test_the_size_is_compared_with_the_last_build_of_the_same_features(make):
     first = make(name="first")
     assert finding(first, "size").needed == "any: the first build of this flavour"
     blown = make(source=PROGRAM + "char ballast[100000] = {1};\n", name="second")
@@ -165,7 +165,7 @@ def test_a_path_of_the_builder_in_the_binary_is_a_warning(make, tmp_path):
     assert finding(artifact, "builder's paths").found == "1 in the binary"
 
 
-def test_the_module_refuses_with_everything_at_once_and_warns_of_the_rest(make, run_module):
+def test_the_module_fails_with_every_finding_and_warns_of_the_rest(make, run_module):
     artifact = make("-Wl,-z,execstack", "-Wl,-rpath,/opt")
     result = run_module("binary_audit", {"artifact": artifact.to_dict()})
     assert result["failed"]

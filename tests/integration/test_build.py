@@ -17,7 +17,7 @@ from pipeline.base.git import git
 from pipeline.base.records import Flavour, Source, sha256_file
 from pipeline.build import cargo_build
 from pipeline.build.inputs import Build
-from pipeline.package import audit
+from pipeline.package.audit import audit
 from pipeline.source import checkout
 from pipeline.source.upstream import resolve
 from pipeline.toolchain.rust import find_rust
@@ -73,7 +73,7 @@ def test_upstreams_native_cpu_is_replaced_and_the_manifest_names_the_flags(built
 
 def test_the_audit_passes_the_real_binary(built):
     _, artifact, _ = built
-    audited = audit.examine(artifact)
+    audited = audit(artifact)
     assert audited.summary.startswith("mistralrs 0.9.2, no GPU code, ")
     assert [finding for finding in audited.findings if not finding.fits] == []
 

@@ -1,4 +1,4 @@
-"""A client installs from a real channel, and notices whatever is wrong with it."""
+"""The proof on a real channel: a client installs from it, and each fault of it fails the proof."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package
 from pipeline.hosts.loopback_site import Site, started, stopped
-from pipeline.prove import dnf_client as client_module
-from pipeline.prove.dnf_client import Order, Proof, begin, prove
+from pipeline.prove import dnf_client
+from pipeline.prove.dnf_client import begin_transcript, prove
+from pipeline.prove.proof import Proof, ProofOrder
 from pipeline.prove.sandbox import Client
 from support import PROJECT
 from support.client_channel import FLAVOURS, FOLDER, Channel, Key
@@ -34,12 +35,12 @@ pytestmark = [
 ]
 
 on_every_client = pytest.mark.parametrize("client", CLIENTS, indirect=True)
-"""For what dnf 4 with rpm 4 and dnf5 with rpm 6 might do differently."""
+"""For cases in which dnf 4 with rpm 4 and dnf5 with rpm 6 may differ."""
 
 
 @pytest.fixture
 def client(request: pytest.FixtureRequest) -> str:
-    """The client that the order is for: this machine's own, unless a test says otherwise."""
+    """The client's dnf: this machine's own unless a test is parametrized with another."""
     return str(getattr(request, "param", HERE))
 
 
@@ -53,7 +54,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Key, Key]]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, keys: tuple[Key, Key]) -> tuple[Path, dict[str, Package]]:
-    """A pool of packages, built once; each test copies it into a channel of its own."""
+    """A pool of packages, built once; each test copies it into its own channel."""
     work = tmp_path_factory.mktemp("pool")
     channel = Channel(Site(work / "srv", 1, work / "none"), keys[0], work)
     stray = "mkdir -p /opt/mistralrs-stray"
@@ -88,15 +89,17 @@ def channel(tmp_path: Path, keys: tuple[Key, Key], built: tuple[Path, dict[str, 
 
 
 @pytest.fixture
-def order(channel: Channel, keys: tuple[Key, Key], tmp_path: Path, packages: dict[str, Package], client: str) -> Order:
-    return Order(
+def order(
+    channel: Channel, keys: tuple[Key, Key], tmp_path: Path, packages: dict[str, Package], client: str
+) -> ProofOrder:
+    return ProofOrder(
         url=channel.site.url,
         channel="stable",
         path=FOLDER,
         flavours=FLAVOURS,
-        client=client,
+        program=client,
         system=str(root_of(client)),
-        key=str(keys[0].public),
+        trusted_keys=str(keys[0].public),
         packages=(packages["new"],),
         transcript=str(tmp_path / "log/client.log"),
     )
@@ -104,14 +107,14 @@ def order(channel: Channel, keys: tuple[Key, Key], tmp_path: Path, packages: dic
 
 @pytest.fixture(scope="module", autouse=True)
 def _rpm_has_its_database() -> None:
-    """Whoever calls rpm first makes it: tests that run beside these must not do that while one of these looks."""
+    """The first call of rpm makes it: a test in another process must not do that between two looks at the host."""
     subprocess.run(["rpm", "-qa"], stdout=subprocess.DEVNULL, check=True)
 
 
 @pytest.fixture(autouse=True)
 def host_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a test does in a client: no file, mount or process of it is left on the host."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # not where others may make clients too
+    """No test leaves a file, mount or process of a client on the host."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other processes make clients in /tmp too
 
     def state() -> dict[str, object]:
         files = ["/etc/passwd", "/etc/group", "/etc/dnf/dnf.conf", "/root/.rpmdb/rpmdb.sqlite"]
@@ -141,7 +144,7 @@ def verbs(proof: Proof) -> list[str]:
 
 @on_every_client
 def test_a_published_package_is_installed_run_and_removed(
-    channel: Channel, order: Order, packages: dict[str, Package], client: str
+    channel: Channel, order: ProofOrder, packages: dict[str, Package], client: str
 ) -> None:
     channel.publish(packages["old"], packages["new"])
     proof = prove(order)
@@ -157,8 +160,8 @@ def test_a_published_package_is_installed_run_and_removed(
 
 
 @on_every_client
-def test_it_is_upgraded_from_the_previous_version_and_gone_back_to(
-    channel: Channel, order: Order, packages: dict[str, Package]
+def test_it_is_upgraded_from_the_previous_version_and_downgraded_to_it(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     channel.publish(packages["old"], packages["new"])
     proof = prove(dataclasses.replace(order, previous=(packages["old"],)))
@@ -166,8 +169,8 @@ def test_it_is_upgraded_from_the_previous_version_and_gone_back_to(
     assert proof.versions == ("mistralrs 0.9.2",)
 
 
-def test_a_binary_finds_the_libraries_that_cuda_and_the_driver_would_bring(
-    channel: Channel, order: Order, packages: dict[str, Package], tmp_path: Path
+def test_a_binary_finds_the_libraries_of_cuda_and_the_driver(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package], tmp_path: Path
 ) -> None:
     channel.publish(packages["cpu"])
     (tmp_path / "cuda").mkdir()
@@ -177,7 +180,7 @@ def test_a_binary_finds_the_libraries_that_cuda_and_the_driver_would_bring(
 
 @on_every_client
 def test_several_flavours_work_one_by_one_and_side_by_side(
-    channel: Channel, order: Order, packages: dict[str, Package]
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     flavours = (packages["ampere"], packages["blackwell"], packages["new"])
     channel.publish(*flavours)
@@ -193,8 +196,8 @@ def test_several_flavours_work_one_by_one_and_side_by_side(
     assert together == [every, ["blackwell"], ["blackwell"], ["ada"], ["ada", "ampere"]]
 
 
-def test_a_command_that_is_not_the_newest_generations_is_noticed(
-    channel: Channel, order: Order, packages: dict[str, Package]
+def test_a_command_that_is_not_the_newest_generations_fails(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     channel.publish(packages["humble"], packages["new"])
     error = failure(dataclasses.replace(order, packages=(packages["humble"], packages["new"])))
@@ -205,7 +208,7 @@ def test_a_command_that_is_not_the_newest_generations_is_noticed(
 @on_every_client
 @pytest.mark.parametrize(("by", "unused"), [("mirrorlist", "repodata"), ("baseurl", "mirrorlist")])
 def test_the_channel_is_read_by_mirrorlist_or_by_baseurl(
-    channel: Channel, order: Order, packages: dict[str, Package], by: str, unused: str
+    channel: Channel, order: ProofOrder, packages: dict[str, Package], by: str, unused: str
 ) -> None:
     channel.publish(packages["new"])
     (channel.folder / unused).unlink()
@@ -213,8 +216,8 @@ def test_the_channel_is_read_by_mirrorlist_or_by_baseurl(
 
 
 @on_every_client
-def test_a_staged_snapshot_is_proven_before_any_client_is_told_of_it(
-    channel: Channel, order: Order, packages: dict[str, Package]
+def test_a_staged_snapshot_is_proven_before_any_mirrorlist_names_it(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     published = channel.publish(packages["old"])
     staged = channel.stage(packages["old"], packages["new"])
@@ -224,11 +227,11 @@ def test_a_staged_snapshot_is_proven_before_any_client_is_told_of_it(
     assert [step.what for step in proof.steps[:2]] == [(), (staged,)]
     assert channel.state() == before
 
-    # What a user has came by the mirrorlist; the rest from the snapshot under the URL that it keeps.
-    asked = re.findall(rf"GET /{FOLDER}/(\S+) ", (channel.site.state_dir / "access.log").read_text())
-    assert asked.index("mirrorlist") < asked.index(f"snapshots/{published}/repodata/repomd.xml")
+    # The previous package came by the mirrorlist; the rest from the snapshot under its final URL.
+    requested = re.findall(rf"GET /{FOLDER}/(\S+) ", (channel.site.state_dir / "access.log").read_text())
+    assert requested.index("mirrorlist") < requested.index(f"snapshots/{published}/repodata/repomd.xml")
     old, new = (f"Packages/{packages[name].filename}" for name in ("old", "new"))
-    assert [name for name in asked if name.endswith(".rpm")] == [
+    assert [name for name in requested if name.endswith(".rpm")] == [
         f"snapshots/{published}/{old}",
         f"snapshots/{staged}/{new}",
         f"snapshots/{staged}/{old}",
@@ -236,8 +239,8 @@ def test_a_staged_snapshot_is_proven_before_any_client_is_told_of_it(
 
 
 @on_every_client
-def test_the_first_snapshot_is_proven_where_nothing_is_published_yet(
-    channel: Channel, order: Order, packages: dict[str, Package]
+def test_the_first_snapshot_is_proven_before_anything_is_published(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     staged = channel.stage(packages["new"])
     proof = prove(dataclasses.replace(order, snapshot=staged))
@@ -245,15 +248,15 @@ def test_the_first_snapshot_is_proven_where_nothing_is_published_yet(
     assert not (channel.folder / "mirrorlist").exists()
 
 
-def failure(order: Order) -> PipelineError:
+def failure(order: ProofOrder) -> PipelineError:
     with pytest.raises(PipelineError) as caught:
         prove(order)
     return caught.value
 
 
 @on_every_client
-def test_metadata_changed_after_signing_is_noticed(
-    channel: Channel, order: Order, packages: dict[str, Package]
+def test_metadata_changed_after_signing_fails(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     channel.publish(packages["new"])
     repomd = channel.head / "repodata/repomd.xml"
@@ -266,8 +269,8 @@ def test_metadata_changed_after_signing_is_noticed(
 
 
 @on_every_client
-def test_metadata_signed_by_a_stranger_is_noticed(
-    channel: Channel, order: Order, packages: dict[str, Package], keys: tuple[Key, Key]
+def test_metadata_signed_by_a_stranger_fails(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package], keys: tuple[Key, Key]
 ) -> None:
     channel.publish(packages["new"], key=keys[1])
     error = failure(order)
@@ -276,19 +279,19 @@ def test_metadata_signed_by_a_stranger_is_noticed(
 
 
 @on_every_client
-def test_a_package_signed_by_a_stranger_is_noticed(
-    channel: Channel, order: Order, packages: dict[str, Package]
+def test_a_package_signed_by_a_stranger_fails(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     channel.publish(packages["stranger"])
     error = failure(dataclasses.replace(order, packages=(packages["stranger"],)))
     assert "failed to install mistralrs-ada-0.9.3-1.fc43.x86_64" in error.what
-    # dnf 4 says the first, dnf5 the second.
+    # The first is dnf 4's message, the second dnf5's.
     assert re.search("GPG check FAILED|Import of the key didn't help, wrong key", error.what)
     assert "raise package_release" in error.remedy
 
 
-def test_a_key_in_place_of_the_trusted_one_is_noticed_before_anything_is_installed(
-    channel: Channel, order: Order, packages: dict[str, Package], keys: tuple[Key, Key]
+def test_an_untrusted_key_on_the_site_fails_before_any_installation(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package], keys: tuple[Key, Key]
 ) -> None:
     channel.publish(packages["stranger"], key=keys[1])
     shutil.copy(keys[1].public, channel.site.root / "RPM-GPG-KEY-mistralrs")
@@ -300,8 +303,8 @@ def test_a_key_in_place_of_the_trusted_one_is_noticed_before_anything_is_install
 
 @on_every_client
 @pytest.mark.parametrize("tail", [b"", b"more"])
-def test_a_package_whose_bytes_changed_in_the_pool_is_noticed(
-    channel: Channel, order: Order, packages: dict[str, Package], tail: bytes
+def test_a_package_whose_bytes_changed_in_the_pool_fails(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package], tail: bytes
 ) -> None:
     channel.publish(packages["new"])
     rpm = channel.folder / "Packages" / packages["new"].filename
@@ -309,19 +312,19 @@ def test_a_package_whose_bytes_changed_in_the_pool_is_noticed(
     rpm.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) + tail)
     error = failure(order)
     assert "failed to install mistralrs-ada-0.9.2" in error.what
-    assert "do not belong together" in error.remedy
+    assert "do not match its metadata" in error.remedy
 
 
-def test_a_package_that_the_channel_does_not_have_is_named(
-    channel: Channel, order: Order, packages: dict[str, Package]
+def test_a_package_that_the_repository_lacks_is_named(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     channel.publish(packages["old"])
-    assert "the channel does not have mistralrs-ada-0.9.2-1.fc43.x86_64" in failure(order).what
+    assert "the repository does not have mistralrs-ada-0.9.2-1.fc43.x86_64" in failure(order).what
 
 
 @on_every_client
-def test_a_staged_snapshot_that_is_not_what_its_name_says_is_noticed(
-    channel: Channel, order: Order, packages: dict[str, Package]
+def test_a_staged_snapshot_whose_id_is_not_its_metadatas_fails(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     channel.publish(packages["old"])
     staged = channel.stage(packages["new"])
@@ -341,8 +344,8 @@ def test_a_staged_snapshot_that_is_not_what_its_name_says_is_noticed(
 
 
 @on_every_client
-def test_a_staged_program_that_does_not_start_stops_the_release_and_what_is_published_stays(
-    channel: Channel, order: Order, packages: dict[str, Package], run_module: Callable[..., Any]
+def test_a_staged_program_that_does_not_start_fails_and_the_published_head_stays(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package], run_module: Callable[..., Any]
 ) -> None:
     channel.publish(packages["old"])
     staged = channel.stage(packages["old"], packages["broken"])
@@ -354,14 +357,14 @@ def test_a_staged_program_that_does_not_start_stops_the_release_and_what_is_publ
     }
     failed = run_module("client_proof", options)
     assert failed["failed"] is True
-    step = "run mistralrs-ada-0.9.6-1.fc43.x86_64: /usr/bin/mistralrs --version ended with status 127"
+    step = "run mistralrs-ada-0.9.6-1.fc43.x86_64: /usr/bin/mistralrs --version failed with status 127"
     assert failed["msg"].startswith(f"the client failed to {step}: no libcudart.so.13 ({order.transcript})")
     assert channel.state() == before
     assert prove(dataclasses.replace(order, packages=(packages["old"],))).versions == ("mistralrs 0.9.1",)
 
 
-def test_another_package_under_the_same_name_is_noticed(
-    channel: Channel, order: Order, packages: dict[str, Package]
+def test_another_package_under_the_same_name_fails(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     channel.publish(packages["new"])
     other = dataclasses.replace(packages["new"], sha256="0" * 64)
@@ -369,50 +372,53 @@ def test_another_package_under_the_same_name_is_noticed(
     assert f"has mistralrs-ada-0.9.2-1.fc43.x86_64 with SHA-256 {packages['new'].sha256}" in error.what
 
 
-def test_a_binary_that_does_not_start_or_tells_another_version_is_noticed(
-    channel: Channel, order: Order, packages: dict[str, Package]
+def test_a_binary_that_does_not_start_or_prints_another_version_fails(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     channel.publish(packages["liar"], packages["broken"])
     liar = failure(dataclasses.replace(order, packages=(packages["liar"],)))
-    assert "0.9.5-1.fc43.x86_64 does not say '0.9.5': mistralrs 0.9.0" in liar.what
+    assert "0.9.5-1.fc43.x86_64 does not print '0.9.5': mistralrs 0.9.0" in liar.what
     broken = failure(dataclasses.replace(order, packages=(packages["broken"],)))
-    assert "mistralrs --version ended with status 127: no libcudart.so.13" in broken.what
+    assert "mistralrs --version failed with status 127: no libcudart.so.13" in broken.what
 
 
-def test_what_a_removed_package_leaves_is_named(channel: Channel, order: Order, packages: dict[str, Package]) -> None:
+def test_leftovers_of_a_removed_package_are_named(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
+) -> None:
     channel.publish(packages["stray"])
     error = failure(dataclasses.replace(order, packages=(packages["stray"],)))
     assert error.what.endswith("mistralrs-ada-0.9.4-1.fc43.x86_64 left opt/mistralrs-stray")
 
 
 def test_a_repo_file_without_repo_gpgcheck_is_refused(
-    channel: Channel, order: Order, packages: dict[str, Package]
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     channel.publish(packages["new"])
     text = channel.repo_file.read_text().replace("repo_gpgcheck=1", "repo_gpgcheck=0")
-    assert "does not set repo_gpgcheck=1" in failure(dataclasses.replace(order, repo_file=text)).what
+    channel.repo_file.write_text(text)
+    assert "does not set repo_gpgcheck=1" in failure(order).what
     channel.repo_file.unlink()
     assert failure(order).where == f"{channel.site.url}/mistralrs.repo"
 
 
 def test_without_root_dnf_or_overlay_the_error_says_so(
-    channel: Channel, order: Order, packages: dict[str, Package], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    channel: Channel, order: ProofOrder, packages: dict[str, Package], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     channel.publish(packages["new"])
     with monkeypatch.context() as patch:
         patch.setattr(os, "geteuid", lambda: 1000)
         assert "only root can make the throw-away client" in failure(order).what
     with monkeypatch.context() as patch:
-        patch.setattr(client_module.shutil, "which", lambda *_, **__: None)
+        patch.setattr(dnf_client.shutil, "which", lambda *_, **__: None)
         assert f"the program {HERE} is not installed" in failure(order).what
-        assert "the program dnf5 or dnf is not installed" in failure(dataclasses.replace(order, client="")).what
+        assert "the program dnf5 or dnf is not installed" in failure(dataclasses.replace(order, program="")).what
     with monkeypatch.context() as patch:
         patch.setattr(Client, "_HOLDER", Client._HOLDER.replace("-t overlay", "-t nosuchfs"))
         error = failure(order)
         assert "a throw-away client cannot be made: mount:" in error.what
         assert "may mount an overlay" in error.remedy
     error = failure(dataclasses.replace(order, system=str(tmp_path / "none")))
-    assert (error.what, error.where) == ("no system to copy is here", str(tmp_path / "none"))
+    assert (error.what, error.where) == ("there is no system to copy", str(tmp_path / "none"))
     (tmp_path / "bare/usr/bin").mkdir(parents=True)
     error = failure(dataclasses.replace(order, system=str(tmp_path / "bare")))
     assert (error.what, error.where) == (f"this system has no {HERE}", str(tmp_path / "bare"))
@@ -421,13 +427,13 @@ def test_without_root_dnf_or_overlay_the_error_says_so(
 
 
 @on_every_client
-def test_what_is_done_in_a_client_does_not_reach_its_system(
+def test_changes_in_a_client_do_not_reach_its_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", "/nonsense")
     kernel = Path("/proc/sys/kernel/hostname").read_text()
     (tmp_path / "library").mkdir()
-    system = tmp_path / "a:b,c"  # no name is too odd for mount
+    system = tmp_path / "a:b,c"  # a name that mount's options would split
     system.symlink_to(root_of(client))
     with Client(tmp_path / "log", [str(tmp_path / "library")], system) as copy:
         copy.write("/etc/canary", "tweet")
@@ -446,7 +452,7 @@ def test_what_is_done_in_a_client_does_not_reach_its_system(
 
 def test_a_killed_proof_takes_its_client_with_it(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.throwaway import Client\n"
+        "import sys, time; from pathlib import Path; from pipeline.prove.sandbox import Client\n"
         f"with Client(Path({str(tmp_path / 'log')!r})) as client:\n"
         "    print(client._pid, client._base, flush=True); client.run('sleep', '60')"
     )
@@ -463,12 +469,12 @@ def test_a_killed_proof_takes_its_client_with_it(tmp_path: Path) -> None:
     process.wait()
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
     wait_for(lambda: processes(pid) == [])
-    assert list(Path(base).iterdir()) == []  # nothing but the empty mount point stays
+    assert list(Path(base).iterdir()) == []  # only the empty mount point remains
     Path(base).rmdir()
 
 
 def processes(init: str) -> list[str]:
-    """The names of the programs in the pid namespace of ``init``, as long as it lives."""
+    """The names of the programs in the pid namespace of ``init``; none after its end."""
     try:
         namespace = Path(f"/proc/{init}/ns/pid").readlink()
     except OSError:
@@ -491,12 +497,12 @@ def wait_for(reached: Callable[[], bool]) -> None:
 
 
 def test_the_module_proves_and_changes_nothing(
-    channel: Channel, order: Order, packages: dict[str, Package], run_module: Callable[..., Any]
+    channel: Channel, order: ProofOrder, packages: dict[str, Package], run_module: Callable[..., Any]
 ) -> None:
     channel.publish(packages["new"])
     options = {
         "url": order.url,
-        "key": order.key,
+        "trusted_keys": order.trusted_keys,
         "packages": [packages["new"].to_dict()],
         "transcript": order.transcript,
         "expect": "mistralrs 0.9.2",
@@ -512,14 +518,14 @@ def test_the_module_proves_and_changes_nothing(
     assert proven["step"]["result"].startswith("installed, run and removed by dnf")
 
     failed = run_module("client_proof", options | {"expect": "mistralrs 1"})
-    assert "does not say 'mistralrs 1': mistralrs 0.9.2" in failed["msg"]
+    assert "does not print 'mistralrs 1': mistralrs 0.9.2" in failed["msg"]
     assert order.transcript in failed["msg"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a folder away")
 def test_the_transcript_belongs_to_the_owner_of_its_folder(tmp_path):
-    """The proof runs as root; a person must be able to delete what it leaves among their files."""
+    """The proof runs as root; a person must be able to delete its transcript."""
     os.chown(tmp_path, 12345, 12345)
-    begin(tmp_path / "signer" / "log" / "client.log")
+    begin_transcript(tmp_path / "signer" / "log" / "client.log")
     made = [tmp_path / "signer", tmp_path / "signer/log", tmp_path / "signer/log/client.log"]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(12345, 12345)}

@@ -21,7 +21,7 @@ from pipeline.base.git import git
 from pipeline.base.records import Artifact, Flavour
 from pipeline.build import cargo_build, processes, variants
 from pipeline.build.inputs import Build
-from pipeline.package import audit
+from pipeline.package.binary import read_binary
 from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit
 from pipeline.toolchain.rust import find_rust
@@ -69,7 +69,7 @@ class Builder:
         self.stand_in.add_commit(self.repository, message, changes)
 
     def archs(self, artifact: Artifact) -> set[str]:
-        binary = audit.read_binary(Path(artifact.folder) / "mistralrs", f"{self.compiler.folder}/bin/cuobjdump")
+        binary = read_binary(Path(artifact.folder) / "mistralrs", f"{self.compiler.folder}/bin/cuobjdump")
         return set(binary.ptx | binary.sass)
 
 

@@ -1,6 +1,6 @@
-"""A runner is registered with Gitea once, and its token is nowhere to be read.
+"""A runner registers with Gitea once, and nothing shows its token.
 
-The runner's program is the stand-in of the molecule scenario, which writes down how it was called.
+The program is the stand-in of the molecule scenario, which records its calls.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def calls(registration: Registration) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_it_is_registered_once_and_argv_does_not_tell_the_token(registration: Registration) -> None:
+def test_it_is_registered_once_and_argv_does_not_contain_the_token(registration: Registration) -> None:
     assert not registration.done
     registration.register("stand-in-token")
     assert registration.done
@@ -53,13 +53,13 @@ def test_another_gitea_is_another_registration(registration: Registration) -> No
     registration.file.write_text(json.dumps(found))
     assert not registration.done
     registration.file.write_text(json.dumps(found | {"address": "https://git.example.org/"}))
-    assert registration.done, "a slash at the end is no other Gitea"
+    assert registration.done, "a trailing slash makes no other Gitea"
 
 
 @pytest.mark.parametrize(
     ("instance", "token", "message"),
     [
-        ("https://git.example.org", "", "there is no token to register it with"),
+        ("https://git.example.org", "", "there is no token to register it"),
         (
             "https://git.example.org",
             "of-yesterday",
@@ -68,7 +68,7 @@ def test_another_gitea_is_another_registration(registration: Registration) -> No
         ("https://down.example.org", "stand-in-token", "Gitea did not answer within 1 s: .*Cannot ping"),
     ],
 )
-def test_a_failure_says_what_to_do_and_not_the_token(
+def test_an_error_has_a_remedy_and_no_token(
     registration: Registration, instance: str, token: str, message: str
 ) -> None:
     wrong = Registration(registration.program, registration.config, registration.file, instance, "forge")
@@ -79,7 +79,7 @@ def test_a_failure_says_what_to_do_and_not_the_token(
     assert not registration.file.exists()
 
 
-def test_the_module_knows_check_mode(registration: Registration, run_module) -> None:
+def test_the_module_supports_check_mode(registration: Registration, run_module) -> None:
     arguments = {
         "program": "/nonexistent", "config": str(registration.config), "file": str(registration.file),
         "instance": registration.instance, "name": "forge",
@@ -91,6 +91,6 @@ def test_the_module_knows_check_mode(registration: Registration, run_module) -> 
     assert not run_module("gitea_runner_registration", arguments | {"token": ""})["changed"]
 
 
-def test_the_checksum_beside_the_stand_in_is_its_own() -> None:
-    told = STAND_IN.with_name(f"{STAND_IN.name}.sha256").read_text().split()
-    assert told == [hashlib.sha256(STAND_IN.read_bytes()).hexdigest(), STAND_IN.name]
+def test_the_stand_ins_checksum_matches() -> None:
+    listed = STAND_IN.with_name(f"{STAND_IN.name}.sha256").read_text().split()
+    assert listed == [hashlib.sha256(STAND_IN.read_bytes()).hexdigest(), STAND_IN.name]

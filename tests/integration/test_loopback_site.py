@@ -1,4 +1,4 @@
-"""The local web server: what it serves, and what it does when it is not alone."""
+"""The local web server: the files it serves, and other servers and programs on its port."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     (channel / "repodata").symlink_to("snapshots/one/repodata")
     secret = tmp_path / "srv/.publisher/stable"
     secret.mkdir(parents=True)
-    (secret / "journal").write_text("not for the public")
+    (secret / "journal").write_text("secret")
     here = Site(tmp_path / "srv", free_port(), tmp_path / "nginx")
     yield here
     stopped(here.state_dir)
@@ -63,7 +63,9 @@ def get(site: Site, name: str) -> tuple[int, Mapping[str, str], str]:
         ("snapshots/", "no-cache"),
     ],
 )
-def test_what_never_changes_is_immutable_and_all_else_is_asked_for_again(site: Site, name: str, freshness: str) -> None:
+def test_files_that_never_change_are_immutable_and_all_others_are_revalidated(
+    site: Site, name: str, freshness: str
+) -> None:
     assert started(site)
     status, headers, _ = get(site, f"fedora/43/x86_64/{name}")
     assert status == 200
@@ -116,14 +118,14 @@ def test_another_folder_on_the_same_port_replaces_the_server(site: Site, tmp_pat
     assert not started(other)
 
 
-def test_a_stale_pid_file_is_not_believed(site: Site) -> None:
+def test_a_stale_pid_file_is_ignored(site: Site) -> None:
     site.state_dir.mkdir()
     (site.state_dir / "nginx.pid").write_text(f"{os.getpid()}\n")
     assert not stopped(site.state_dir)
     assert started(site)
 
 
-def test_a_port_that_another_program_holds_is_named_with_its_holder(site: Site) -> None:
+def test_a_port_that_another_program_holds_fails_with_its_name(site: Site) -> None:
     with socket.create_server(("127.0.0.1", site.port)), pytest.raises(PipelineError) as caught:
         started(site)
     assert f"port {site.port} is taken by" in caught.value.what
@@ -149,11 +151,11 @@ def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     [
         (signal.SIGINT, signal.SIG_DFL),
         (signal.SIGTERM, signal.SIG_DFL),
-        # As a shell without job control starts what is to run in the background.
+        # As a shell without job control starts background processes.
         (signal.SIGTERM, signal.SIG_IGN),
     ],
 )
-def test_the_foreground_ends_at_a_signal_and_leaves_nothing(
+def test_the_foreground_ends_at_a_signal_and_leaves_no_files(
     site: Site, stop: int, before: signal.Handlers, tmp_path: Path
 ) -> None:
     (tmp_path / "tmp").mkdir()
@@ -168,13 +170,13 @@ def test_the_foreground_ends_at_a_signal_and_leaves_nothing(
     assert server.stdout is not None
     assert server.stdout.readline().startswith(f"serving {site.root} on {site.url}")
     assert get(site, "fedora/43/x86_64/mirrorlist")[2] == "mirrorlist"
-    assert not started(site)  # told by its marker, whoever started it
+    assert not started(site)  # recognised by its marker
     server.send_signal(stop)
     assert server.wait(timeout=10) == 0
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_the_module_says_where_the_folder_is_served(site: Site, run_module: Callable[..., Any]) -> None:
+def test_the_module_returns_the_url_of_the_folder(site: Site, run_module: Callable[..., Any]) -> None:
     options = {"root": str(site.root), "port": site.port, "state_dir": str(site.state_dir)}
     stop = {"state": "stopped", "state_dir": str(site.state_dir)}
     assert run_module("loopback_site", options, check=True)["changed"] is True

@@ -43,7 +43,7 @@ def query(rpm: Path, *words: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory) -> Path:
-    """An ELF file that stands for the binary."""
+    """An ELF file in place of the binary."""
     folder = tmp_path_factory.mktemp("program")
     (folder / "main.c").write_text('#include <stdio.h>\nint main(void) { return puts("mistralrs 0.8.0") < 0; }\n')
     sh("gcc", "-g", "-o", folder / "mistralrs", folder / "main.c")
@@ -52,7 +52,7 @@ def program(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def home(tmp_path, program, project) -> Path:
-    """A home as rpmdev-setuptree leaves it, with the three files in SOURCES and no more."""
+    """A home as rpmdev-setuptree makes it, with only the three required files in SOURCES."""
     tree = tmp_path / "home/rpmbuild"
     for name in ("BUILD", "RPMS", "SOURCES", "SPECS", "SRPMS"):
         (tree / name).mkdir(parents=True)
@@ -64,15 +64,15 @@ def home(tmp_path, program, project) -> Path:
 
 
 def plain(home: Path, project: Path, version: str = "0.8.0", flavour: str = "ada", *more: str) -> Path:
-    """The plain command of the spec's head."""
+    """The plain command in the spec's header."""
     sh("rpmbuild", "-bb", project / "rpm/mistralrs.spec", "--define", f"mistralrs_version {version}",
        "--define", f"mistralrs_flavour {flavour}", *more, HOME=str(home))  # fmt: skip
     (rpm,) = (home / "rpmbuild/RPMS").glob(f"*/mistralrs-{flavour}-{version}-*.rpm")
     return rpm
 
 
-def plan_for(folder: Path, program: Path, project: Path, flavour: Flavour = ADA, **change: str) -> Packaging:
-    """An artifact as the build stage leaves it, to be packaged below ``folder``."""
+def packaging_for(folder: Path, program: Path, project: Path, flavour: Flavour = ADA, **change: str) -> Packaging:
+    """An artifact as the build makes it, to be packaged below ``folder``."""
     artifact = folder / "artifacts" / flavour.name
     (artifact / "chat_templates").mkdir(parents=True, exist_ok=True)
     shutil.copy(program, artifact / "mistralrs")
@@ -108,7 +108,7 @@ def test_the_plain_command_needs_three_files(home, project):
     ]
 
 
-def test_without_a_version_the_spec_says_what_to_define(home, project):
+def test_without_a_version_the_spec_names_the_missing_define(home, project):
     done = subprocess.run(
         ["rpmbuild", "-bb", project / "rpm/mistralrs.spec", "--define", "mistralrs_flavour ada"],
         env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, check=False,
@@ -123,7 +123,7 @@ def test_versions_of_prereleases(home, project, version):
 
 
 def test_the_binary_is_packaged_byte_for_byte(home, project, program, tmp_path):
-    """It has debug information, which a policy script would have stripped."""
+    """It has debug information, which a policy script would strip."""
     files = unpack(plain(home, project), tmp_path / "files")
     assert sha256_file(files / "usr/bin/mistralrs-ada") == sha256_file(program)
     assert sh(files / "usr/bin/mistralrs-ada") == "mistralrs 0.8.0\n"
@@ -147,15 +147,15 @@ def test_the_example_listens_on_loopback_only(home, project, tmp_path):
     assert settings["server"] == {"host": "127.0.0.1", "port": 1234}
     assert settings["models"][0]["kind"] == "auto"
     assert "systemctl enable --now mistralrs@NAME           (or mistralrs-ada@NAME" in text
-    # What is commented out is TOML too.
+    # The commented lines are TOML too.
     uncommented = "\n".join(
         line.removeprefix("#") if line.startswith("#") and line[1:2].isalpha() else line for line in text.splitlines()
     )
     assert tomllib.loads(uncommented)["models"][0]["quantization"] == {"in_situ_quant": "4"}
 
 
-def test_what_the_driver_and_nobody_provides_is_recommended_not_required(tmp_path, home, project):
-    """A program linked with stubs of libcuda, NCCL and cudart: only the last becomes a requirement."""
+def test_libraries_of_the_driver_and_nccl_are_recommended_not_required(tmp_path, home, project):
+    """A program linked with stubs of libcuda, NCCL and cudart: only cudart becomes a requirement."""
     (tmp_path / "empty.c").write_text("int nothing(void) { return 0; }\n")
     stubs = []
     for soname in ("libcuda.so.1", "libnccl.so.2", "libcudart.so.13"):
@@ -169,18 +169,18 @@ def test_what_the_driver_and_nobody_provides_is_recommended_not_required(tmp_pat
     assert not [line for line in requires if line.startswith(("libcuda.", "libnccl"))]
     assert query(rpm, "--recommends") == ["libcuda.so.1()(64bit)", "libnccl.so.2()(64bit)"]
     assert "mistralrs(driver) = 580" in query(rpm, "--provides")
-    assert "It needs NVIDIA's driver 580 or newer (CUDA 13.0)" in "\n".join(query(rpm, "--qf", "%{DESCRIPTION}"))
+    assert "It requires NVIDIA's driver 580 or newer (CUDA 13.0)" in "\n".join(query(rpm, "--qf", "%{DESCRIPTION}"))
 
 
-def test_the_flavour_without_a_gpu_asks_for_no_driver(home, project):
+def test_the_flavour_without_a_gpu_requires_no_driver(home, project):
     rpm = plain(home, project, "0.8.0", "cpu")
     assert query(rpm, "--recommends") == []
     assert not [line for line in query(rpm, "--provides") if "driver" in line]
-    assert "It needs no GPU." in query(rpm, "--qf", "%{DESCRIPTION}")
+    assert "It requires no GPU." in query(rpm, "--qf", "%{DESCRIPTION}")
 
 
-def test_a_package_says_which_commit_it_is(tmp_path, program, project):
-    package = plan_for(tmp_path, program, project).build()
+def test_a_package_records_its_commit(tmp_path, program, project):
+    package = packaging_for(tmp_path, program, project).build()
     assert package.nevra == "mistralrs-ada-0.8.0-1.fc43.x86_64"
     assert package.commit == COMMIT
     assert package == read_package(Path(package.path))
@@ -192,7 +192,7 @@ def test_a_package_says_which_commit_it_is(tmp_path, program, project):
 
 
 def test_the_whole_set_of_sources(tmp_path, program, project):
-    rpm = Path(plan_for(tmp_path, program, project).build().path)
+    rpm = Path(packaging_for(tmp_path, program, project).build().path)
     assert {
         "/usr/share/licenses/mistralrs-ada/LICENSE",
         "/usr/share/mistralrs-ada/chat_templates",
@@ -200,18 +200,18 @@ def test_the_whole_set_of_sources(tmp_path, program, project):
     } <= set(query(rpm, "-l"))
     assert query(rpm, "-L") == ["/usr/share/licenses/mistralrs-ada/LICENSE"]
     owners = set(query(rpm, "--qf", "[%{FILEUSERNAME}:%{FILEGROUPNAME}\n]"))
-    assert owners == {"root:root"}, "rpm 6 would require a user for another owner, older rpm not make it"
+    assert owners == {"root:root"}, "rpm 6 would require the user of another owner, older rpm would not create it"
 
 
 def test_two_builds_give_the_same_bytes(tmp_path, program, project):
-    """Also at another place and time, in another umask, with other macros in the account's home."""
-    first = plan_for(tmp_path / "one", program, project).build()
+    """Also in another folder, at another time, with another umask and other macros in the account's home."""
+    first = packaging_for(tmp_path / "one", program, project).build()
     time.sleep(1.1)
     (tmp_path / ".rpmmacros").write_text("%_buildhost elsewhere\n%packager Someone\n")
     before, umask = os.environ["HOME"], os.umask(0o077)
     os.environ["HOME"] = str(tmp_path)
     try:
-        second = plan_for(tmp_path / "two", program, project).build()
+        second = packaging_for(tmp_path / "two", program, project).build()
     finally:
         os.environ["HOME"] = before
         os.umask(umask)
@@ -220,8 +220,8 @@ def test_two_builds_give_the_same_bytes(tmp_path, program, project):
 
 
 def test_flavours_conflict_on_no_file(tmp_path, program, project):
-    """What both own are a folder and the links of update-alternatives, which are not packaged."""
-    packages = [Path(plan_for(tmp_path, program, project, f).build().path) for f in (ADA, BLACKWELL)]
+    """Both own a folder and the links of update-alternatives, which are ghosts."""
+    packages = [Path(packaging_for(tmp_path, program, project, f).build().path) for f in (ADA, BLACKWELL)]
 
     def owned(rpm: Path) -> set[str]:
         lines = query(rpm, "--qf", "[%{FILENAMES} %{FILEFLAGS:fflags} %{FILEMODES:perms}\n]")
@@ -236,7 +236,7 @@ def test_rpmlint_finds_no_error(tmp_path, program, project):
     if not shutil.which("rpmlint"):
         pytest.skip("rpmlint is not installed")
     for flavour in (ADA, CPU):
-        package = plan_for(tmp_path, program, project, flavour).build()
+        package = packaging_for(tmp_path, program, project, flavour).build()
         assert "0 errors, 0 warnings" in sh("rpmlint", "-c", project / "rpm/rpmlint.toml", package.path)
 
 
@@ -255,7 +255,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(instance):
 
 
 def test_the_unit_is_exposed_little(instance):
-    """The limit in tenths; what is left is what a server with a GPU needs, explained in the unit."""
+    """The threshold in tenths. The unit explains the exposures that a server with a GPU needs."""
     sh("systemd-analyze", "security", "--offline=true", "--threshold=20", instance)
 
 
@@ -267,8 +267,8 @@ def test_the_unit_is_exposed_little(instance):
         ("[server]\n#host = 1\nport = 1\n", 78),
     ],
 )
-def test_a_server_that_does_not_say_where_it_listens_is_not_started(instance, tmp_path, text, status):
-    """Upstream would listen on every interface. The unit's check is run as systemd would run it."""
+def test_a_server_without_an_address_to_listen_on_does_not_start(instance, tmp_path, text, status):
+    """Upstream would listen on every interface. The test runs the unit's check as systemd does."""
     (tmp_path / "mistralrs.toml").write_text(text)
     (line,) = [row for row in instance.read_text().splitlines() if row.startswith("ExecStartPre=")]
     command = line.removeprefix("ExecStartPre=").replace("%d", str(tmp_path)).replace("%i", "qwen").replace("$$", "$")
@@ -280,7 +280,7 @@ def test_a_server_that_does_not_say_where_it_listens_is_not_started(instance, tm
         )
 
 
-# The story of a machine, in a throw-away copy of this one's file system.
+# Installs, upgrades and removes packages in a throw-away copy of this machine's file system.
 STORY = r"""
 set -eu
 mount -t tmpfs none "$work/tmpfs"
@@ -293,18 +293,18 @@ mount -t proc proc proc
 cat > story <<'END'
 set -eu
 rpm() { command rpm --dbpath /db --nosignature --nodeps "$@"; }
-tell() { echo "$1: $(readlink -f /usr/bin/mistralrs || :) $(readlink -f "$units/mistralrs@.service" || :)"; }
+show() { echo "$1: $(readlink -f /usr/bin/mistralrs || :) $(readlink -f "$units/mistralrs@.service" || :)"; }
 units=/usr/lib/systemd/system
 wants=/etc/systemd/system/multi-user.target.wants
-rpm -U packages/mistralrs-ada-0.8.0-1.x86_64.rpm;       tell ada
+rpm -U packages/mistralrs-ada-0.8.0-1.x86_64.rpm;       show ada
 getent passwd mistralrs | cut -d: -f1,6
-rpm -U packages/mistralrs-blackwell-0.8.0-1.x86_64.rpm; tell both
+rpm -U packages/mistralrs-blackwell-0.8.0-1.x86_64.rpm; show both
 update-alternatives --set mistralrs /usr/bin/mistralrs-ada
 systemctl enable mistralrs@a.service mistralrs-ada@b.service 2>/dev/null
-rpm -U packages/mistralrs-ada-0.9.0-1.x86_64.rpm;       tell upgraded
+rpm -U packages/mistralrs-ada-0.9.0-1.x86_64.rpm;       show upgraded
 rpm -V mistralrs-ada mistralrs-blackwell
 ls $wants | { grep mistralrs || :; } | tr '\n' ' '; echo
-rpm -e mistralrs-ada;                                   tell without-ada
+rpm -e mistralrs-ada;                                   show without-ada
 ls $wants | { grep mistralrs || :; } | tr '\n' ' '; echo
 rpm -e mistralrs-blackwell
 places="/usr/bin $units /etc/systemd/system /etc/alternatives /usr/share /usr/lib/sysusers.d"
@@ -316,16 +316,16 @@ exec chroot . /bin/sh /story
 
 
 def test_flavours_side_by_side_through_upgrade_and_removal(home, project, tmp_path):
-    """The operator's choice outlives an upgrade; what is enabled goes with its flavour; no file is left."""
+    """The operator's choice survives an upgrade; a flavour's removal disables its units and leaves no file."""
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("needs root and a mount namespace")
     blackwell = plain(home, project, "0.8.0", "blackwell", "--define", "mistralrs_priority 120")
     for file in (plain(home, project), plain(home, project, "0.9.0"), blackwell):
         shutil.copy(file, tmp_path)
     (tmp_path / "tmpfs").mkdir()
-    said = sh("unshare", "-m", "--propagation", "private", "sh", "-c", STORY, work=str(tmp_path)).splitlines()
+    output = sh("unshare", "-m", "--propagation", "private", "sh", "-c", STORY, work=str(tmp_path)).splitlines()
     units = "/usr/lib/systemd/system/"
-    assert [line for line in said if not line.startswith(("update-alternatives:", "Creating"))] == [
+    assert [line for line in output if not line.startswith(("update-alternatives:", "Creating"))] == [
         f"ada: /usr/bin/mistralrs-ada {units}mistralrs-ada@.service",
         "mistralrs:/var/lib/mistralrs",
         f"both: /usr/bin/mistralrs-blackwell {units}mistralrs-blackwell@.service",
@@ -338,9 +338,9 @@ def test_flavours_side_by_side_through_upgrade_and_removal(home, project, tmp_pa
 
 
 def test_the_module_packages_once(tmp_path, program, project, run_module):
-    plan = plan_for(tmp_path, program, project)
-    arguments = {"artifact": plan.artifact.to_dict(), "root": str(tmp_path),
-                 "spec_folder": str(plan.spec_folder), "dist": ".fc43"}  # fmt: skip
+    packaging = packaging_for(tmp_path, program, project)
+    arguments = {"artifact": packaging.artifact.to_dict(), "root": str(tmp_path),
+                 "spec_folder": str(packaging.spec_folder), "dist": ".fc43"}  # fmt: skip
     asked = run_module("rpm_package", arguments, check=True)
     assert asked["changed"]
     assert asked["step"]["result"] == "would build mistralrs-ada-0.8.0-1.fc43.x86_64.rpm"
@@ -357,7 +357,7 @@ def test_the_module_packages_once(tmp_path, program, project, run_module):
         again = run_module("rpm_package", arguments, check=check)
         assert not again["changed"]
         assert again["package"] == first["package"]
-        # One that is about to be used is not the oldest, which pruning would take.
+        # Renewed, so that pruning does not remove a package in use.
         assert (Path(first["package"]["path"]).stat().st_mtime == 0) == check
 
     released = run_module("rpm_package", arguments | {"package_release": "2"})
@@ -366,11 +366,11 @@ def test_the_module_packages_once(tmp_path, program, project, run_module):
 
 
 def test_a_damaged_package_is_built_again(tmp_path, program, project):
-    plan = plan_for(tmp_path, program, project)
-    package = plan.build()
+    packaging = packaging_for(tmp_path, program, project)
+    package = packaging.build()
     Path(package.path).write_bytes(b"cut off")
-    assert plan.finished() is None
-    assert plan.build() == package
+    assert packaging.finished() is None
+    assert packaging.build() == package
 
 
 def test_rpmbuild_that_fails_leaves_no_package(tmp_path, program, project, run_module):
@@ -379,8 +379,8 @@ def test_rpmbuild_that_fails_leaves_no_package(tmp_path, program, project, run_m
     (spec / "mistralrs.spec").write_text(
         (spec / "mistralrs.spec").read_text().replace("%check\n", "%check\necho no space left >&2; exit 3\n")
     )
-    plan = plan_for(tmp_path, program, project)
-    result = run_module("rpm_package", {"artifact": plan.artifact.to_dict(), "root": str(tmp_path),
+    packaging = packaging_for(tmp_path, program, project)
+    result = run_module("rpm_package", {"artifact": packaging.artifact.to_dict(), "root": str(tmp_path),
                                         "spec_folder": str(spec), "dist": ".fc43"})  # fmt: skip
     assert result["failed"]
     assert result["msg"].startswith("rpmbuild could not make mistralrs-ada: error: Bad exit status from")
@@ -392,27 +392,27 @@ def test_rpmbuild_that_fails_leaves_no_package(tmp_path, program, project, run_m
 
 
 def test_a_missing_binary_is_named(tmp_path, program, project, run_module):
-    plan = plan_for(tmp_path, program, project)
-    plan.binary.unlink()
-    result = run_module("rpm_package", {"artifact": plan.artifact.to_dict(), "root": str(tmp_path),
-                                        "spec_folder": str(plan.spec_folder), "dist": ".fc43"})  # fmt: skip
-    assert result["msg"] == f"the binary is missing ({plan.binary}). Build again"
+    packaging = packaging_for(tmp_path, program, project)
+    packaging.binary.unlink()
+    result = run_module("rpm_package", {"artifact": packaging.artifact.to_dict(), "root": str(tmp_path),
+                                        "spec_folder": str(packaging.spec_folder), "dist": ".fc43"})  # fmt: skip
+    assert result["msg"] == f"the binary is missing ({packaging.binary}). Build again"
 
 
-def test_a_spec_that_makes_something_else_is_noticed(tmp_path, program, project):
+def test_a_spec_that_makes_another_package_fails(tmp_path, program, project):
     spec = tmp_path / "rpm"
     shutil.copytree(project / "rpm", spec)
     (spec / "mistralrs.spec").write_text(
         (spec / "mistralrs.spec").read_text().replace("= %{mistralrs_commit}", "= 1234")
     )
-    plan = dataclasses.replace(plan_for(tmp_path, program, project), spec_folder=spec)
+    packaging = dataclasses.replace(packaging_for(tmp_path, program, project), spec_folder=spec)
     with pytest.raises(PipelineError) as caught:
-        plan.build()
+        packaging.build()
     assert caught.value.what == (
         f"rpmbuild made mistralrs-ada-0.8.0-1.fc43.x86_64 of commit 1234, "
         f"not mistralrs-ada-0.8.0-1.fc43.x86_64 of {COMMIT}"
     )
-    assert plan.finished() is None
+    assert packaging.finished() is None
 
 
 def test_a_file_that_is_no_package_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Status tells how long the site's certificate lasts, as a client that connects sees it."""
+"""Status shows the validity of the site's certificate, as a client that connects sees it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.hosts import site_certificate
-from pipeline.hosts.site_certificate import Validity, check
+from pipeline.hosts.site_certificate import Validity
 from support.cloudflare_site import Site, authority, certificate
 
 DAY = 86400
@@ -27,7 +27,7 @@ def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def serve(trusted: Path):
-    """Serves with a certificate; the URL."""
+    """Starts a server with a certificate; returns its URL."""
     servers = []
 
     def start(cert: Path, key: Path) -> str:
@@ -44,33 +44,33 @@ def serve(trusted: Path):
         server.shutdown()
 
 
-def test_a_certificate_in_its_time_is_told_with_its_days(serve, trusted, run_module):
+def test_a_valid_certificate_is_shown_with_its_days(serve, trusted, run_module):
     url = serve(*certificate(trusted, "127.0.0.1"))
-    said = run_module("site_certificate", {"url": url})
-    assert said["findings"][0]["found"] == "9 days of 9 days left, by stand-in"
-    assert said["findings"][0]["needed"] == "> 43 h left"
-    assert said["findings"][0]["fits"]
-    assert said["certificate"]["ends"] - said["certificate"]["begins"] == 9 * DAY
-    assert said["step"]["result"] == "certificate: 9 days of 9 days left, by stand-in"
-    assert not said["changed"]
+    result = run_module("site_certificate", {"url": url})
+    assert result["findings"][0]["found"] == "9 days of 9 days left, by stand-in"
+    assert result["findings"][0]["needed"] == "> 43 h left"
+    assert result["findings"][0]["fits"]
+    assert result["certificate"]["ends"] - result["certificate"]["begins"] == 9 * DAY
+    assert result["step"]["result"] == "certificate: 9 days of 9 days left, by stand-in"
+    assert not result["changed"]
 
 
-def test_a_certificate_of_another_name_is_found(serve, trusted, run_module):
-    said = run_module("site_certificate", {"url": serve(*certificate(trusted, "rpm.lair.test"))})
-    (finding,) = said["findings"]
+def test_a_certificate_of_another_name_fails(serve, trusted, run_module):
+    result = run_module("site_certificate", {"url": serve(*certificate(trusted, "rpm.lair.test"))})
+    (finding,) = result["findings"]
     assert "does not verify: IP address mismatch, certificate is not valid for '127.0.0.1'" in finding["found"]
     assert "journalctl -u mistralrs-certificate" in finding["remedy"]
     assert not finding["fits"]
 
 
-def test_a_certificate_of_an_unknown_authority_is_found(serve, trusted, monkeypatch, run_module):
+def test_a_certificate_of_an_unknown_authority_fails(serve, trusted, monkeypatch, run_module):
     url = serve(*certificate(trusted, "127.0.0.1"))
     (trusted / "other").mkdir()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority(trusted / "other")))
     assert "does not verify" in run_module("site_certificate", {"url": url})["findings"][0]["found"]
 
 
-def test_a_certificate_that_has_ended_is_found(serve, trusted, run_module):
+def test_an_expired_certificate_fails(serve, trusted, run_module):
     key, request, cert = trusted / "old.key", trusted / "old.csr", trusted / "old.pem"
     (trusted / "serial").write_text("01")
     (trusted / "index").touch()
@@ -103,14 +103,14 @@ def test_it_is_read_through_the_proxy_of_the_environment(tmp_path, monkeypatch, 
     site = Site(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", site.environment["SSL_CERT_FILE"])
     monkeypatch.setenv("https_proxy", site.environment["https_proxy"])
-    said = run_module("site_certificate", {"url": "https://api.cloudflare.com"})
-    assert said["findings"][0]["found"] == "9 days of 9 days left, by stand-in"
+    result = run_module("site_certificate", {"url": "https://api.cloudflare.com"})
+    assert result["findings"][0]["found"] == "9 days of 9 days left, by stand-in"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     refused = run_module("site_certificate", {"url": "https://127.0.0.1:1"})
     assert "Connection refused" in refused["findings"][0]["found"]
 
 
-def test_a_site_that_does_not_answer_is_found(run_module):
+def test_a_site_that_does_not_answer_fails(run_module):
     finding = run_module("site_certificate", {"url": "https://127.0.0.1:1"})["findings"][0]
     assert "cannot be read: [Errno 111] Connection refused" in finding["found"]
     assert finding["remedy"].startswith("127.0.0.1:1: Check the name's DNS record")
@@ -120,9 +120,9 @@ def test_a_site_that_does_not_answer_is_found(run_module):
     ("lifetime", "left", "fits"),
     [(90, 19, True), (90, 17, False), (45, 10, True), (45, 8, False), (6, 1.3, True), (6, 1.1, False), (90, -1, False)],
 )
-def test_less_than_a_fifth_of_its_own_lifetime_is_too_little(lifetime, left, fits):
+def test_less_than_a_fifth_of_the_lifetime_fails(lifetime, left, fits):
     now = time.time()
-    finding = check(Validity(now + (left - lifetime) * DAY, now + left * DAY, "Let's Encrypt, R11"), now)
+    finding = judge(Validity(now + (left - lifetime) * DAY, now + left * DAY, "Let's Encrypt, R11"), now)
     assert finding.fits == fits
     assert bool(finding.remedy) != fits
 

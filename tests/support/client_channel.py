@@ -1,7 +1,7 @@
-"""A small signed channel for the client's tests: real rpmbuild, rpmsign, createrepo_c, gpg and nginx.
+"""A small signed channel for tests of the proof: real rpmbuild, rpmsign, createrepo_c, gpg and nginx.
 
-Its layout is the one of the design: a pool, immutable snapshots, a mirrorlist, a .repo file. Its packages
-are made by the real spec; their binary is a shell script.
+Its layout is the design's: a pool, immutable snapshots, a mirrorlist, a .repo file. Its packages are made by the real
+spec; their binary is a shell script.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FLAVOURS = tuple(
     for row in yaml.safe_load((PROJECT / "inventory/group_vars/all/flavours.yml").read_text())["flavours"]
 )
 
-# What the real binary would need of CUDA and glibc; a shell script needs nothing of it.
+# Requirements of the real binary on CUDA and glibc, which a shell script lacks.
 REQUIRES = "Requires: systemd >= 255, libcudart.so.13()(64bit), libc.so.6(GLIBC_2.34)(64bit)\n"
 
 
@@ -47,7 +47,7 @@ def sh(*argv: str | Path, env: dict[str, str] | None = None) -> str:
 
 @dataclass(frozen=True)
 class Key:
-    """A throw-away key in a GNUPGHOME of its own: a primary that certifies, a subkey that signs."""
+    """A throw-away key in its own GNUPGHOME: a primary key that certifies, a subkey that signs."""
 
     home: Path
     name: str
@@ -117,10 +117,10 @@ class Channel:
         script: str = "",
         priority: str = "",
     ) -> Package:
-        """Build a package by the real spec, sign it, put it into the pool; ``publish`` makes it known.
+        """Build a package by the real spec, sign it, and add it to the pool; ``publish`` adds it to a snapshot.
 
-        Its binary is a shell ``script``; ``post`` is put before the spec's own %post; ``priority`` is that of its
-        command, by default the generation's.
+        Its binary is the shell ``script``; ``post`` runs before the spec's own %post; ``priority`` ranks its command,
+        by default by its generation.
         """
         work = self.work / f"build-{version}-{flavour}"
         (work / "SOURCES").mkdir(parents=True)
@@ -158,7 +158,7 @@ class Channel:
         return package
 
     def stage(self, *packages: Package, key: Key | None = None) -> str:
-        """Make a snapshot with exactly these packages, which no mirrorlist names yet; its id."""
+        """Stage a snapshot with exactly these packages; returns its id. No mirrorlist names it yet."""
         self.revision += 1
         snapshots = self.folder / "snapshots"
         snapshot = snapshots / "next"
@@ -176,7 +176,7 @@ class Channel:
         return name
 
     def publish(self, *packages: Package, key: Key | None = None) -> str:
-        """Commit a new snapshot with exactly these packages; its id."""
+        """Make a new snapshot with exactly these packages the head; returns its id."""
         name = self.stage(*packages, key=key)
         (self.folder / "mirrorlist").write_text(f"{self.url}/snapshots/{name}/\n")
         (self.folder / "repodata").unlink(missing_ok=True)
@@ -184,7 +184,7 @@ class Channel:
         return name
 
     def site_files(self) -> None:
-        """What the site offers beside the channel: its key and its .repo file."""
+        """Write the site's key and .repo file."""
         shutil.copy(self.key.public, self.site.root / "RPM-GPG-KEY-mistralrs")
         self.repo_file.write_text(
             "[mistralrs]\nname=mistral.rs\nenabled=1\n"

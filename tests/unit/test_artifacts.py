@@ -1,4 +1,4 @@
-"""Which artifacts and packages of a builder go, and which copies of the signer."""
+"""Pruning artifacts and packages of a builder, and copies on the signer."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def names(root: Path, flavour: str) -> set[str]:
 
 
 def test_the_newest_of_each_flavour_stay(root):
-    told = prune(root, 2, check=True)
-    assert [path.name for path in told] == ["4000", "5000"]
+    removed = prune(root, 2, check=True)
+    assert [path.name for path in removed] == ["4000", "5000"]
     assert len(names(root, "ada")) == 4
-    assert prune(root, 2) == told
+    assert prune(root, 2) == removed
     assert (names(root, "ada"), names(root, "cpu")) == ({"2000", "3000"}, {"one"})
     assert prune(root, 2) == []
 
 
-def test_those_compiled_incrementally_push_out_none_that_is_as_a_release(root):
+def test_incremental_artifacts_do_not_count_against_those_like_releases(root):
     for age in (1500, 1400, 1300):
         artifact(root, "ada", f"dev-{age}", age, incremental=True)
     assert [path.name for path in prune(root, 2)] == ["4000", "5000", "dev-1500"]
 
 
-def test_one_that_may_be_on_its_way_to_a_package_stays(root):
+def test_an_artifact_that_may_be_packaged_next_stays(root):
     artifact(root, "ada", "new", 1)
     artifact(root, "ada", "newer", 0)
     artifact(root, "ada", "fresh", GRACE - 60)
@@ -70,7 +70,7 @@ def test_one_that_may_be_on_its_way_to_a_package_stays(root):
     assert names(root, "ada") == {"newer", "new", "fresh"}
 
 
-def test_nothing_goes_of_a_flavour_that_is_packaged_just_now(root):
+def test_no_artifact_of_a_flavour_is_removed_while_it_is_packaged(root):
     artifact(root, "cpu", "two", 8000)
     (root / "rpmbuild").mkdir()
     with alone(root / "rpmbuild" / "ada"):
@@ -78,7 +78,7 @@ def test_nothing_goes_of_a_flavour_that_is_packaged_just_now(root):
     assert len(names(root, "ada")) == 4
 
 
-def test_what_an_interrupted_build_left_goes_after_a_day(root):
+def test_leftovers_of_an_interrupted_build_are_removed_after_a_day(root):
     old, new = artifact(root, "ada", ".new-x", LEFTOVER + 60), artifact(root, "ada", ".new-y", 60)
     prune(root, 9)
     assert not old.exists()
@@ -87,12 +87,12 @@ def test_what_an_interrupted_build_left_goes_after_a_day(root):
 
 @pytest.mark.parametrize("keep", [0, -1])
 def test_keeping_none_is_refused(root, keep):
-    with pytest.raises(PipelineError, match=f"artifacts_kept is {keep}.*Keep 1"):
+    with pytest.raises(PipelineError, match=f"artifacts_kept is {keep}.*Keep at least 1"):
         prune(root, keep)
     assert len(names(root, "ada")) == 4
 
 
-def test_a_builder_that_has_built_nothing(tmp_path):
+def test_an_empty_builder(tmp_path):
     assert prune(tmp_path, 1) == []
 
 
@@ -102,10 +102,10 @@ def test_the_newest_packages_of_each_name_stay(tmp_path, folder):
         package(tmp_path, folder, "ada", f"0.9.2^2026082{number}.1git9e92262", 9000 - number * 1000)
     package(tmp_path, folder, "ada-hopper", "0.1", 99000)
     fresh = package(tmp_path, folder, "ada", "0.8.0", GRACE - 60)
-    told = prune(tmp_path, 2, check=True)
-    assert [path.name[-16:] for path in told] == [f"2026082{number}.1git9e92262"[-16:] for number in (4, 3, 2, 1)]
+    removed = prune(tmp_path, 2, check=True)
+    assert [path.name[-16:] for path in removed] == [f"2026082{number}.1git9e92262"[-16:] for number in (4, 3, 2, 1)]
     assert len(list((tmp_path / folder).iterdir())) == 7
-    assert prune(tmp_path, 2) == told
+    assert prune(tmp_path, 2) == removed
     left = {path.name for path in (tmp_path / folder).glob("*/*.rpm")}
     assert left == {
         fresh.name, "mistralrs-ada-0.9.2^20260825.1git9e92262-1.fc43.x86_64.rpm",
@@ -117,14 +117,14 @@ def test_the_newest_packages_of_each_name_stay(tmp_path, folder):
     assert prune(tmp_path, 2) == []
 
 
-def test_a_package_that_was_asked_for_again_just_now_stays(tmp_path):
+def test_a_package_that_was_requested_again_stays(tmp_path):
     old = package(tmp_path, "packages", "ada", "0.8.0", 9000)
     newer = package(tmp_path, "packages", "ada", "0.9.0", 5000)
     old.touch()
     assert prune(tmp_path, 1) == [newer.parent]
 
 
-def test_no_package_of_a_flavour_that_is_packaged_just_now_goes(tmp_path):
+def test_no_package_of_a_flavour_is_removed_while_it_is_packaged(tmp_path):
     for flavour in ("ada", "cpu"):
         for age in (5000, 4000):
             package(tmp_path, "packages", flavour, f"0.{age}", age)
@@ -134,7 +134,7 @@ def test_no_package_of_a_flavour_that_is_packaged_just_now_goes(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".old-x", ".x.123", "without-a-package"])
-def test_a_half_package_goes_after_a_day(tmp_path, name):
+def test_an_unfinished_package_is_removed_after_a_day(tmp_path, name):
     for folder, age in (("packages", LEFTOVER + 60), ("signed", LEFTOVER + 60), ("incoming", 60)):
         path = tmp_path / folder / name
         path.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The audit's judgement, as a table over what a binary may hold and say."""
+"""The audit's judgement, as a table over the content and the output of a binary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.findings import Finding, refuse, table
 from pipeline.base.records import Artifact, Flavour, Source
-from pipeline.package.audit import Binary, Told, allowed_libraries, baseline, features, judge
+from pipeline.package.audit import Binary, TrialRun, allowed_libraries, baseline, features, judge
 
 SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "cudnn", "flash-attn", "nccl"), 580)
@@ -21,9 +21,9 @@ GOOD = Binary(
     frozenset(),
     flash_attention=True,
 )
-# As upstream's doctor tells it.
+# As upstream's doctor reports it.
 BUILD = {"cuda": True, "metal": False, "cudnn": True, "flash_attn": True, "mkl": False, "git_revision": "c" * 40}
-TOLD = Told("mistralrs 0.9.2", BUILD, "")
+TRIAL = TrialRun("mistralrs 0.9.2", BUILD, "")
 
 
 def artifact(flavour: Flavour = ADA, rustflags: str = "-C target-cpu=x86-64", size: int = 1) -> Artifact:
@@ -33,12 +33,14 @@ def artifact(flavour: Flavour = ADA, rustflags: str = "-C target-cpu=x86-64", si
     )  # fmt: skip
 
 
-def wrong(art: Artifact, binary: Binary, told: Told = TOLD) -> set[str]:
-    return {finding.check for finding in judge(art, binary, told) if not finding.fits}
+def wrong(art: Artifact, binary: Binary, trial: TrialRun = TRIAL) -> set[str]:
+    return {finding.check for finding in judge(art, binary, trial) if not finding.fits}
 
 
-def warned(art: Artifact, binary: Binary = GOOD, told: Told = TOLD, before: Artifact | None = None) -> list[Finding]:
-    return [finding for finding in judge(art, binary, told, before=before) if finding.warning]
+def warned(
+    art: Artifact, binary: Binary = GOOD, trial: TrialRun = TRIAL, before: Artifact | None = None
+) -> list[Finding]:
+    return [finding for finding in judge(art, binary, trial, before=before) if finding.warning]
 
 
 def test_a_good_binary_passes():
@@ -58,28 +60,28 @@ def test_a_good_binary_passes():
         ({"isa": frozenset({"x86-64-baseline", "x86-64-v3"})}, {"ELF note of the ISA"}),
     ],
 )
-def test_each_fault_is_found_and_nothing_else(change, check):
+def test_each_fault_fails_one_check(change, check):
     assert wrong(artifact(), dataclasses.replace(GOOD, **change)) == check
 
 
-def test_a_native_cpu_in_effect_is_found():
+def test_a_native_cpu_in_rustflags_fails():
     assert wrong(artifact(rustflags="-C target-cpu=native"), GOOD) == {"rustc's flags"}
 
 
-def test_a_build_script_that_told_of_a_native_cpu_is_found():
-    (finding,) = [f for f in judge(artifact(), GOOD, TOLD, native=["onig_sys-1"]) if not f.fits]
+def test_a_build_script_that_printed_a_native_cpu_fails():
+    (finding,) = [f for f in judge(artifact(), GOOD, TRIAL, native=["onig_sys-1"]) if not f.fits]
     assert (finding.check, finding.found) == ("C compilers' flags", "onig_sys-1")
 
 
-@pytest.mark.parametrize("said", ["mistralrs 0.9.1", "does not start: libcuda.so.1", ""])
-def test_another_version_or_none_is_found(said):
-    assert wrong(artifact(), GOOD, dataclasses.replace(TOLD, version=said)) == {"version"}
+@pytest.mark.parametrize("version", ["mistralrs 0.9.1", "does not start: libcuda.so.1", ""])
+def test_another_version_or_none_fails(version):
+    assert wrong(artifact(), GOOD, dataclasses.replace(TRIAL, version=version)) == {"version"}
 
 
-@pytest.mark.parametrize(("told", "found"), [("c" * 40, set()), ("c" * 12, set()), ("unknown", set()),
+@pytest.mark.parametrize(("reported", "found"), [("c" * 40, set()), ("c" * 12, set()), ("unknown", set()),
                                              ("", set()), ("d" * 40, {"commit"})])  # fmt: skip
-def test_another_commit_is_found_and_one_that_is_not_told_is_not_held_against_it(told, found):
-    assert wrong(artifact(), GOOD, dataclasses.replace(TOLD, build=BUILD | {"git_revision": told})) == found
+def test_another_commit_fails_and_none_fits(reported, found):
+    assert wrong(artifact(), GOOD, dataclasses.replace(TRIAL, build=BUILD | {"git_revision": reported})) == found
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_another_commit_is_found_and_one_that_is_not_told_is_not_held_against_it
         ("-C target-cpu=znver4", ""),
     ],
 )
-def test_the_baseline_is_what_rustc_was_told(rustflags, level):
+def test_the_baseline_is_rustcs_target_cpu(rustflags, level):
     assert baseline(rustflags) == level
 
 
@@ -102,16 +104,16 @@ def test_a_note_within_the_baseline_passes():
     assert wrong(artifact(rustflags="-C target-cpu=znver4"), binary) == set()
 
 
-def test_a_crash_on_the_baseline_is_found_and_no_emulator_is_a_warning():
-    crashed = dataclasses.replace(TOLD, fault="--help ends with an illegal instruction")
+def test_a_crash_on_the_baseline_fails_and_a_missing_emulator_is_a_warning():
+    crashed = dataclasses.replace(TRIAL, fault="--help ends with an illegal instruction")
     assert wrong(artifact(), GOOD, crashed) == {"baseline CPU"}
-    (finding,) = warned(artifact(), told=dataclasses.replace(TOLD, fault=None))
+    (finding,) = warned(artifact(), trial=dataclasses.replace(TRIAL, fault=None))
     assert (finding.check, finding.found) == ("baseline CPU", "not tried: qemu-user is not installed")
-    assert warned(artifact(rustflags="-C target-cpu=znver4"), told=dataclasses.replace(TOLD, fault=None)) == []
+    assert warned(artifact(rustflags="-C target-cpu=znver4"), trial=dataclasses.replace(TRIAL, fault=None)) == []
 
 
 @pytest.mark.parametrize(
-    ("binary", "build", "told"),
+    ("binary", "build", "wrong_features"),
     [
         ({}, {}, ""),
         ({"flash_attention": False}, {}, "flash-attn missing"),
@@ -122,9 +124,11 @@ def test_a_crash_on_the_baseline_is_found_and_no_emulator_is_a_warning():
         ({}, {"features": ["cuda", "cudnn", "nccl", "ring"]}, "flash-attn missing, ring not asked for"),
     ],
 )
-def test_the_features_are_what_the_program_says_else_what_it_holds(binary, build, told):
-    findings = judge(artifact(), dataclasses.replace(GOOD, **binary), dataclasses.replace(TOLD, build=build))
-    assert [f.found for f in findings if f.check == "features" and not f.fits] == ([told] if told else [])
+def test_the_features_are_those_the_program_reports_else_those_it_contains(binary, build, wrong_features):
+    findings = judge(artifact(), dataclasses.replace(GOOD, **binary), dataclasses.replace(TRIAL, build=build))
+    assert [f.found for f in findings if f.check == "features" and not f.fits] == (
+        [wrong_features] if wrong_features else []
+    )
 
 
 def test_a_flavour_without_a_gpu_has_no_feature_of_one():
@@ -133,23 +137,23 @@ def test_a_flavour_without_a_gpu_has_no_feature_of_one():
 
 @pytest.mark.parametrize(("size", "far"), [(76, False), (125, False), (74, True), (126, True)])
 def test_a_size_far_from_the_last_builds_is_a_warning(size, far):
-    told = warned(artifact(size=size), before=artifact(size=100))
-    assert [f.check for f in told] == (["size"] if far else [])
-    assert all(f.fits for f in told)
+    warnings = warned(artifact(size=size), before=artifact(size=100))
+    assert [f.check for f in warnings] == (["size"] if far else [])
+    assert all(f.fits for f in warnings)
 
 
 def test_a_path_of_the_builder_is_a_warning_that_the_table_shows():
-    told = warned(artifact(), dataclasses.replace(GOOD, leaks=3))
-    assert [f.found for f in told] == ["3 in the binary"]
-    assert "make reproduce" in table(told)[1]
+    warnings = warned(artifact(), dataclasses.replace(GOOD, leaks=3))
+    assert [f.found for f in warnings] == ["3 in the binary"]
+    assert "make reproduce" in table(warnings)[1]
 
 
 def test_architectures_from_90_on_carry_upstreams_suffix():
     binary = Binary(frozenset({"sm_120a"}), frozenset(), frozenset({"libcuda.so.1"}), frozenset())
-    assert wrong(artifact(BLACKWELL), binary, dataclasses.replace(TOLD, build={})) == set()
+    assert wrong(artifact(BLACKWELL), binary, dataclasses.replace(TRIAL, build={})) == set()
 
 
-def test_a_flavour_without_a_gpu_holds_no_gpu_code_and_no_cuda():
+def test_a_flavour_without_a_gpu_has_no_gpu_code_and_no_cuda():
     assert wrong(artifact(CPU), GOOD) == {"PTX", "SASS", "needed libraries", "features"}
 
 
@@ -158,8 +162,8 @@ def test_libraries_follow_the_features():
     assert "libcudnn.so.9" not in allowed_libraries(BLACKWELL)
 
 
-def test_the_refusal_names_what_was_found_and_what_to_do():
+def test_the_error_names_the_finding_and_its_remedy():
     binary = dataclasses.replace(GOOD, ptx=frozenset({"sm_120a"}))
     with pytest.raises(PipelineError) as caught:
-        refuse(judge(artifact(), binary, TOLD), "no", "/a/mistralrs", "stop")
+        refuse(judge(artifact(), binary, TRIAL), "no", "/a/mistralrs", "stop")
     assert "PTX: found sm_120a, needed sm_89. Kernels of another GPU: delete target/ on" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Which flavour a GPU takes: nvidia-smi's answers against the project's own table."""
+"""The flavour for a GPU: nvidia-smi's output against the project's own table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Flavour
-from pipeline.hosts.gpu import Gpu, choose, fitting, look, on_bus, parse
+from pipeline.hosts.gpu import Gpu, choose, find_gpus, fitting, on_bus, parse
 
 RTX_4090 = "NVIDIA GeForce RTX 4090, 8.9, 580.65.06\n"
 RTX_3090 = "NVIDIA GeForce RTX 3090, 8.6, 580.65.06\n"
@@ -51,14 +51,14 @@ def test_the_driver_is_below_the_floor(table: list[Flavour]) -> None:
     assert error.value.what == (
         "this host's NVIDIA driver is 580.65.06, and mistralrs-blackwell needs 595 or newer (CUDA 13.2)"
     )
-    assert error.value.remedy.startswith("Get driver 595 or newer from NVIDIA's CUDA repository for Fedora")
+    assert error.value.remedy.startswith("Install driver 595 or newer from NVIDIA's CUDA repository for Fedora")
 
 
 @pytest.mark.parametrize("other", [RTX_3090, "NVIDIA T400, 7.5, 580.65.06\n"])
 def test_gpus_of_several_generations(table: list[Flavour], other: str) -> None:
     with pytest.raises(PipelineError) as error:
         choose(parse(RTX_4090 + other), table)
-    assert "of different generations: NVIDIA GeForce RTX 4090 (8.9) takes mistralrs-ada; " in error.value.what
+    assert "of different generations: NVIDIA GeForce RTX 4090 (8.9) needs mistralrs-ada; " in error.value.what
     assert "Choose one with mistralrs_flavour" in error.value.remedy
     assert "CUDA_VISIBLE_DEVICES" in error.value.remedy
     assert choose(parse(RTX_4090 + other), table, "ada").warnings == ()
@@ -69,25 +69,25 @@ def test_gpus_of_several_generations(table: list[Flavour], other: str) -> None:
     [
         ("8.9", ["8.6"], "8.6"),  # the same major number: its code runs
         ("8.9", ["8.0", "8.6"], "8.6"),  # the nearest
-        ("8.9", ["8.6", "8.9"], "8.9"),  # its own first
+        ("8.9", ["8.6", "8.9"], "8.9"),  # an exact match first
         ("8.6", ["8.9"], None),  # not downwards
         ("9.0", ["8.9"], None),  # not across generations, whatever PTX there is
         ("12.1", ["12.0"], None),  # sm_120a is for 12.0 alone
         ("8.9", [""], None),  # the flavour without a GPU is never chosen
     ],
 )
-def test_what_runs_on_what(capability: str, built_for: list[str], taken: str | None) -> None:
+def test_which_code_runs_on_a_gpu(capability: str, built_for: list[str], taken: str | None) -> None:
     rows = [Flavour(f"for{number}", "", own) for number, own in enumerate(built_for)]
     found = fitting(Gpu("a GPU", capability, "600"), rows)
     assert (found.compute_capability if found else None) == taken
 
 
-def test_a_compatible_flavour_is_taken_and_said(table: list[Flavour]) -> None:
+def test_a_compatible_flavour_is_taken_and_explained(table: list[Flavour]) -> None:
     choice = choose(parse(RTX_4090), [row for row in table if row.name != "ada"])
-    assert choice.reason == "NVIDIA GeForce RTX 4090 (8.9): built for 8.6, which 8.9 runs too"
+    assert choice.reason == "NVIDIA GeForce RTX 4090 (8.9): built for 8.6, whose code 8.9 runs too"
 
 
-def test_what_the_operator_names_is_taken_and_what_speaks_against_it_told(table: list[Flavour]) -> None:
+def test_a_named_flavour_is_taken_with_warnings(table: list[Flavour]) -> None:
     assert choose((), table, "cpu").warnings == ()
     assert choose((), table, "ada").flavour.name == "ada"
     first, second = choose(parse(RTX_4090), table, "blackwell").warnings
@@ -101,8 +101,8 @@ def test_a_name_that_is_no_flavour(table: list[Flavour]) -> None:
 
 
 @pytest.mark.parametrize("answer", ["Tesla K80, [N/A], 470.1\n", "garbage\n", "a, 8, 580\n", "a, 8.9, \n"])
-def test_an_answer_that_tells_nothing(answer: str) -> None:
-    with pytest.raises(PipelineError, match="tells no compute capability and driver"):
+def test_an_unknown_output_fails(answer: str) -> None:
+    with pytest.raises(PipelineError, match="has no compute capability and driver"):
         parse(answer)
 
 
@@ -123,11 +123,11 @@ def device(folder: Path, vendor: str, kind: str) -> Path:
     return folder
 
 
-def test_a_host_without_gpu_and_one_without_driver_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="this host has no NVIDIA GPU, and no no-such-smi.*cpu needs no GPU"):
-        look("no-such-smi", tmp_path)
-    with pytest.raises(PipelineError, match="this host has an NVIDIA GPU, and no no-such-smi.*Install the driver"):
-        look("no-such-smi", device(tmp_path / "pci", "0x10de", "0x030000"))
+def test_a_host_without_gpu_differs_from_one_without_driver(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="this host has neither an NVIDIA GPU nor no-such-smi.*cpu needs no GPU"):
+        find_gpus("no-such-smi", tmp_path)
+    with pytest.raises(PipelineError, match="this host has an NVIDIA GPU, but no no-such-smi.*Install the driver"):
+        find_gpus("no-such-smi", device(tmp_path / "pci", "0x10de", "0x030000"))
 
 
 @pytest.mark.parametrize(
@@ -139,20 +139,24 @@ def test_a_gpu_is_a_display_controller_of_nvidia(tmp_path: Path, vendor: str, ki
 
 
 def test_a_driver_that_does_not_answer(tmp_path: Path) -> None:
-    said = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
-    with pytest.raises(PipelineError, match="finds no GPU that works: NVIDIA-SMI has failed.*Is the driver loaded"):
-        look(program(tmp_path, f'echo "{said}"; exit 9'))
+    error = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+    with pytest.raises(
+        PipelineError, match="finds no working GPU: NVIDIA-SMI has failed.*Check that the driver is loaded"
+    ):
+        find_gpus(program(tmp_path, f'echo "{error}"; exit 9'))
 
 
-def test_the_module_tells_the_package(tmp_path: Path, run_module, flavours: dict[str, dict[str, object]]) -> None:
+def test_the_module_returns_the_package(tmp_path: Path, run_module, flavours: dict[str, dict[str, object]]) -> None:
     done = run_module(
         "nvidia_gpu", {"flavours": [*flavours.values()], "program": program(tmp_path, f"printf '{RTX_4090}'")}
     )
     assert (done["changed"], done["package"], done["gpus"][0]["driver"]) == (False, "mistralrs-ada", "580.65.06")
 
 
-def test_the_module_warns_of_what_it_could_not_check(run_module, flavours: dict[str, dict[str, object]]) -> None:
+def test_the_module_warns_if_it_cannot_check_the_named_flavour(
+    run_module, flavours: dict[str, dict[str, object]]
+) -> None:
     named = {"flavours": [*flavours.values()], "program": "no-such-smi", "flavour": "ada"}
-    assert "mistralrs-ada is taken unchecked" in str(run_module("nvidia_gpu", named)["warnings"])
+    assert "mistralrs-ada is not checked against the GPUs" in str(run_module("nvidia_gpu", named)["warnings"])
     assert run_module("nvidia_gpu", named | {"flavour": "cpu"})["package"] == "mistralrs-cpu"
-    assert "no NVIDIA GPU" in run_module("nvidia_gpu", named | {"flavour": ""})["msg"]
+    assert "neither an NVIDIA GPU" in run_module("nvidia_gpu", named | {"flavour": ""})["msg"]

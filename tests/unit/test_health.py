@@ -1,4 +1,4 @@
-"""Waiting for the servers: until they answer, until systemd gives up, and no longer than was said."""
+"""The wait for the servers: until they answer, until systemd gives up, at most until the time limit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.hosts import health
-from pipeline.hosts.health import Look, answer, wait
+from pipeline.hosts.health import UnitHealth, answer, wait
 
 UNIT = "mistralrs-ada@qwen.service"
 URL = "http://127.0.0.1:1/health"
-WELL = Look("active", job=False, said="200")
-LOADING = Look("active", job=False, said="nothing (Connection refused)")
+HEALTHY = UnitHealth("active", job=False, answer="200")
+LOADING = UnitHealth("active", job=False, answer="nothing (Connection refused)")
 
 
 @pytest.fixture(autouse=True)
@@ -22,36 +22,37 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "PAUSE", 0)
 
 
-def waited(*looks: Look, timeout: float = 60) -> float:
-    seen = iter(looks)
-    return wait({UNIT: URL}, timeout, 3, look=lambda *_: next(seen), journal=lambda _, lines: f"{lines} lines")
+def waited(*checks: UnitHealth, timeout: float = 60) -> float:
+    seen = iter(checks)
+    return wait({UNIT: URL}, timeout, 3, check=lambda *_: next(seen), journal=lambda _, lines: f"{lines} lines")
 
 
-def test_nobody_is_waited_for_where_there_is_none() -> None:
+def test_without_instances_the_wait_is_empty() -> None:
     assert wait({}, 0, 3) < 1
 
 
 @pytest.mark.parametrize(
     "before",
-    [LOADING, Look("active", job=True, said="200"), Look("activating", job=False, said="200"),
-     Look("active", job=False, said="503"), Look("failed", job=True, said="nothing")],
+    [LOADING, UnitHealth("active", job=True, answer="200"), UnitHealth("activating", job=False, answer="200"),
+     UnitHealth("active", job=False, answer="503"), UnitHealth("failed", job=True, answer="nothing")],
 )  # fmt: skip
-def test_an_instance_is_well_when_it_runs_and_answers_and_no_job_waits(before: Look) -> None:
-    waited(before, before, WELL)
+def test_an_instance_is_healthy_when_it_runs_and_answers_and_no_job_waits(before: UnitHealth) -> None:
+    waited(before, before, HEALTHY)
 
 
-def test_what_systemd_gave_up_is_not_waited_for() -> None:
+def test_an_instance_that_systemd_gave_up_ends_the_wait() -> None:
     with pytest.raises(PipelineError) as error:
-        waited(LOADING, Look("failed", job=False, said="nothing (refused)"))
+        waited(LOADING, UnitHealth("failed", job=False, answer="nothing (refused)"))
     assert error.value.what == (
-        f"systemd gave up: {UNIT}: the unit is failed, /health says nothing (refused); its journal ends with: 3 lines"
+        f"systemd gave up: {UNIT}: the unit is failed, /health answers nothing (refused); "
+        "its journal ends with: 3 lines"
     )
     assert error.value.where == URL
 
 
-def test_the_wait_is_bounded() -> None:
+def test_the_wait_has_a_limit() -> None:
     with pytest.raises(
-        PipelineError, match="not well after 0 s: .*the unit is active.*longer mistralrs_health_timeout"
+        PipelineError, match="not healthy after 0 s: .*the unit is active.*longer mistralrs_health_timeout"
     ):
         waited(LOADING, LOADING, LOADING, timeout=0)
 
@@ -72,7 +73,7 @@ def server() -> Iterator[http.server.HTTPServer]:
         listener.shutdown()
 
 
-def test_a_real_server_is_asked_and_never_through_a_proxy(
+def test_a_real_server_is_asked_without_a_proxy(
     server: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")

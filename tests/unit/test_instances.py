@@ -1,29 +1,41 @@
-"""The servers of a GPU host: the operator's data, the files that they become, and what is to be done."""
+"""The servers of a GPU host: the operator's data, their files, and the changes to make."""
 
 from __future__ import annotations
 
 import math
+import runpy
 import tomllib
 from pathlib import Path
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from pipeline.base.errors import PipelineError
 from pipeline.hosts import instances as logic
-from pipeline.hosts.instances import Found, instances, is_loopback, merge, plan, quoted, shown, to_toml
+from pipeline.hosts.instances import (
+    FolderContent,
+    changes,
+    is_loopback,
+    merge,
+    quoted,
+    read_instances,
+    to_toml,
+    without_secrets,
+)
 
-ANY = "0.0.0.0"  # noqa: S104  it is written down, not bound
+PLUGIN = Path(__file__).resolve().parents[2] / "plugins/action/mistralrs_instances.py"
+ANY = "0.0.0.0"  # noqa: S104  written, not bound
 QWEN = {"name": "qwen", "model": "Qwen/Qwen3-4B", "port": 1234}
 PUBLIC = {"name": "wide", "model": "some/model", "port": 1300, "host": ANY}
 
 
-def found(*rows: dict, flavour: str = "ada", **texts: str) -> Found:
-    """A folder that holds the files of these instances, and others by hand."""
-    marked = {name: text for instance in instances(rows, flavour) for name, text in instance.files.items()}
-    return Found({name: logic.unit_of(text) for name, text in marked.items()}, marked | texts)
+def found(*rows: dict, flavour: str = "ada", **texts: str) -> FolderContent:
+    """A folder with the files of these instances, and unmarked files."""
+    marked = {name: text for instance in read_instances(rows, flavour) for name, text in instance.files.items()}
+    return FolderContent({name: logic.unit_of(text) for name, text in marked.items()}, marked | texts)
 
 
 def test_a_name_a_model_and_a_port_are_enough() -> None:
-    (made,) = instances([QWEN], "ada")
+    (made,) = read_instances([QWEN], "ada")
     assert made.unit == "mistralrs-ada@qwen.service"
     assert made.health == "http://127.0.0.1:1234/health"
     assert made.loopback
@@ -38,7 +50,7 @@ def test_a_name_a_model_and_a_port_are_enough() -> None:
 
 
 def test_settings_are_merged_table_by_table() -> None:
-    (made,) = instances([QWEN | {"settings": {"server": {"log": "x"}, "runtime": {"max_seqs": 8}}}], "ada")
+    (made,) = read_instances([QWEN | {"settings": {"server": {"log": "x"}, "runtime": {"max_seqs": 8}}}], "ada")
     settings = tomllib.loads(made.config)
     assert settings["server"] == {"host": "127.0.0.1", "port": 1234, "log": "x"}
     assert settings["runtime"] == {"max_seqs": 8}
@@ -46,21 +58,20 @@ def test_settings_are_merged_table_by_table() -> None:
 
 def test_models_in_the_settings_replace_the_model() -> None:
     models = [{"kind": "text", "model_id": "a/b", "quantization": {"in_situ_quant": "4"}}]
-    (made,) = instances([{"name": "q", "port": 1, "settings": {"models": models}}], "ada")
+    (made,) = read_instances([{"name": "q", "port": 1, "settings": {"models": models}}], "ada")
     assert tomllib.loads(made.config)["models"] == models
 
 
 def test_a_whole_configuration_is_taken_as_it_is() -> None:
     text = 'command = "serve"\n[server]\nhost = "::"\nport = 8080 # here\n[[models]]\nmodel_id = "a/b"\n'
-    (made,) = instances([{"name": "q", "config": text}], "ada")
+    (made,) = read_instances([{"name": "q", "config": text}], "ada")
     assert made.config.partition("\n")[2] == text
     assert (made.host, made.port, made.loopback) == ("::", 8080, False)
     assert made.health == "http://[::1]:8080/health"
 
 
 def test_the_token_goes_into_the_environment() -> None:
-    row = QWEN | {"environment": {"CUDA_VISIBLE_DEVICES": 0}, "token": "hf_given"}
-    (made,) = instances([row], "ada", {"qwen": "hf_file\n"})
+    (made,) = read_instances([QWEN | {"environment": {"CUDA_VISIBLE_DEVICES": 0}, "token": "hf_file\n"}], "ada")
     assert made.environment.splitlines()[1:] == ['CUDA_VISIBLE_DEVICES="0"', 'HF_TOKEN="hf_file"']
     assert "hf_" not in made.config
     assert "hf_" not in repr(made)
@@ -69,53 +80,70 @@ def test_the_token_goes_into_the_environment() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([QWEN | {"name": "Qwen 3"}], "Qwen 3: a name is of small letters"),
-        ([QWEN | {"name": "../etc"}], "../etc: a name is of small letters"),
-        ([QWEN | {"name": ""}], "an instance without a name: a name is"),
-        ([QWEN, QWEN | {"port": 1235}], "qwen: the name is there 2 times"),
-        ([QWEN, QWEN | {"name": "b"}], "qwen and b: port 1234 is for one of them only"),
+        ([QWEN | {"name": "Qwen 3"}], "Qwen 3: a name has lower-case letters"),
+        ([QWEN | {"name": "../etc"}], "../etc: a name has lower-case letters"),
+        ([QWEN | {"name": ""}], "an instance without a name: a name has"),
+        ([QWEN, QWEN | {"port": 1235}], "qwen: the name occurs 2 times"),
+        ([QWEN, QWEN | {"name": "b"}], "qwen and b: both have port 1234"),
         ([QWEN | {"port": 70000}], "qwen: port 70000 is not a number from 1 to 65535"),
         ([QWEN | {"port": 0}], "qwen: port 0 is not a number from 1 to 65535"),
         ([{"name": "qwen", "model": "x"}], "qwen: no port"),
         ([{"name": "qwen", "port": 1}], "qwen: no model"),
-        ([QWEN | {"settings": {"models": []}}], "qwen: model and settings.models, say one of them"),
-        ([QWEN | {"settings": {"server": {"port": 1}}}], "qwen: server.port in settings; say port"),
-        ([QWEN | {"settings": {"runtime": {"x": None}}}], "qwen: runtime.x in settings is None, which TOML cannot say"),
+        ([QWEN | {"settings": {"models": []}}], "qwen: model and settings.models exclude each other"),
+        ([QWEN | {"settings": {"server": {"port": 1}}}], "qwen: server.port in settings; use port"),
+        (
+            [QWEN | {"settings": {"runtime": {"x": None}}}],
+            "qwen: runtime.x in settings is None, which TOML cannot express",
+        ),
         ([QWEN | {"host": "a b"}], "qwen: no host to listen on"),
-        ([QWEN | {"config": "[server]\nhost = 'x'"}], "qwen: model beside config; write it there"),
+        ([QWEN | {"config": "[server]\nhost = 'x'"}], "qwen: model beside config; write it into config"),
         ([{"name": "qwen", "config": "[server\n"}], "qwen: config is not TOML: "),
-        ([{"name": "qwen", "config": "[server]\nport = 1"}], "qwen: no host to listen on; upstream would take every"),
-        ([QWEN | {"environment": {"A B": "1"}}], "qwen: A B is not a variable of one line"),
-        ([QWEN | {"environment": {"A": "1\nB=2"}}], "qwen: A is not a variable of one line"),
-        ([QWEN | {"environment": {"HF_TOKEN": "1"}, "token": "2"}], "qwen: HF_TOKEN in environment, and a token"),
+        (
+            [{"name": "qwen", "config": "[server]\nport = 1"}],
+            "qwen: no host to listen on; upstream would listen on every",
+        ),
+        ([QWEN | {"environment": {"A B": "1"}}], "qwen: A B is not a variable with a value of one line"),
+        ([QWEN | {"environment": {"A": "1\nB=2"}}], "qwen: A is not a variable with a value of one line"),
+        ([QWEN | {"environment": {"HF_TOKEN": "1"}, "token": "2"}], "qwen: both HF_TOKEN in environment and a token"),
         ([QWEN | {"token": "two words"}], "qwen: the token is not one word"),
     ],
 )
-def test_what_is_wrong_with_the_data_is_named(rows: list[dict], message: str) -> None:
+def test_a_fault_of_the_data_is_named(rows: list[dict], message: str) -> None:
     with pytest.raises(PipelineError) as error:
-        instances(rows, "ada")
+        read_instances(rows, "ada")
     assert error.value.what.startswith(message)
     assert "two words" not in str(error.value)
     assert str(error.value).endswith("(mistralrs_instances). Nothing was changed")
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
+def test_every_fault_is_reported_at_once() -> None:
     with pytest.raises(PipelineError) as error:
-        instances([{"name": "A", "port": 1, "model": "x"}, {"name": "b", "port": 70000}], "ada")
+        read_instances([{"name": "A", "port": 1, "model": "x"}, {"name": "b", "port": 70000}], "ada")
     assert error.value.what.count(";") == 2
 
 
-# ---------------------------------------------------------------- what is to be done
+def test_a_token_file_is_read_on_the_controller_and_overrides_the_token(tmp_path: Path) -> None:
+    with_tokens = runpy.run_path(str(PLUGIN))["with_tokens"]
+    (tmp_path / "token").write_text("hf_file\n")
+    rows = [QWEN | {"token_file": str(tmp_path / "token"), "token": "hf_given"}, PUBLIC | {"token_file": ""}]
+    assert with_tokens(rows) == [QWEN | {"token": "hf_file"}, PUBLIC]
+    with pytest.raises(
+        AnsibleActionFail, match="qwen: the token file cannot be read: .*No such file.*Correct token_file"
+    ):
+        with_tokens([QWEN | {"token_file": str(tmp_path / "none")}])
 
 
-def test_a_second_time_there_is_nothing_to_do() -> None:
-    todo = plan(instances([QWEN, PUBLIC], "ada"), found(QWEN, PUBLIC))
+# ---------------------------------------------------------------- changes
+
+
+def test_a_second_run_changes_nothing() -> None:
+    todo = changes(read_instances([QWEN, PUBLIC], "ada"), found(QWEN, PUBLIC))
     assert (todo.leaving, todo.closing, todo.remove, todo.write) == ((), (), (), {})
     assert todo.opening == (1300,)
 
 
-def test_an_instance_that_is_taken_out_leaves_with_its_port_and_files() -> None:
-    todo = plan(instances([QWEN], "ada"), found(QWEN, PUBLIC | {"token": "t"}))
+def test_an_instance_that_is_removed_leaves_with_its_port_and_files() -> None:
+    todo = changes(read_instances([QWEN], "ada"), found(QWEN, PUBLIC | {"token": "t"}))
     assert todo.leaving == ("mistralrs-ada@wide.service",)
     assert todo.closing == (1300,)
     assert todo.remove == ("wide.conf", "wide.env")
@@ -123,13 +151,13 @@ def test_an_instance_that_is_taken_out_leaves_with_its_port_and_files() -> None:
 
 
 def test_another_flavour_moves_the_instances() -> None:
-    todo = plan(instances([QWEN], "blackwell"), found(QWEN))
+    todo = changes(read_instances([QWEN], "blackwell"), found(QWEN))
     assert todo.leaving == ("mistralrs-ada@qwen.service",)
     assert "mistralrs-blackwell@qwen.service" in todo.write["qwen.conf"]
     assert todo.remove == ()
 
 
-def test_the_alias_of_a_unit_that_leaves_goes_with_it(tmp_path: Path) -> None:
+def test_the_alias_of_a_unit_that_leaves_is_removed(tmp_path: Path) -> None:
     for name, target in (
         ("a", "mistralrs-ada@.service"),
         ("b", "mistralrs-cpu@.service"),
@@ -142,45 +170,45 @@ def test_the_alias_of_a_unit_that_leaves_goes_with_it(tmp_path: Path) -> None:
 
 
 def test_another_port_closes_the_old_one() -> None:
-    todo = plan(instances([PUBLIC | {"port": 1400}], "ada"), found(PUBLIC))
+    todo = changes(read_instances([PUBLIC | {"port": 1400}], "ada"), found(PUBLIC))
     assert (todo.closing, todo.opening, todo.leaving) == ((1300,), (1400,), ())
 
 
-def test_what_was_made_by_hand_stays_and_is_never_written_over() -> None:
+def test_files_of_an_administrator_stay_and_are_never_replaced() -> None:
     by_hand = {"own.conf": "[server]\n"}
-    assert plan(instances([QWEN], "ada"), found(QWEN, **by_hand)).remove == ()
+    assert changes(read_instances([QWEN], "ada"), found(QWEN, **by_hand)).remove == ()
     with pytest.raises(
-        PipelineError, match=r"made by hand and in the way: own.conf .*give the instance .* another name"
+        PipelineError, match=r"the role did not write these files and does not replace them: own.conf .*other names"
     ):
-        plan(instances([QWEN | {"name": "own"}], "ada"), found(**by_hand))
+        changes(read_instances([QWEN | {"name": "own"}], "ada"), found(**by_hand))
 
 
-def test_a_spoilt_file_of_ours_closes_no_port() -> None:
-    spoilt = Found({"q.conf": "mistralrs-ada@q.service"}, {"q.conf": "[server\n"})
-    assert plan((), spoilt).closing == ()
+def test_an_invalid_file_with_a_mark_closes_no_port() -> None:
+    spoilt = FolderContent({"q.conf": "mistralrs-ada@q.service"}, {"q.conf": "[server\n"})
+    assert changes((), spoilt).closing == ()
 
 
-def test_files_are_roots_alone_and_whole(tmp_path: Path) -> None:
-    wanted = instances([QWEN | {"token": "t"}], "ada")
-    logic.carry_out(plan(wanted, logic.look(tmp_path)), tmp_path)
+def test_only_root_can_read_the_files(tmp_path: Path) -> None:
+    wanted = read_instances([QWEN | {"token": "t"}], "ada")
+    logic.apply(changes(wanted, logic.read_folder(tmp_path)), tmp_path)
     assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
         "qwen.conf": 0o600,
         "qwen.env": 0o600,
     }
-    assert plan(wanted, logic.look(tmp_path)).write == {}
+    assert changes(wanted, logic.read_folder(tmp_path)).write == {}
     (tmp_path / "qwen.conf").chmod(0o644)
     assert logic.close_modes(wanted, tmp_path, check=True)
     assert logic.close_modes(wanted, tmp_path)
     assert not logic.close_modes(wanted, tmp_path)
-    logic.carry_out(plan((), logic.look(tmp_path)), tmp_path)
+    logic.apply(changes((), logic.read_folder(tmp_path)), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_module_says_what_it_would_do_and_tells_no_secret(
+def test_the_module_reports_in_check_mode_and_shows_no_secret(
     tmp_path: Path, run_module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ansible.module_utils.pipeline.hosts.instances.properties", lambda *_: {})
-    arguments = {"instances": [QWEN], "tokens": {"qwen": "hf_secret"}, "flavour": "ada", "folder": str(tmp_path)}
+    arguments = {"instances": [QWEN | {"token": "hf_secret"}], "flavour": "ada", "folder": str(tmp_path)}
     checked = run_module("mistralrs_instances", arguments, check=True)
     assert list(tmp_path.iterdir()) == []
     done = run_module("mistralrs_instances", arguments)
@@ -198,12 +226,12 @@ def test_the_module_says_what_it_would_do_and_tells_no_secret(
 
 
 def test_a_running_instance_with_an_older_file_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = instances([QWEN], "ada")
-    logic.carry_out(plan(wanted, logic.look(tmp_path)), tmp_path)
+    wanted = read_instances([QWEN], "ada")
+    logic.apply(changes(wanted, logic.read_folder(tmp_path)), tmp_path)
     written = int((tmp_path / "qwen.conf").stat().st_mtime)
     for begun, state in ((0, "started"), (written + 1, "started"), (written, "started"), (written - 1, "restarted")):
         monkeypatch.setattr(logic, "running_since", lambda _, at=begun: at)
-        assert logic.states(wanted, tmp_path) == {"mistralrs-ada@qwen.service": state}
+        assert logic.unit_states(wanted, tmp_path) == {"mistralrs-ada@qwen.service": state}
 
 
 # ---------------------------------------------------------------- TOML
@@ -227,7 +255,7 @@ def test_toml_knows_infinity() -> None:
     assert tomllib.loads(to_toml({"a": math.inf})) == {"a": math.inf}
 
 
-def test_merging_replaces_what_is_no_table() -> None:
+def test_merging_replaces_values_that_are_no_tables() -> None:
     assert merge({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 3}, "d": [2]}) == {"a": {"b": 3, "c": 2}, "d": [2]}
 
 
@@ -236,8 +264,8 @@ def test_a_value_for_systemd() -> None:
 
 
 def test_a_diff_shows_no_secret() -> None:
-    assert shown("q.env", "# mark\nHF_TOKEN=x\nA=1\n") == "# mark\nHF_TOKEN=(hidden)\nA=(hidden)\n"
-    assert shown("q.conf", 'api_key = "x"\nport = 1\n') == "api_key = (hidden)\nport = 1\n"
+    assert without_secrets("q.env", "# mark\nHF_TOKEN=x\nA=1\n") == "# mark\nHF_TOKEN=(hidden)\nA=(hidden)\n"
+    assert without_secrets("q.conf", 'api_key = "x"\nport = 1\n') == "api_key = (hidden)\nport = 1\n"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Packaging: the defines, the command line, the inputs' digest, reading what rpm says."""
+"""Packaging: the defines, the command line, the digest of the inputs, and parsing rpm's output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Artifact, Flavour, Source, sha256_file
 from pipeline.package import rpm
-from pipeline.package.rpm import Packaging, commit_of, last_words, rpmbuild_argv, rpmbuild_environment
+from pipeline.package.rpm import Packaging, commit_of, rpm_errors, rpmbuild_argv, rpmbuild_environment
 
 COMMIT = "9e92262" + "0" * 33
 ADA = Flavour("ada", "RTX 40 and L40", "8.9", "13.0", ("cuda",), 580)
@@ -18,8 +18,8 @@ SOURCE = Source("https://example.org/mistral.rs.git", "v0.9.2", "tag", COMMIT, 1
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Packaging:
-    """A whole set of inputs."""
+def packaging(tmp_path: Path) -> Packaging:
+    """A complete set of inputs."""
     folder, spec = tmp_path / "artifact", tmp_path / "rpm"
     (folder / "chat_templates").mkdir(parents=True)
     (folder / "mistralrs").write_text("binary")
@@ -37,8 +37,8 @@ def plan(tmp_path: Path) -> Packaging:
     return Packaging(artifact, tmp_path / "builder", spec, "1", ".fc43")
 
 
-def with_artifact(plan: Packaging, **change: object) -> Packaging:
-    return dataclasses.replace(plan, artifact=dataclasses.replace(plan.artifact, **change))
+def with_artifact(packaging: Packaging, **change: object) -> Packaging:
+    return dataclasses.replace(packaging, artifact=dataclasses.replace(packaging.artifact, **change))
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def with_artifact(plan: Packaging, **change: object) -> Packaging:
         (CPU, {"mistralrs_driver": "0", "mistralrs_cuda": "none", "mistralrs_priority": "10"}),
     ],
 )  # fmt: skip
-def test_the_defines_are_the_records(plan, flavour, expected):
-    assert with_artifact(plan, flavour=flavour).defines() == {
+def test_the_defines_are_the_records(packaging, flavour, expected):
+    assert with_artifact(packaging, flavour=flavour).defines() == {
         "dist": ".fc43",
         "mistralrs_version": "0.9.2",
         "mistralrs_flavour": flavour.name,
@@ -71,7 +71,7 @@ def test_the_defines_are_the_records(plan, flavour, expected):
         ("two\n lines", "x two lines"),
     ],
 )
-def test_a_define_reaches_rpmbuild_as_it_is_meant(value, word):
+def test_a_define_is_escaped_for_rpmbuild(value, word):
     argv = rpmbuild_argv(Path("/s/mistralrs.spec"), Path("/t"), {"x": value})
     assert argv == ["rpmbuild", "-bb", "--define", "_topdir /t", "--define", word, "/s/mistralrs.spec"]
 
@@ -82,54 +82,54 @@ def test_rpmbuild_reads_no_configuration_of_the_account():
     assert environment["SOURCE_DATE_EPOCH"] == "1787000000"
 
 
-def test_everything_that_goes_into_the_package_is_an_input(plan):
+def test_everything_in_the_package_is_an_input(packaging):
     def touched(path: Path) -> str:
         path.write_text(path.read_text() + "changed")
-        return dataclasses.replace(plan).inputs
+        return dataclasses.replace(packaging).inputs
 
-    folder = Path(plan.artifact.folder)
+    folder = Path(packaging.artifact.folder)
     seen = [
-        plan.inputs,
-        dataclasses.replace(plan, package_release="2").inputs,
-        dataclasses.replace(plan, dist=".fc44").inputs,
-        with_artifact(plan, flavour=CPU).inputs,
-        with_artifact(plan, source=dataclasses.replace(SOURCE, commit_time=1)).inputs,
+        packaging.inputs,
+        dataclasses.replace(packaging, package_release="2").inputs,
+        dataclasses.replace(packaging, dist=".fc44").inputs,
+        with_artifact(packaging, flavour=CPU).inputs,
+        with_artifact(packaging, source=dataclasses.replace(SOURCE, commit_time=1)).inputs,
     ]
     seen += [touched(path) for path in (folder / "LICENSE", folder / "chat_templates/chatml.json")]
     ours = (rpm.SPEC, rpm.UNIT, rpm.EXAMPLE)
-    seen += [touched(plan.spec_folder / name) for name in ours]
+    seen += [touched(packaging.spec_folder / name) for name in ours]
     assert len(set(seen)) == len(seen)
 
 
-def test_what_does_not_go_into_the_package_is_no_input(plan):
-    (plan.spec_folder / "rpmlint.toml").write_text("# for people")
-    slower = with_artifact(plan, seconds=99.0, log="/elsewhere")
-    assert slower.inputs == plan.inputs
+def test_a_file_outside_the_package_is_no_input(packaging):
+    (packaging.spec_folder / "rpmlint.toml").write_text("# for people")
+    slower = with_artifact(packaging, seconds=99.0, log="/elsewhere")
+    assert slower.inputs == packaging.inputs
 
 
-def test_a_binary_that_was_changed_after_the_build_is_refused(plan):
-    plan.binary.write_text("something else")
+def test_a_binary_that_changed_after_the_build_is_refused(packaging):
+    packaging.binary.write_text("something else")
     with pytest.raises(PipelineError) as caught:
-        _ = plan.inputs
+        _ = packaging.inputs
     assert caught.value.what == "the binary is not the one that was built and audited: its digest differs"
-    assert caught.value.where == str(plan.binary)
+    assert caught.value.where == str(packaging.binary)
 
 
 @pytest.mark.parametrize("missing", [rpm.SPEC, rpm.UNIT, rpm.EXAMPLE])
-def test_a_missing_source_is_named(plan, missing):
-    (plan.spec_folder / missing).unlink()
+def test_a_missing_source_is_named(packaging, missing):
+    (packaging.spec_folder / missing).unlink()
     with pytest.raises(PipelineError) as caught:
-        plan.build()
+        packaging.build()
     assert str(caught.value) == (
-        f"{missing} is missing ({plan.spec_folder / missing}). Copy rpm/ of this project there"
+        f"{missing} is missing ({packaging.spec_folder / missing}). Copy rpm/ of this project there"
     )
 
 
-def test_an_artifact_may_lack_licence_and_templates(plan):
-    folder = Path(plan.artifact.folder)
+def test_an_artifact_may_lack_licence_and_templates(packaging):
+    folder = Path(packaging.artifact.folder)
     (folder / "LICENSE").unlink()
     (folder / "chat_templates/chatml.json").unlink()
-    assert set(plan.sources()) == {"mistralrs", rpm.SPEC, rpm.UNIT, rpm.EXAMPLE}
+    assert set(packaging.sources()) == {"mistralrs", rpm.SPEC, rpm.UNIT, rpm.EXAMPLE}
 
 
 @pytest.mark.parametrize(
@@ -145,12 +145,12 @@ def test_the_commit_is_read_from_the_provides(lines, commit):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "errors"),
     [
         ("+ cmp a b\nfine\n\nerror: Bad file: x\n    Bad file: x\n", "error: Bad file: x"),
         ("+ cmp a b\ncannot fork\n", "cannot fork"),
-        ("", "it said nothing"),
+        ("", "no output"),
     ],
 )
-def test_the_last_words_are_the_errors(text, told):
-    assert last_words(text) == told
+def test_rpms_errors_come_before_its_other_output(text, errors):
+    assert rpm_errors(text) == errors

@@ -25,7 +25,7 @@ from pathlib import Path
 from ..base.errors import PipelineError
 from ..base.records import Package, digest_of, sha256_file
 from ..base.run import CommandFailed, run
-from ..package.rpm import alone, last_words, read_package, rpmbuild_argv, rpmbuild_environment
+from ..package.rpm import alone, read_package, rpm_errors, rpmbuild_argv, rpmbuild_environment
 from ..sign.keyring import parse_keys
 from ..sign.signer import Signer
 from ..sign.trust import list_public_keys, read_certificates
@@ -242,7 +242,7 @@ def build(wanted: Contents, number: int, root: Path, spec_folder: Path) -> Packa
             run(argv, cwd=topdir, env=rpmbuild_environment(topdir, wanted.time), timeout=TIMEOUT)
         except CommandFailed as error:
             raise PipelineError(
-                f"rpmbuild could not make {NAME}: {last_words(error.stderr or error.stdout)}",
+                f"rpmbuild could not make {NAME}: {rpm_errors(error.stderr or error.stdout)}",
                 str(spec_folder / SPEC),
                 "Check the path and repo of each row of channels",
             ) from error

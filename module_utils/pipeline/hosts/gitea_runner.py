@@ -2,10 +2,10 @@
 
 Rules:
 
-1. A runner is registered once: the file that the runner leaves tells with whom. With another address it registers anew.
-2. The token goes to the runner by its environment: argv is everyone's to read. Neither it nor what it is
-   exchanged for is in an error.
-3. The runner asks a Gitea that does not answer for ever: after a time it is stopped, and the error says so.
+1. A runner registers once: its file records the address of its Gitea. With another address it registers again.
+2. The runner gets the token by its environment, since every user can read argv. No error contains the token or the
+   secret that Gitea returns for it.
+3. If Gitea does not answer, the runner retries forever: after a time limit it is stopped, and that is an error.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import PipelineError
+from ..base.text import last_words
 
 PATIENCE = 60
-"""Seconds that a registration may take."""
+"""Seconds for a registration."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Who registers where: ``file`` is what the runner leaves, in its own home."""
+    """A runner and its Gitea. The runner writes ``file`` in its home when it is registered."""
 
     program: Path
     config: Path
@@ -35,7 +36,7 @@ class Registration:
 
     @property
     def done(self) -> bool:
-        """Whether the file tells of a registration with this Gitea."""
+        """Whether ``file`` records a registration with this Gitea."""
         try:
             found = json.loads(self.file.read_text())
             address = found["address"].rstrip("/")
@@ -51,12 +52,12 @@ class Registration:
         ]
 
     def register(self, token: str, patience: float = PATIENCE) -> None:
-        """Register, and see that it was done. The file is the account's alone."""
+        """Register, and check that ``file`` records it. Only the account can read the file."""
         if not token:
             raise PipelineError(
-                "the runner is not registered, and there is no token to register it with",
+                "the runner is not registered, and there is no token to register it",
                 self.instance,
-                "Take a token from Gitea's page Actions, Runners, and make it the secret gitea_runner_token",
+                "Copy a token from Gitea's page Actions, Runners, into the secret gitea_runner_token",
             )
         environment = {
             **{key: os.environ[key] for key in ("PATH", "http_proxy", "https_proxy", "no_proxy") if key in os.environ},
@@ -70,24 +71,24 @@ class Registration:
                 capture_output=True, text=True, errors="replace", timeout=patience, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            said = (error.stderr or b"").decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr
+            stderr = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr
             raise PipelineError(
-                f"Gitea did not answer within {patience:g} s: {last_words(said or '', token)}",
+                f"Gitea did not answer within {patience:g} s: {_last_error(stderr or '', token)}",
                 self.instance,
-                "See that gitea_runner_instance is right and that this host reaches it",
+                "Check gitea_runner_instance, and that this host can reach it",
             ) from error
         except OSError as error:
             raise PipelineError(f"the runner does not start: {error.strerror}", str(self.program)) from error
         if done.returncode != 0 or not self.done:
             raise PipelineError(
-                f"Gitea did not register the runner: {last_words(done.stderr + done.stdout, token)}",
+                f"Gitea did not register the runner: {_last_error(done.stderr + done.stdout, token)}",
                 self.instance,
-                "See that the secret gitea_runner_token is the newest of Gitea's page Actions, Runners",
+                "Check that the secret gitea_runner_token is the newest of Gitea's page Actions, Runners",
             )
 
 
-def last_words(said: str, token: str) -> str:
-    """The last error that the runner told, without the token."""
-    lines = [line for line in said.replace(token, "***").splitlines() if line.strip()]
+def _last_error(output: str, token: str) -> str:
+    """The last line of the runner's output that reports an error, else its last line; without the token."""
+    lines = output.replace(token, "***").splitlines()
     errors = [line for line in lines if re.search(r"level=(error|fatal)|Error", line)]
-    return (errors or lines or ["it said nothing"])[-1].strip()[:400]
+    return last_words("\n".join(errors or lines), 1)[:400]

@@ -1,18 +1,17 @@
-"""Which flavour a host's GPU takes.
+"""The flavour for a host's GPUs.
 
 Rules:
 
-1. nvidia-smi is asked, which comes with the driver: name, compute capability and driver of each GPU.
-2. The flavour of a GPU is the one that was built for its compute capability. Where the table has none, it is the
-   nearest lower one of the same major number, as long as that is below 9: what was compiled for 8.6 runs on 8.9 too
-   (CUDA's programming guide, binary compatibility). From 9.0 on upstream builds for one capability alone (the "a" in
-   sm_120a). Nothing is ever left to the driver's translation of PTX to another generation: only part of the
-   binary has PTX, and it was never tried.
-3. All GPUs of a host have to take the same flavour; otherwise the operator chooses, and says which of the GPUs an
-   instance may use (CUDA_VISIBLE_DEVICES).
-4. A driver below the flavour's floor is refused: the server would end with UNSUPPORTED_PTX_VERSION.
-5. What the operator named is taken. What speaks against it is told, and does not stop anything: the host may be an
-   image whose GPU comes later.
+1. nvidia-smi, a program of the driver, names each GPU with its compute capability and driver.
+2. The flavour for a GPU is the one built for its compute capability. If the table has none, it is the nearest lower one
+   of the same major number below 9: code for 8.6 runs on 8.9 too (CUDA's programming guide, binary compatibility).
+   From 9.0 on upstream builds for exactly one capability (the "a" in sm_120a). The driver's translation of PTX to
+   another generation never counts: only part of the binary has PTX, and nobody tests it.
+3. All GPUs of a host must need the same flavour; otherwise the operator chooses it, and the GPUs of each instance
+   (CUDA_VISIBLE_DEVICES).
+4. A driver older than the flavour requires is an error: the server would fail with UNSUPPORTED_PTX_VERSION.
+5. A flavour that the operator names is taken. Contradictions become warnings, since the host may be an image whose GPU
+   comes later.
 """
 
 from __future__ import annotations
@@ -29,16 +28,14 @@ PROGRAM = "nvidia-smi"
 QUERY = ("--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
 VARIABLE = "mistralrs_flavour"
 TIMEOUT = 60
-"""Seconds. Without nvidia-persistenced the driver starts each GPU for the answer, which takes a second or two."""
+"""Seconds. Without nvidia-persistenced the driver starts each GPU for the answer, which takes some seconds."""
 
-GET_DRIVER = (
-    "from NVIDIA's CUDA repository for Fedora, or from wherever this host's driver came, and start the host anew"
-)
+GET_DRIVER = "from NVIDIA's CUDA repository for Fedora, or from the source of this host's driver, and reboot"
 
 
 @dataclass(frozen=True)
 class Gpu(Record):
-    """One line of nvidia-smi's answer: "NVIDIA GeForce RTX 4090", "8.9", "580.65.06"."""
+    """One line of nvidia-smi's output: "NVIDIA GeForce RTX 4090", "8.9", "580.65.06"."""
 
     name: str
     compute_capability: str
@@ -50,7 +47,7 @@ class Gpu(Record):
 
 @dataclass(frozen=True)
 class Choice:
-    """The flavour to install, why, and what speaks against it."""
+    """The flavour to install, the reason, and warnings about it."""
 
     flavour: Flavour
     reason: str
@@ -60,14 +57,14 @@ class Choice:
 # ---------------------------------------------------------------- decisions
 
 
-def parse(answer: str) -> tuple[Gpu, ...]:
-    """The GPUs in what nvidia-smi printed; PipelineError where that is not the table that was asked for."""
+def parse(output: str) -> tuple[Gpu, ...]:
+    """The GPUs in nvidia-smi's output; PipelineError if that is not the table of ``QUERY``."""
     gpus = []
-    for line in filter(str.strip, answer.splitlines()):
+    for line in filter(str.strip, output.splitlines()):
         fields = [field.strip() for field in line.rsplit(",", 2)]
         if len(fields) != 3 or _number(fields[1]) is None or not fields[2][:1].isdigit():
             raise PipelineError(
-                f"nvidia-smi answered {line.strip()!r}, which tells no compute capability and driver",
+                f"nvidia-smi printed {line.strip()!r}, which has no compute capability and driver",
                 PROGRAM,
                 f"Install a newer driver {GET_DRIVER}; or name the flavour with {VARIABLE}",
             )
@@ -81,12 +78,12 @@ def choose(gpus: Sequence[Gpu], flavours: Sequence[Flavour], named: str = "") ->
         return _named(gpus, flavours, named)
     if not gpus:
         raise PipelineError(
-            "nvidia-smi names no GPU", PROGRAM, f"Look for it with lspci; or name the flavour with {VARIABLE}"
+            "nvidia-smi lists no GPU", PROGRAM, f"Look for it with lspci; or name the flavour with {VARIABLE}"
         )
-    taken = {gpu: fitting(gpu, flavours) for gpu in gpus}
-    chosen = set(taken.values())
+    fits = {gpu: fitting(gpu, flavours) for gpu in gpus}
+    chosen = set(fits.values())
     if len(chosen) > 1:
-        listed = "; ".join(f"{gpu} takes {f.package_name if f else 'none'}" for gpu, f in taken.items())
+        listed = "; ".join(f"{gpu} needs {f.package_name if f else 'none'}" for gpu, f in fits.items())
         raise PipelineError(
             f"the GPUs of this host are of different generations: {listed}",
             PROGRAM,
@@ -97,21 +94,21 @@ def choose(gpus: Sequence[Gpu], flavours: Sequence[Flavour], named: str = "") ->
         raise PipelineError(
             f"there is no flavour for {', '.join(dict.fromkeys(map(str, gpus)))}",
             PROGRAM,
-            f"There are: {_listed(flavours)}. Another one is a row of the table of flavours",
+            f"There are: {_listed(flavours)}. Add a row to the flavour table for another one",
         )
     if low := _low(gpus, flavour):
         raise PipelineError(
-            low, PROGRAM, f"Get driver {flavour.driver} or newer {GET_DRIVER}; or name the flavour with {VARIABLE}"
+            low, PROGRAM, f"Install driver {flavour.driver} or newer {GET_DRIVER}; or name the flavour with {VARIABLE}"
         )
     capability = gpus[0].compute_capability
     reason = f"built for {flavour.compute_capability}" + (
-        "" if flavour.compute_capability == capability else f", which {capability} runs too"
+        "" if flavour.compute_capability == capability else f", whose code {capability} runs too"
     )
     return Choice(flavour, f"{gpus[0]}: {reason}")
 
 
 def fitting(gpu: Gpu, flavours: Iterable[Flavour]) -> Flavour | None:
-    """The flavour whose code this GPU runs; see rule 2."""
+    """The flavour for this GPU (rule 2), or None."""
     capability = _number(gpu.compute_capability)
     found = None
     for flavour in flavours:
@@ -136,15 +133,15 @@ def _named(gpus: Sequence[Gpu], flavours: Sequence[Flavour], named: str) -> Choi
         if not any(fitting(gpu, [flavour]) for gpu in gpus):
             warnings.append(
                 f"{flavour.package_name} is built for compute capability {flavour.compute_capability}, and this host"
-                f" has {', '.join(dict.fromkeys(map(str, gpus)))}: it will find no code for its GPU"
+                f" has {', '.join(dict.fromkeys(map(str, gpus)))}: the server will find no code for its GPU"
             )
         if low := _low(gpus, flavour):
-            warnings.append(f"{low}: it will not start below")
+            warnings.append(f"{low}: the server will not start")
     return Choice(flavour, f"{VARIABLE} names it", tuple(warnings))
 
 
 def _low(gpus: Sequence[Gpu], flavour: Flavour) -> str:
-    """What is wrong with the driver; one driver runs all GPUs."""
+    """The fault of a driver that is too old, or "". One driver runs all GPUs of a host."""
     driver = gpus[0].driver
     if int(driver.split(".")[0]) >= flavour.driver:
         return ""
@@ -164,37 +161,37 @@ def _number(capability: str) -> tuple[int, int] | None:
 # ---------------------------------------------------------------- the edge
 
 
-def look(program: str = PROGRAM, devices: Path = Path("/sys/bus/pci/devices")) -> tuple[Gpu, ...]:
-    """The GPUs of this host; PipelineError tells a host without one from one without a driver that works."""
+def find_gpus(program: str = PROGRAM, devices: Path = Path("/sys/bus/pci/devices")) -> tuple[Gpu, ...]:
+    """The GPUs of this host; PipelineError distinguishes a host without GPU from one without a working driver."""
     try:
         return parse(run([program, *QUERY], timeout=TIMEOUT).stdout)
     except ProgramMissing as error:
         if on_bus(devices):
             raise PipelineError(
-                f"this host has an NVIDIA GPU, and no {program}", str(devices), f"Install the driver {GET_DRIVER}"
+                f"this host has an NVIDIA GPU, but no {program}", str(devices), f"Install the driver {GET_DRIVER}"
             ) from error
         raise PipelineError(
-            f"this host has no NVIDIA GPU, and no {program}",
+            f"this host has neither an NVIDIA GPU nor {program}",
             str(devices),
-            f"Take it out of the group gpu_hosts; or name the flavour with {VARIABLE} (cpu needs no GPU)",
+            f"Remove it from the group gpu_hosts; or name the flavour with {VARIABLE} (cpu needs no GPU)",
         ) from error
     except CommandFailed as error:
-        said = " ".join((error.stdout or error.stderr).split())
+        output = " ".join((error.stdout or error.stderr).split())
         raise PipelineError(
-            f"{program} finds no GPU that works: {said or f'status {error.status}'}",
+            f"{program} finds no working GPU: {output or f'status {error.status}'}",
             error.where,
-            f"Is the driver loaded (lsmod | grep nvidia)? If it is too old to be asked, get a newer one {GET_DRIVER}",
+            f"Check that the driver is loaded (lsmod | grep nvidia); if it is too old, get a newer one {GET_DRIVER}",
         ) from error
 
 
 def on_bus(devices: Path) -> bool:
     """Whether a display controller (class 03) of NVIDIA (vendor 10de) is on the PCI bus."""
 
-    def said(device: Path, name: str) -> str:
+    def attribute(device: Path, name: str) -> str:
         try:
             return (device / name).read_text().strip()
         except OSError:
             return ""
 
     found = devices.iterdir() if devices.is_dir() else iter(())
-    return any(said(d, "vendor") == "0x10de" and said(d, "class").startswith("0x03") for d in found)
+    return any(attribute(d, "vendor") == "0x10de" and attribute(d, "class").startswith("0x03") for d in found)

@@ -2,17 +2,17 @@
 
 Rules:
 
-1. An instance is a name, a model and a port. It becomes ``NAME.conf``, the TOML of ``mistralrs from-config``, and,
-   where it has a token or variables, ``NAME.env``; both are root's alone (0600), since systemd reads them.
-2. All that is wrong with the data is told at once, before anything is touched.
-3. The first line of a file says that it was made from the data, and for which unit. Only such files are
-   replaced or removed; one without the line, in the place of a wanted one, is refused.
-4. So the files alone tell what was there before: an instance that is no longer wanted, or is wanted of another
-   flavour, ``leaves``: its unit is to be stopped first, and its port closed, then its files go. Killed in between,
-   the next run finds the files and goes on.
-5. With a unit that leaves goes its alias, ``mistralrs@NAME.service``: systemd leaves it when an instance is disabled
-   (seen with 252 and 262), and then refuses to enable another flavour under the same name.
-6. A running instance whose files are younger than its process is to be restarted, whoever wrote them.
+1. An instance is a name, a model and a port. It becomes ``NAME.conf``, the TOML of ``mistralrs from-config``, and, if
+   it has a token or variables, ``NAME.env``. Both belong to root with mode 0600; systemd reads them.
+2. Every fault of the data is reported at once, before anything changes.
+3. The first line of a file, its mark, names the role and the unit. Only files with a mark are replaced or removed; a
+   file without one in the place of a wanted one is an error.
+4. So the files alone record the previous state. An instance that is no longer wanted, or is wanted with another
+   flavour, ``leaves``: first its unit stops, then its port is closed, then its files are removed. If a run is killed
+   in between, the next one finds the files and continues.
+5. With a unit that leaves its alias ``mistralrs@NAME.service`` is removed: systemd keeps the alias of a disabled
+   instance (seen with 252 and 262), and then refuses to enable another flavour under the same name.
+6. A running instance restarts if a file of it is younger than its process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MARK = re.compile(
 )
 UNIT_FOLDERS = tuple(map(Path, ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")))
 DEFAULT_PORT = 1234
-"""Upstream's, where a whole configuration names none."""
+"""Upstream's default, for a whole configuration without a port."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -50,7 +50,7 @@ _SECRET = re.compile(r"""^(\s*["']?[\w-]*(?:token|secret|password|api_?key)[\w-]
 
 @dataclass(frozen=True)
 class Instance:
-    """A server as it is wanted. ``config`` and ``environment`` are whole files, the second empty for none."""
+    """A wanted server. ``config`` and ``environment`` are the texts of its files; ``environment`` may be empty."""
 
     name: str
     unit: str
@@ -61,7 +61,7 @@ class Instance:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this host reaches it."""
+        """Whether only this host can reach it."""
         return is_loopback(self.host)
 
     @property
@@ -72,22 +72,22 @@ class Instance:
 
     @property
     def files(self) -> dict[str, str]:
-        """The files by name."""
+        """The texts of its files by name."""
         files = {f"{self.name}.conf": self.config}
         return files | {f"{self.name}.env": self.environment} if self.environment else files
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies in the folder: the units that marked files are for, by file name, and the texts of all files."""
+class FolderContent:
+    """The content of the folder: the units of marked files by file name, and the texts of all files by name."""
 
     units: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be done, in this order: stop the units that leave, close ports, remove and write files."""
+class InstanceChanges:
+    """Changes to make, in this order: stop the units that leave, close and open ports, remove and write files."""
 
     leaving: tuple[str, ...]
     closing: tuple[int, ...]
@@ -99,38 +99,38 @@ class Plan:
 # ---------------------------------------------------------------- decisions
 
 
-def instances(
-    rows: Sequence[Mapping[str, Any]], flavour: str, tokens: Mapping[str, str] | None = None
-) -> tuple[Instance, ...]:
-    """The instances that the data describe; PipelineError tells everything that is wrong with it."""
+def read_instances(rows: Sequence[Mapping[str, Any]], flavour: str) -> tuple[Instance, ...]:
+    """The instances of the data; PipelineError lists every fault of the data."""
     wrong: list[str] = []
-    found = [_instance(row, flavour, (tokens or {}).get(str(row.get("name")), ""), wrong) for row in rows]
+    found = [_instance(row, flavour, wrong) for row in rows]
     names = [str(row.get("name")) for row in rows]
-    wrong += [f"{name}: the name is there {names.count(name)} times" for name in _repeated(names)]
+    wrong += [f"{name}: the name occurs {names.count(name)} times" for name in _repeated(names)]
     made = [instance for instance in found if instance]
     for port in _repeated([instance.port for instance in made]):
         users = " and ".join(instance.name for instance in made if instance.port == port)
-        wrong.append(f"{users}: port {port} is for one of them only")
+        wrong.append(f"{users}: both have port {port}")
     if wrong:
         raise PipelineError("; ".join(wrong), VARIABLE, "Nothing was changed")
     return tuple(made)
 
 
-def _instance(row: Mapping[str, Any], flavour: str, token: str, wrong: list[str]) -> Instance | None:
-    """One row; what is wrong is added to ``wrong``."""
+def _instance(row: Mapping[str, Any], flavour: str, wrong: list[str]) -> Instance | None:
+    """The instance of one row, or None; its faults are appended to ``wrong``."""
     before = len(wrong)
     name = str(row.get("name") or "")
-    told = name or "an instance without a name"
+    label = name or "an instance without a name"
     if not _NAME.fullmatch(name):
-        wrong.append(f"{told}: a name is of small letters, digits, '_', '.' and '-', and begins with a letter or digit")
-    settings = _whole(row, told, wrong) if row.get("config") else _composed(row, told, wrong)
+        wrong.append(
+            f"{label}: a name has lower-case letters, digits, '_', '.' and '-', and begins with a letter or digit"
+        )
+    settings = _whole(row, label, wrong) if row.get("config") else _composed(row, label, wrong)
     server = settings.get("server")
     host, port = (server.get("host"), server.get("port", DEFAULT_PORT)) if isinstance(server, Mapping) else (None, None)
     if not isinstance(host, str) or not host or re.search(r"\s", host):
-        wrong.append(f"{told}: no host to listen on; upstream would take every interface, with no authentication")
+        wrong.append(f"{label}: no host to listen on; upstream would listen on every interface, without authentication")
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
-        wrong.append(f"{told}: port {port!r} is not a number from 1 to 65535")
-    environment = _environment(row, token or str(row.get("token") or ""), told, wrong)
+        wrong.append(f"{label}: port {port!r} is not a number from 1 to 65535")
+    environment = _environment(row, label, wrong)
     if len(wrong) > before:
         return None
     unit = f"mistralrs-{flavour}@{name}.service"
@@ -140,19 +140,19 @@ def _instance(row: Mapping[str, Any], flavour: str, token: str, wrong: list[str]
     return Instance(name, unit, str(host), int(str(port)), f"{mark}\n{text}", f"{mark}\n{lines}" if lines else "")
 
 
-def _composed(row: Mapping[str, Any], told: str, wrong: list[str]) -> dict[str, Any]:
-    """The settings from the model, the address and what is to be merged in."""
+def _composed(row: Mapping[str, Any], label: str, wrong: list[str]) -> dict[str, Any]:
+    """The settings from the model, the address and the row's own settings."""
     extra = row.get("settings") or {}
     server = extra.get("server", {}) if isinstance(extra, Mapping) else {}
     wrong += [
-        f"{told}: server.{key} in settings; say {key}"
+        f"{label}: server.{key} in settings; use {key}"
         for key in ("host", "port")
         if isinstance(server, Mapping) and key in server
     ]
     if row.get("port") is None:
-        wrong.append(f"{told}: no port")
+        wrong.append(f"{label}: no port")
     if bool(row.get("model")) == ("models" in extra):
-        wrong.append(f"{told}: {'model and settings.models, say one of them' if row.get('model') else 'no model'}")
+        wrong.append(f"{label}: {'model and settings.models exclude each other' if row.get('model') else 'no model'}")
     settings: dict[str, Any] = {
         "command": "serve",
         "server": {
@@ -165,49 +165,51 @@ def _composed(row: Mapping[str, Any], told: str, wrong: list[str]) -> dict[str, 
     try:
         to_toml(merged)
     except PipelineError as error:
-        wrong.append(f"{told}: {error.what}")
+        wrong.append(f"{label}: {error.what}")
     return merged
 
 
-def _whole(row: Mapping[str, Any], told: str, wrong: list[str]) -> dict[str, Any]:
-    """The settings of a configuration that is given as text."""
+def _whole(row: Mapping[str, Any], label: str, wrong: list[str]) -> dict[str, Any]:
+    """The settings of a configuration given as text."""
     wrong += [
-        f"{told}: {key} beside config; write it there" for key in ("model", "host", "port", "settings") if row.get(key)
+        f"{label}: {key} beside config; write it into config"
+        for key in ("model", "host", "port", "settings")
+        if row.get(key)
     ]
     try:
         return tomllib.loads(str(row["config"]))
     except tomllib.TOMLDecodeError as error:
-        wrong.append(f"{told}: config is not TOML: {error}")
+        wrong.append(f"{label}: config is not TOML: {error}")
         return {"server": {"host": "127.0.0.1", "port": DEFAULT_PORT}}
 
 
-def _environment(row: Mapping[str, Any], token: str, told: str, wrong: list[str]) -> dict[str, str]:
+def _environment(row: Mapping[str, Any], label: str, wrong: list[str]) -> dict[str, str]:
     variables = {str(key): str(value) for key, value in (row.get("environment") or {}).items()}
     for key, value in variables.items():
         if not _ENVIRONMENT.fullmatch(key) or any(c in value for c in "\n\r\0"):
-            wrong.append(f"{told}: {key} is not a variable of one line")
-    token = token.strip()
+            wrong.append(f"{label}: {key} is not a variable with a value of one line")
+    token = str(row.get("token") or "").strip()
     if not token:
         return variables
     if "HF_TOKEN" in variables:
-        wrong.append(f"{told}: HF_TOKEN in environment, and a token")
+        wrong.append(f"{label}: both HF_TOKEN in environment and a token")
     if not token.isprintable() or " " in token or '"' in token:
-        wrong.append(f"{told}: the token is not one word")
+        wrong.append(f"{label}: the token is not one word")
     return variables | {"HF_TOKEN": token}
 
 
-def plan(wanted: Sequence[Instance], found: Found) -> Plan:
-    """What makes the folder and the units as they are wanted; see the rules."""
+def changes(wanted: Sequence[Instance], found: FolderContent) -> InstanceChanges:
+    """The changes from the folder's content to the wanted instances; see the rules."""
     files = {name: text for instance in wanted for name, text in instance.files.items()}
-    if others := sorted(name for name in files if name in found.texts and name not in found.units):
+    if unmarked := sorted(name for name in files if name in found.texts and name not in found.units):
         raise PipelineError(
-            f"made by hand and in the way: {', '.join(others)}",
+            f"the role did not write these files and does not replace them: {', '.join(unmarked)}",
             "/etc/mistralrs",
-            f"Move it away, or give the instance in {VARIABLE} another name",
+            f"Move them away, or give the instances in {VARIABLE} other names",
         )
     units = {instance.unit for instance in wanted}
     public = {instance.port for instance in wanted if not instance.loopback}
-    return Plan(
+    return InstanceChanges(
         leaving=tuple(sorted(set(found.units.values()) - units)),
         closing=tuple(sorted(ports_of(found) - public)),
         opening=tuple(sorted(public)),
@@ -216,8 +218,8 @@ def plan(wanted: Sequence[Instance], found: Found) -> Plan:
     )
 
 
-def ports_of(found: Found) -> set[int]:
-    """The ports that marked configurations have others reach."""
+def ports_of(found: FolderContent) -> set[int]:
+    """The ports of marked configurations that other hosts reach."""
     ports = set()
     for name in found.units:
         if name.endswith(".conf"):
@@ -231,7 +233,7 @@ def ports_of(found: Found) -> set[int]:
 
 
 def unit_of(text: str) -> str:
-    """The unit that a file's mark names, or empty."""
+    """The unit in a file's mark, or ""."""
     found = _MARK.fullmatch(text.partition("\n")[0])
     return found[1] if found else ""
 
@@ -244,7 +246,7 @@ def is_loopback(host: str) -> bool:
 
 
 def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``extra`` over it: tables are merged key by key, everything else is replaced."""
+    """``base`` with ``extra`` merged into it: tables are merged key by key, other values are replaced."""
     merged = dict(base)
     for key, value in extra.items():
         own = merged.get(key)
@@ -253,7 +255,7 @@ def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(settings: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:
-    """TOML of tables, lists of tables and plain values; ``tomllib`` reads the same settings from it."""
+    """TOML of tables, lists of tables and plain values; ``tomllib`` reads equal settings from it."""
     tables = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     lists = {k: v for k, v in settings.items() if isinstance(v, list) and v and all(isinstance(i, Mapping) for i in v)}
     plain = {key: value for key, value in settings.items() if key not in tables and key not in lists}
@@ -279,21 +281,21 @@ def _value(value: object, path: tuple[str, ...]) -> str:
         return _string(value)
     if isinstance(value, list):
         return f"[{', '.join(_value(item, path) for item in value)}]"
-    raise PipelineError(f"{'.'.join(map(str, path))} in settings is {value!r}, which TOML cannot say", VARIABLE)
+    raise PipelineError(f"{'.'.join(map(str, path))} in settings is {value!r}, which TOML cannot express", VARIABLE)
 
 
 def _string(text: str) -> str:
-    """JSON's strings are TOML's, but for DEL."""
+    """A TOML string. It is a JSON string, except for DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def quoted(value: str) -> str:
-    """A value for systemd's EnvironmentFile=, where nothing is expanded within double quotes."""
+    """A value for systemd's EnvironmentFile=, which expands nothing within double quotes."""
     return '"' + re.sub(r'(["\\`$])', r"\\\1", value) + '"'
 
 
-def shown(name: str, text: str) -> str:
-    """A file as a diff may show it: without the values of variables, and of keys that sound like a secret."""
+def without_secrets(name: str, text: str) -> str:
+    """A file's text for a diff: without the values of variables and of keys that name a secret."""
     if name.endswith(".env"):
         return re.sub(r"(?m)^(\w+=).*", r"\1(hidden)", text)
     return "".join(_SECRET.sub(r"\1(hidden)", line) for line in text.splitlines(keepends=True))
@@ -307,23 +309,23 @@ def _repeated(values: Iterable[_T]) -> list[_T]:
 # ---------------------------------------------------------------- the edge
 
 
-def look(folder: Path) -> Found:
-    """What lies in the folder, which need not exist."""
+def read_folder(folder: Path) -> FolderContent:
+    """The content of the folder, which need not exist."""
     texts = {}
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
         if path.suffix in {".conf", ".env"} and path.is_file():
             texts[path.name] = path.read_text(errors="replace")
-    return Found({name: unit for name, text in texts.items() if (unit := unit_of(text))}, texts)
+    return FolderContent({name: unit for name, text in texts.items() if (unit := unit_of(text))}, texts)
 
 
-def known(units: Iterable[str]) -> tuple[str, ...]:
-    """The units whose package is still installed. A package that was removed has stopped and disabled its own."""
+def installed(units: Iterable[str]) -> tuple[str, ...]:
+    """The units whose package is installed. The removal of a package stops and disables its units."""
     templates = ((unit, re.sub(r"@.*\.service", "@.service", unit)) for unit in units)
     return tuple(unit for unit, template in templates if any((folder / template).exists() for folder in UNIT_FOLDERS))
 
 
 def aliases(units: Iterable[str], folder: Path = UNIT_FOLDERS[0]) -> tuple[Path, ...]:
-    """The links by which these units are also called mistralrs@NAME; see rule 5."""
+    """The aliases of these units, links named mistralrs@NAME (rule 5)."""
     found = []
     for unit in units:
         template, _, name = unit.partition("@")
@@ -333,11 +335,11 @@ def aliases(units: Iterable[str], folder: Path = UNIT_FOLDERS[0]) -> tuple[Path,
     return tuple(found)
 
 
-def carry_out(plan: Plan, folder: Path, links: Iterable[Path] = ()) -> None:
-    """Remove the links, write and remove the files, each whole or not at all."""
+def apply(changes: InstanceChanges, folder: Path, links: Iterable[Path] = ()) -> None:
+    """Remove the links, write and remove the files. Each file is replaced atomically."""
     for link in links:
         link.unlink(missing_ok=True)
-    for name, text in plan.write.items():
+    for name, text in changes.write.items():
         descriptor, partial = tempfile.mkstemp(dir=folder, prefix=".", suffix=".new")  # 0600
         try:
             with os.fdopen(descriptor, "w") as stream:
@@ -346,12 +348,12 @@ def carry_out(plan: Plan, folder: Path, links: Iterable[Path] = ()) -> None:
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise
-    for name in plan.remove:
+    for name in changes.remove:
         (folder / name).unlink(missing_ok=True)
 
 
 def close_modes(wanted: Iterable[Instance], folder: Path, *, check: bool = False) -> bool:
-    """See that the files are root's alone; whether one was not."""
+    """Give the files to root with mode 0600; True if that is a change. With ``check`` nothing changes."""
     changed = False
     for path in (folder / name for instance in wanted for name in instance.files):
         if path.exists():
@@ -365,12 +367,12 @@ def close_modes(wanted: Iterable[Instance], folder: Path, *, check: bool = False
 
 
 def given_up(wanted: Iterable[Instance]) -> tuple[str, ...]:
-    """The units that systemd has given up; each has to be told of before it is started again."""
+    """The units that systemd has given up; each needs ``systemctl reset-failed`` before it can start again."""
     return tuple(i.unit for i in wanted if properties(i.unit, "ActiveState").get("ActiveState") == "failed")
 
 
-def states(wanted: Sequence[Instance], folder: Path, written: Iterable[str] = ()) -> dict[str, str]:
-    """By unit: ``started``, or ``restarted`` where it runs with older files than it has (``written`` are new)."""
+def unit_states(wanted: Sequence[Instance], folder: Path, written: Iterable[str] = ()) -> dict[str, str]:
+    """The wanted state by unit: ``started``, or ``restarted`` for rule 6. Files in ``written`` count as new."""
     new = set(written)
     found = {}
     for instance in wanted:
@@ -381,14 +383,14 @@ def states(wanted: Sequence[Instance], folder: Path, written: Iterable[str] = ()
 
 
 def running_since(unit: str) -> int:
-    """When the unit's process began, in seconds since 1970; 0 where it does not run."""
-    said = properties(unit, "ActiveState", "ExecMainStartTimestamp")
-    begun = said.get("ExecMainStartTimestamp", "").removeprefix("@")
-    return int(begun) if said.get("ActiveState") in {"active", "activating", "reloading"} and begun.isdecimal() else 0
+    """The start of the unit's process in seconds since 1970; 0 if it does not run."""
+    found = properties(unit, "ActiveState", "ExecMainStartTimestamp")
+    begun = found.get("ExecMainStartTimestamp", "").removeprefix("@")
+    return int(begun) if found.get("ActiveState") in {"active", "activating", "reloading"} and begun.isdecimal() else 0
 
 
 def properties(unit: str, *names: str) -> dict[str, str]:
-    """What systemd says of a unit."""
+    """Properties of a unit, by name."""
     words = ("systemctl", "show", "--timestamp=unix", *(f"--property={name}" for name in names), unit)
     return dict(line.partition("=")[::2] for line in run(words).stdout.splitlines() if "=" in line)
 

@@ -1,15 +1,14 @@
-"""The local default's web server: the system's nginx program with a configuration of its own.
+"""The web server of the local default: the system's nginx with a configuration of its own.
 
 Rules:
 
-1. It listens on 127.0.0.1 only, serves one folder, and never opens a path with a dotfile in it
-   (``.publisher`` is the agent's).
-2. What never changes (snapshots, packages, metadata named by its digest) is ``immutable``; all else,
-   the mirrorlist and a plain repomd.xml above all, is ``no-cache``. There is no open_file_cache: it
-   would serve the old target after a flip.
-3. Every answer carries ``X-Served-By`` with a digest of the configuration. Whoever asks can so tell
-   this very site from another program on the port.
-4. The system's nginx, its configuration and its logs are not touched: everything is in ``state_dir``.
+1. nginx listens on 127.0.0.1 only, serves one folder, and refuses every path with a dotfile in it (the state of the
+   agent is in ``.publisher``).
+2. Cache lifetimes and content types are those of ``nginx_rules``. There is no open_file_cache: it would serve the old
+   target of a link after a new snapshot became the head.
+3. Every answer carries ``X-Served-By`` with a digest of the configuration. It distinguishes this very site from another
+   program on the port.
+4. The system's nginx, its configuration and its logs do not change: all files are in ``state_dir``.
 
 ``python -m pipeline.hosts.loopback_site ROOT PORT`` serves in the foreground until Ctrl-C.
 """
@@ -37,12 +36,14 @@ from pathlib import Path
 from ..base.errors import PipelineError
 from ..base.records import digest_of
 from ..base.run import ProgramMissing, run
+from ..base.text import last_words
+from . import nginx_rules
 
 DEADLINE = 5.0
-"""Seconds in which nginx must answer, or be gone."""
+"""Seconds in which nginx must answer, or end."""
 
 _CONF = """\
-# Written by mistralrs-rpm; it is written again at every start.
+# Written by mistralrs-rpm at every start.
 {user}worker_processes 1;
 pid "{state}/nginx.pid";
 error_log "{state}/error.log";
@@ -58,26 +59,11 @@ http {{
     scgi_temp_path "{state}/tmp/scgi";
 
     default_type text/plain;
-    types {{
-        text/html             html;
-        text/css              css;
-        text/xml              xml;
-        application/atom+xml  atom;
-        application/json      json;
-        application/gzip      gz;
-        application/zstd      zst;
-        application/x-rpm     rpm;
-        image/svg+xml         svg;
-    }}
+    {types}
     sendfile on;
     charset utf-8;
 
-    map $uri $freshness {{
-        default                      "no-cache";
-        "~/snapshots/[^/]+/."        "public, max-age=31536000, immutable";
-        "~/Packages/[^/]+\\.rpm$"     "public, max-age=31536000, immutable";
-        "~/repodata/[0-9a-f]{{64}}-"   "public, max-age=31536000, immutable";
-    }}
+    {cache_control}
 
     server {{
         listen 127.0.0.1:{port};
@@ -85,7 +71,7 @@ http {{
         root "{root}";
         index index.html;
         autoindex on;
-        add_header Cache-Control $freshness;
+        add_header Cache-Control $mistralrs_cache_control;
         add_header X-Served-By "{marker}" always;
 
         location ~ /\\. {{ return 403; }}
@@ -96,7 +82,7 @@ http {{
 
 @dataclass(frozen=True)
 class Site:
-    """A folder that nginx serves on a loopback port; ``state_dir`` holds nginx's files."""
+    """A folder that nginx serves on a port of 127.0.0.1; ``state_dir`` holds nginx's files."""
 
     root: Path
     port: int
@@ -108,37 +94,46 @@ class Site:
 
     @property
     def marker(self) -> str:
-        """What X-Served-By says. Not from ``state_dir`` or the account: two of those may ask about one site."""
-        return f"mistralrs-rpm {digest_of([_CONF, str(self.root), self.port])[:16]}"
+        """The value of X-Served-By. It does not depend on ``state_dir`` or the account: several may use one site."""
+        digest = digest_of([_CONF, nginx_rules.CACHE_CONTROL, nginx_rules.TYPES, str(self.root), self.port])
+        return f"mistralrs-rpm {digest[:16]}"
 
     @property
     def conf(self) -> str:
-        """nginx.conf."""
+        """The text of nginx.conf."""
         return self._render(str(self.state_dir), self.marker)
 
     def argv(self, *more: str) -> list[str]:
-        """The command that starts nginx on this site."""
+        """The command that runs nginx for this site."""
         state = str(self.state_dir)
         return [_nginx(), "-p", state, "-e", f"{state}/error.log", "-c", f"{state}/nginx.conf", *more]
 
     def _render(self, state: str, marker: str) -> str:
-        # Root's workers would become an account that may not be allowed to read a folder in a home.
+        # By default root's workers run as an account that may not read a folder in a home.
         user = f"user {pwd.getpwuid(0).pw_name};\n" if os.geteuid() == 0 else ""
         for text in (str(self.root), state):
             if re.search(r'["$\\\n]', text):
-                raise PipelineError("nginx cannot serve a folder of this name", text, "Choose another name")
-        return _CONF.format(user=user, state=state, root=self.root, port=self.port, marker=marker)
+                raise PipelineError("nginx cannot serve a folder with this name", text, "Choose another name")
+        return _CONF.format(
+            user=user,
+            state=state,
+            root=self.root,
+            port=self.port,
+            marker=marker,
+            cache_control=nginx_rules.CACHE_CONTROL,
+            types=nginx_rules.TYPES,
+        )
 
 
 def started(site: Site, *, check: bool = False) -> bool:
-    """Serve ``site``; True if it was not served before. With ``check`` nothing is started."""
+    """Serve ``site``; True if that is a change. With ``check`` nothing starts."""
     if answers(site):
         return False
     if _pid(site.state_dir) is None:
         _expect_free(site.port)
     if check:
         return True
-    _nginx()  # before the old one goes
+    _nginx()  # fails before the old server stops
     stopped(site.state_dir)
     _expect_free(site.port)
     _write(site)
@@ -148,7 +143,7 @@ def started(site: Site, *, check: bool = False) -> bool:
 
 
 def stopped(state_dir: Path, *, check: bool = False) -> bool:
-    """End the nginx of ``state_dir``; True if there was one. With ``check`` it goes on."""
+    """Stop the nginx of ``state_dir``; True if there was one. With ``check`` it keeps running."""
     pid = _pid(state_dir)
     if pid is None or check:
         return pid is not None
@@ -158,7 +153,7 @@ def stopped(state_dir: Path, *, check: bool = False) -> bool:
     while _pid(state_dir) is not None:
         if time.monotonic() > end:
             raise PipelineError(
-                f"nginx, process {pid}, does not stop", str(state_dir), f"Look at it, then kill -9 {pid}"
+                f"nginx, process {pid}, does not stop", str(state_dir), f"Find out why, then kill -9 {pid}"
             )
         time.sleep(0.02)
     return True
@@ -166,7 +161,7 @@ def stopped(state_dir: Path, *, check: bool = False) -> bool:
 
 @contextlib.contextmanager
 def served(root: Path, port: int) -> Iterator[None]:
-    """Serve ``root`` while this lasts, and leave nothing behind; a site that is served already stays as it is."""
+    """Serve ``root`` in the block and leave no files. If the site is served already, leave it running."""
     with tempfile.TemporaryDirectory(prefix="mistralrs-site-") as folder:
         site = Site(root.resolve(), port, Path(folder))
         fresh = started(site)
@@ -178,9 +173,9 @@ def served(root: Path, port: int) -> Iterator[None]:
 
 
 def answers(site: Site) -> bool:
-    """Whether this very site is served now."""
+    """Whether this very site (rule 3) is served now."""
     request = urllib.request.Request(f"{site.url}/.marker", method="HEAD")  # noqa: S310
-    # A proxy of the environment knows another 127.0.0.1.
+    # To a proxy of the environment 127.0.0.1 is another host.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=2) as answer:
@@ -193,7 +188,7 @@ def answers(site: Site) -> bool:
 
 
 def foreground(root: Path, port: int) -> int:
-    """Serve ``root`` until Ctrl-C or SIGTERM, and leave nothing behind."""
+    """Serve ``root`` until Ctrl-C or SIGTERM and leave no files; the exit status."""
     with tempfile.TemporaryDirectory(prefix="mistralrs-site-") as folder:
         site = Site(root.resolve(), port, Path(folder))
         if answers(site):
@@ -201,7 +196,7 @@ def foreground(root: Path, port: int) -> int:
             return 0
         _expect_free(port)
         _write(site)
-        # Not by way of SIGINT, which a shell that runs this in the background has it ignore.
+        # A shell without job control starts background processes with SIGINT ignored, so SIGTERM must not depend on it.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         nginx = subprocess.Popen(site.argv("-g", "daemon off;"))  # noqa: S603
         try:
@@ -211,7 +206,7 @@ def foreground(root: Path, port: int) -> int:
         except KeyboardInterrupt:
             return 0
         finally:
-            # A terminal's Ctrl-C has reached nginx too: it may be ending already.
+            # Ctrl-C in a terminal reaches nginx too: it may have ended.
             nginx.terminate()
             nginx.wait()
 
@@ -228,9 +223,9 @@ def _await_answer(site: Site) -> None:
     while not answers(site):
         if time.monotonic() > end:
             log = site.state_dir / "error.log"
-            said = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
+            errors = last_words(log.read_text(errors="replace")) if log.exists() else "no log"
             raise PipelineError(
-                f"nginx does not serve {site.root} after {DEADLINE:g} s: {' | '.join(said) or 'no log'}",
+                f"nginx does not serve {site.root} after {DEADLINE:g} s: {errors}",
                 site.url,
                 f"Read {log}",
             )
@@ -238,7 +233,7 @@ def _await_answer(site: Site) -> None:
 
 
 def _nginx() -> str:
-    """nginx's path; Debian and Fedora keep it where a user's PATH may not look."""
+    """nginx's path. Debian and Fedora install it in sbin, which a user's PATH may lack."""
     found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")
     if found is None:
         raise ProgramMissing("nginx")
@@ -246,7 +241,7 @@ def _nginx() -> str:
 
 
 def _pid(state_dir: Path) -> int | None:
-    """The running nginx of ``state_dir``. A pid file may be stale and its number another program's."""
+    """The pid of the running nginx of ``state_dir``. A pid file may be stale, and its pid another program's."""
     try:
         pid = int((state_dir / "nginx.pid").read_text())
         title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
@@ -262,13 +257,15 @@ def _expect_free(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except PermissionError as error:
             raise PipelineError(
-                f"this account may not listen on port {port}", f"127.0.0.1:{port}", _OTHER_PORT
+                f"this account may not listen on port {port}",
+                f"127.0.0.1:{port}",
+                f"Choose another port: {_OTHER_PORT}",
             ) from error
         except OSError as error:
             raise PipelineError(
                 f"port {port} is taken by {_holder(port)}",
                 f"127.0.0.1:{port}",
-                f"End that program, or choose another port: {_OTHER_PORT}",
+                f"Stop that program, or choose another port: {_OTHER_PORT}",
             ) from error
 
 
@@ -276,7 +273,7 @@ _OTHER_PORT = "make release PORT=8700, or -e local_port=8700"
 
 
 def _holder(port: int) -> str:
-    """Who listens on ``port``, as ss tells it."""
+    """The program that listens on ``port``, from ss."""
     if shutil.which("ss"):
         listing = run(["ss", "-Hltnp", f"sport = :{port}"], accept=range(256)).stdout
         if found := re.search(r'\("([^"]+)",pid=(\d+)', listing):

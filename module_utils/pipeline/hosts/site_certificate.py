@@ -1,12 +1,12 @@
-"""The certificate of the site that clients reach the channels by.
+"""The validity of the site's certificate, as clients see it.
 
 Rules:
 
-1. It is read as the channels are read: by a TLS connection to the name and port of the URL, through the proxy of the
-   environment if there is one, and checked against the authorities that this machine trusts, or REQUESTS_CA_BUNDLE.
-2. It is wrong when it does not verify, when it cannot be read, and when less than a fifth of its own lifetime is
-   left. It is renewed at a third: less than a fifth means that renewing has failed for some time.
-3. Lifetimes are whatever the authority gives; no fixed number of days is in any rule.
+1. The certificate is read as clients do: by a TLS connection to the host and port of the URL, through the environment's
+   proxy if there is one, and verified with the authorities that this machine trusts, or REQUESTS_CA_BUNDLE.
+2. The finding fails if the certificate does not verify, cannot be read, or has less than a fifth of its lifetime
+   left. It is renewed at a third, so less than a fifth means that renewal has failed for some time.
+3. Lifetimes are those of the authority; no rule has a fixed number of days.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from ..base.findings import Finding
 from ..base.records import Record
 
 LEAST = 1 / 5
-"""The part of its lifetime that must be left."""
+"""The fraction of its lifetime that must be left."""
 
 DEADLINE = 15.0
 """Seconds in which the site must answer."""
 
 DAY, HOUR = 86400, 3600
-RENEWAL = "on the repo host see journalctl -u mistralrs-certificate, or run repo_host.yml"
+RENEWAL = "on the repo host read journalctl -u mistralrs-certificate, or run repo_host.yml"
 
 
 @dataclass(frozen=True)
 class Validity(Record):
-    """From when to when a certificate is valid (seconds since 1970), and who issued it."""
+    """A certificate's validity in seconds since 1970, and its issuer."""
 
     begins: float
     ends: float
@@ -44,10 +44,10 @@ class Validity(Record):
 
 
 def read(url: str) -> Validity:
-    """The certificate of an https URL's site, once it is verified; PipelineError where that fails."""
+    """The verified certificate of an https URL's site; PipelineError if it cannot be read or verified."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme != "https" or not parts.hostname:
-        raise PipelineError("only an https URL has a certificate", url, "Leave the check out for this site")
+        raise PipelineError("only an https URL has a certificate", url, "Skip the check for this site")
     host, port = parts.hostname, parts.port or 443
     where = f"{host}:{port}"
     proxy = "" if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https", "")
@@ -61,7 +61,7 @@ def read(url: str) -> Validity:
         found: dict[str, Any] = connection.sock.getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
         raise PipelineError(
-            f"it does not verify: {error.verify_message.rstrip('.')}", where, f"Mend it: {RENEWAL}"
+            f"it does not verify: {error.verify_message.rstrip('.')}", where, f"Renew it: {RENEWAL}"
         ) from error
     except OSError as error:
         raise PipelineError(
@@ -77,17 +77,19 @@ def read(url: str) -> Validity:
     )
 
 
-def check(found: Validity | PipelineError, now: float | None = None) -> Finding:
-    """The finding for what ``read`` gave, or the error that it gave."""
+def judge(found: Validity | PipelineError, now: float | None = None) -> Finding:
+    """The finding for the result of ``read``, or for its error."""
     if isinstance(found, PipelineError):
-        return Finding("certificate", found.what, "trusted", False, f"{found.where}: {found.remedy}")
+        return Finding.bad("certificate", found.what, "trusted", f"{found.where}: {found.remedy}")
     left = found.ends - (time.time() if now is None else now)
     lifetime = found.ends - found.begins
-    fits = left > lifetime * LEAST
-    return Finding(
-        "certificate", f"{span(left)} of {span(lifetime)} left, by {found.issuer}", f"> {span(lifetime * LEAST)} left",
-        fits, f"It was not renewed in time: {RENEWAL}" if not fits else "",
-    )  # fmt: skip
+    return Finding.of(
+        "certificate",
+        f"{span(left)} of {span(lifetime)} left, by {found.issuer}",
+        f"> {span(lifetime * LEAST)} left",
+        fits=left > lifetime * LEAST,
+        remedy=f"It was not renewed in time: {RENEWAL}",
+    )
 
 
 def span(seconds: float) -> str:

@@ -1,12 +1,12 @@
-"""From an Artifact to an unsigned RPM, and reading RPMs back.
+"""From an artifact to an unsigned RPM, and from an RPM file to its record.
 
-The spec and its plain contract are in rpm/mistralrs.spec. Rules here:
+The spec, with its plain command line, is rpm/mistralrs.spec. Rules:
 
-1. The inputs' digest names the folder ``packages/<digest16>/``, which holds the RPM and manifest.json, its
-   Package record. Where both are there and fit each other, nothing is built.
-2. rpmbuild sees its own topdir and home, so that no configuration of the account has a say, and the time of
-   the commit: the same inputs give the same bytes on every builder with the same rpm.
-3. A package is kept only after it was read back and is what was asked for.
+1. The digest of the inputs names the folder ``packages/<digest16>/`` with the RPM and manifest.json, its Package
+   record. If both exist and match, nothing is built.
+2. rpmbuild gets its own topdir and home, so that no configuration of the account has an effect, and the commit's time:
+   the same inputs give the same bytes on every builder with the same rpm.
+3. A package is kept only after it was read back and has the expected name, version and commit.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from ..base.errors import PipelineError
 from ..base.lock import held
 from ..base.records import COMMIT_CAPABILITY, Artifact, Package, digest_of, sha256_file
 from ..base.run import CommandFailed, run
+from ..base.text import last_words
 
 SPEC = "mistralrs.spec"
 UNIT = "systemd/mistralrs@.service"
 EXAMPLE = "systemd/mistralrs@.conf.example"
 LICENCE = "LICENSE"
 TEMPLATES = "chat_templates"
-# rpmbuild compresses some 300 MB at a high level: minutes, on a busy builder many.
+# Seconds. rpmbuild compresses some 300 MB at a high level, which takes long on a busy builder.
 TIMEOUT = 2 * 3600
 
 _QUERY = r"%{NAME}\n%{VERSION}\n%{RELEASE}\n%{ARCH}\n[%{PROVIDENAME} %{PROVIDEVERSION}\n]"
@@ -39,7 +40,7 @@ _QUERY = r"%{NAME}\n%{VERSION}\n%{RELEASE}\n%{ARCH}\n[%{PROVIDENAME} %{PROVIDEVE
 
 @dataclass(frozen=True)
 class Packaging:
-    """What a run has to know: where things are, and the release number with its suffix (".fc43")."""
+    """The inputs of a package. ``dist`` is the suffix of the release number (".fc43")."""
 
     artifact: Artifact
     root: Path
@@ -52,7 +53,7 @@ class Packaging:
         return Path(self.artifact.folder) / self.artifact.binary
 
     def defines(self) -> dict[str, str]:
-        """The spec's macros, by name."""
+        """The spec's macros by name."""
         source, flavour = self.artifact.source, self.artifact.flavour
         return {
             "dist": self.dist,
@@ -64,12 +65,12 @@ class Packaging:
             "mistralrs_summary": flavour.summary,
             "mistralrs_cuda": flavour.cuda or "none",
             "mistralrs_driver": str(flavour.driver),
-            # The newest generation wins where several are installed, and none loses to the CPU's.
+            # Of several installed flavours the newest generation wins, and every GPU wins over cpu.
             "mistralrs_priority": flavour.compute_cap or "10",
         }
 
     def expected(self) -> Package:
-        """The package as far as it is known before it is built: without digest and size."""
+        """The package as known before the build: without path, digest and size."""
         return Package(
             name=self.artifact.flavour.package_name,
             version=self.artifact.source.rpm_version,
@@ -82,7 +83,7 @@ class Packaging:
         )
 
     def sources(self) -> dict[str, Path]:
-        """The files that rpmbuild needs or may use, by the name they have in the inputs' digest."""
+        """The source files of rpmbuild, by their name in the inputs' digest."""
         artifact = Path(self.artifact.folder)
         if not self.binary.is_file():
             raise PipelineError("the binary is missing", str(self.binary), "Build again")
@@ -100,28 +101,28 @@ class Packaging:
 
     @cached_property
     def inputs(self) -> str:
-        """SHA-256 of all that decides the package's bytes, but for the versions of rpm and zstd."""
+        """SHA-256 of everything that determines the package's bytes, except the versions of rpm and zstd."""
         digests = {name: sha256_file(path) for name, path in self.sources().items()}
         if digests["mistralrs"] != self.artifact.sha256:
             raise PipelineError(
                 "the binary is not the one that was built and audited: its digest differs",
                 where=str(self.binary),
-                remedy="Delete the folder it lies in and build again",
+                remedy="Delete its folder and build again",
             )
         return digest_of([digests, self.defines(), self.artifact.source.commit_time])
 
     def finished(self) -> Package | None:
-        """The package that an earlier run left for the same inputs, if it is still whole."""
+        """The package of an earlier run with the same inputs, if its file is intact."""
         folder = self._folder()
         try:
             package = Package.read(folder / "manifest.json")
-            whole = sha256_file(Path(package.path)) == package.sha256
+            intact = sha256_file(Path(package.path)) == package.sha256
         except (OSError, PipelineError):
             return None
-        return package if whole and Path(package.path).parent == folder else None
+        return package if intact and Path(package.path).parent == folder else None
 
     def build(self) -> Package:
-        """Run rpmbuild and keep what it made. PipelineError: nothing was kept."""
+        """Run rpmbuild and keep its package. PipelineError: nothing was kept."""
         folder, name = self._folder(), self.artifact.flavour.package_name
         with alone(self.root / "rpmbuild" / self.artifact.flavour.name) as topdir:
             self._lay_out(topdir / "SOURCES")
@@ -138,19 +139,19 @@ class Packaging:
             except CommandFailed as error:
                 log.write_text(error.stdout + error.stderr)
                 raise PipelineError(
-                    f"rpmbuild could not make {name}: {last_words(error.stderr or error.stdout)}",
+                    f"rpmbuild could not make {name}: {rpm_errors(error.stderr or error.stdout)}",
                     where=str(log),
-                    remedy="Mend what the log says; the binary is kept and is not built again",
+                    remedy="Fix the error in the log; the binary is kept and not built again",
                 ) from error
             took = f"# rpmbuild took {time.monotonic() - began:.1f} s\n"
             log.write_text(done.stdout + done.stderr + took)
             made = list((topdir / "RPMS").glob("*/*.rpm"))
             if len(made) != 1:
-                raise PipelineError(f"rpmbuild made {len(made)} packages instead of one", where=str(log))
+                raise PipelineError(f"rpmbuild made {len(made)} packages instead of one", str(log), "Read the log")
             return self._keep(made[0], folder)
 
     def _keep(self, rpm: Path, folder: Path) -> Package:
-        """Move the package to its folder, if it is what was asked for."""
+        """Move the package to its folder if it is the expected one."""
         package, expected = read_package(rpm), self.expected()
         if (package.nevra, package.commit) != (expected.nevra, expected.commit):
             raise PipelineError(
@@ -183,7 +184,7 @@ class Packaging:
 
 
 def rpmbuild_argv(spec: Path, topdir: Path, defines: dict[str, str]) -> list[str]:
-    """The command line; a percent sign in a value is not the beginning of a macro."""
+    """The command line. Values are escaped: a percent sign in them starts no macro."""
     words = ["rpmbuild", "-bb"]
     for name, value in {"_topdir": str(topdir), **defines}.items():
         words += ["--define", f"{name} {' '.join(value.replace('%', '%%').split())}"]
@@ -191,7 +192,7 @@ def rpmbuild_argv(spec: Path, topdir: Path, defines: dict[str, str]) -> list[str
 
 
 def rpmbuild_environment(topdir: Path, commit_time: int) -> dict[str, str]:
-    """What rpmbuild is told by environment: the commit's time, and a home without anyone's macros."""
+    """rpmbuild's environment: the commit's time, and a home without anyone's macros."""
     return {
         "SOURCE_DATE_EPOCH": str(commit_time),
         "HOME": str(topdir),
@@ -200,25 +201,25 @@ def rpmbuild_environment(topdir: Path, commit_time: int) -> dict[str, str]:
     }
 
 
-def last_words(text: str, lines: int = 5) -> str:
-    """The end of a log, without rpmbuild's trace of its shell commands and empty lines."""
-    told = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("+")]
-    errors = [line for line in told if line.startswith("error:")]
-    return " | ".join((errors or told or ["it said nothing"])[-lines:])
+def rpm_errors(output: str) -> str:
+    """The last errors in the output of rpm or rpmbuild, else its last lines without the trace of shell commands."""
+    lines = [line for line in output.splitlines() if not line.startswith("+")]
+    errors = [line for line in lines if line.strip().startswith("error:")]
+    return last_words("\n".join(errors or lines), 5)
 
 
 def read_package(path: Path) -> Package:
-    """What an RPM file says of itself, and its own digest and size.
+    """The record of an RPM file, with its digest and size.
 
-    The header's digest is checked; the signature is not, which is the signer's and the agent's task.
+    Checks the header's digest, but no signature: that is the task of the signer and the agent.
     """
     try:
         text = run(["rpm", "-qp", "--nosignature", "--qf", _QUERY, "--", path], timeout=120).stdout
     except CommandFailed as error:
         raise PipelineError(
-            f"not a readable RPM package: {last_words(error.stderr)}",
+            f"not a readable RPM package: {rpm_errors(error.stderr)}",
             where=str(path),
-            remedy="Delete it; it comes back with the next run",
+            remedy="Delete it; the next run makes it again",
         ) from error
     name, version, release, arch, *provides = text.splitlines()
     return Package(
@@ -234,13 +235,13 @@ def read_package(path: Path) -> Package:
 
 
 def commit_of(provides: list[str]) -> str:
-    """The commit among lines of "NAME VERSION"; "" for a package that was not built from upstream."""
+    """The commit among provides, lines of "NAME VERSION"; "" for a package that was not built from upstream."""
     return next((line.split()[1] for line in provides if line.startswith(f"{COMMIT_CAPABILITY} ")), "")
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[Path]:
-    """An empty folder at a fixed path, held by one run at a time and gone afterwards."""
+    """An empty folder at a fixed path, locked for one run and removed after it."""
     with held(folder.with_name(f"{folder.name}.lock")):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

@@ -1,1 +1,1 @@
-"""A throw-away client installs a package and runs it."""
+"""The proof: a throw-away client installs a package and runs it."""

@@ -2,12 +2,12 @@
 
 Rules:
 
-1. It is an overlay over the system's root whose upper layer is a tmpfs, in a mount and a pid namespace of its
-   own. When the context ends, or this process is killed, the kernel takes down its processes and mounts.
-2. Its programs and libraries are the system's. It has no packages, repositories or dnf state of it; /tmp, /run and
-   /dev are its own; the network is the host's, with the host's names. Of the caller's environment its programs
-   see only the proxies.
-3. Neither the host nor the system keeps anything; the transcript of what was run is all that stays.
+1. The copy is an overlay over the system's root. Its upper layer is a tmpfs in a mount and pid namespace of its own.
+   When the context ends, or this process is killed, the kernel ends its processes and removes its mounts.
+2. Its programs and libraries are the system's; it has none of the system's packages, repositories and dnf state.
+   /tmp, /run and /dev are its own. It uses the host's network and name resolution. Of the caller's environment its
+   programs see only the proxies.
+3. Neither the host nor the system changes; only the transcript of the commands remains.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from ..base.run import ProgramMissing, run
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 LONGEST = 1800.0
-"""Seconds after which a command has failed: a large package over a slow line ends before."""
+"""Seconds after which a command fails: enough for a large package over a slow line."""
 
 
 class Client:
-    """A throw-away copy of the system whose root is ``system``. It lives as long as the context.
+    """A throw-away copy of the system whose root is ``system``; it ends with the context.
 
-    ``folders`` of the host are in it under the same path, read-only.
+    ``folders`` of the host are mounted in it at the same path, read-only.
     """
 
-    # The holder's own /proc is still the host's: it tells the pid by which the host knows it.
+    # The holder still has the host's /proc: the first field of its stat is its pid on the host.
     _HOLDER = r"""
         set -eu
         base=$1; system=$2; shift 2
         root=$base/root
         mount -t tmpfs -o mode=0755 client "$base"
         mkdir "$base/upper" "$base/work" "$root"
-        # By its folder and not its name, in which a colon or a comma would mean something to mount.
+        # Not by its name: mount would split it at a colon or a comma.
         cd "$system"
         mount -t overlay client -o "lowerdir=.,upperdir=$base/upper,workdir=$base/work" "$root"
         cd /
@@ -81,7 +81,7 @@ class Client:
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
             raise PipelineError(
-                "only root can make the throw-away client that proves an installation",
+                "only root can make the throw-away client of a proof",
                 f"uid {os.geteuid()}",
                 "Run it as root, or with become: true",
             )
@@ -103,11 +103,11 @@ class Client:
         assert self._holder.stdout is not None
         self._pid = self._holder.stdout.readline().strip()
         if not self._pid:
-            said = self._close()
+            stderr = self._close()
             raise PipelineError(
-                f"a throw-away client cannot be made: {said.strip() or 'no overlay'}",
+                f"a throw-away client cannot be made: {stderr.strip() or 'no overlay'}",
                 "unshare, mount -t overlay",
-                "Prove on a host where root may mount an overlay: a machine of its own, not a container",
+                "Prove on a host where root may mount an overlay: a machine, not a container",
             )
         try:
             self._empty()
@@ -122,35 +122,35 @@ class Client:
         self._close()
 
     def _close(self) -> str:
-        """The holder is the namespace's init: with it go all processes and mounts."""
+        """End the holder, the namespace's init: all processes and mounts end with it. Returns its stderr."""
         try:
-            _, said = self._holder.communicate(timeout=5)
+            _, stderr = self._holder.communicate(timeout=5)
         except subprocess.TimeoutExpired:
             self._holder.kill()
-            _, said = self._holder.communicate()
-        # The last process may need a moment to let go of the folder; nothing of the tmpfs was ever in it.
+            _, stderr = self._holder.communicate()
+        # The last process may hold the folder for a moment. The tmpfs was never visible in the host's folder.
         for _ in range(50):
             with suppress(OSError):
                 Path(self._base).rmdir()
                 break
             time.sleep(0.02)
-        return str(said)
+        return str(stderr)
 
     def _empty(self) -> None:
-        """No package, repository or dnf state of the system is the client's."""
+        """Remove the system's packages, repositories and dnf state from the client."""
         state = ("/var/lib/dnf", "/var/cache/dnf", "/var/cache/libdnf5", "/usr/lib/sysimage/libdnf5")
         self._inside(
             'database=$(rpm --eval %_dbpath); rm -rf "$database" "$@"; mkdir -p "$database" "$1"',
             *("/etc/yum.repos.d", "/etc/dnf", *state),
         )
-        # A host may mount its /var, which an overlay of / does not see.
+        # If /var is a mount of its own, an overlay of / does not contain it.
         self._inside("mkdir -p /var/cache /var/lib /var/log; mkdir -p -m 1777 /var/tmp")
-        # The network is the host's. A name server's address often lies in /run, which is empty here.
+        # resolv.conf is often a link into /run, which is empty here.
         for name in ("/etc/resolv.conf", "/etc/hosts"):
             self._inside('rm -f "$1"; cat > "$1"', name, stdin=_text_of(Path(name)))
 
     def path(self, inside: str) -> Path:
-        """Where the host reads the client's ``inside``. Not for writing: a link may lead to the host."""
+        """The host's path of the client's ``inside``, for reading only: a link in it may point to the host's files."""
         return Path(f"/proc/{self._pid}/root{self._base}/root{inside}")
 
     def write(self, inside: str, text: str) -> None:
@@ -160,14 +160,14 @@ class Client:
         run([*self._enter(), "sh", "-ec", script, "sh", *words], env={"PATH": PATH, "HOME": "/root"}, stdin=stdin)
 
     def _enter(self) -> list[str]:
-        # --root: the caller may live in a chroot itself.
+        # --root: the caller may be in a chroot.
         nsenter = ("nsenter", "--target", self._pid, "--mount", "--pid", "--root", "--")
         return [*nsenter, "chroot", f"{self._base}/root"]
 
     def changed(self) -> set[str]:
-        """Every path that the client has and its system does not, or not so; relative to the root.
+        """The paths that the client created or changed, relative to the root.
 
-        A character device 0:0 is the overlay's mark of a file of the system that the client removed.
+        A character device 0:0 is the overlay's mark of a removed file.
         """
         upper = Path(f"/proc/{self._pid}/root{self._base}/upper")
         return {
@@ -178,21 +178,21 @@ class Client:
         }
 
     def run(self, *argv: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-        """A command's status and output, which goes to the transcript as it comes.
+        """Run a command; returns its status and output. The output also goes to the transcript while it runs.
 
-        Of the caller's environment it sees only the proxies.
+        After ``LONGEST`` seconds the command is killed and its status is 124.
         """
         inner = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
         inner |= {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
         inner["no_proxy"] = f"{os.environ.get('no_proxy', '')},127.0.0.1".lstrip(",")
-        # env(1) sets them, not the caller: LD_LIBRARY_PATH is for the program and not for nsenter.
+        # Set by env(1): LD_LIBRARY_PATH is for the program, not for nsenter.
         words = ["env", *(f"{name}={value}" for name, value in (env or {}).items()), *argv]
         with self.transcript.open("ab") as log:
             log.write(f"$ {shlex.join(words[1:])}\n".encode())
             log.flush()
             start = log.tell()
             try:
-                # A file and no pipe: after a timeout nobody waits for what the command started.
+                # A file instead of a pipe: after a timeout this does not wait for the command's children.
                 status = subprocess.run(  # noqa: S603
                     [*self._enter(), *words],
                     env=inner,
@@ -203,7 +203,7 @@ class Client:
                     check=False,
                 ).returncode
             except subprocess.TimeoutExpired:
-                log.write(f"did not end within {LONGEST:g} s\n".encode())
+                log.write(f"was killed after {LONGEST:g} s\n".encode())
                 status = 124
         with self.transcript.open("rb") as log:
             log.seek(start)

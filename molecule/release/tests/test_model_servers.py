@@ -71,14 +71,14 @@ def test_the_flavour_of_other_gpus(host: Host, tmp_path: Path) -> None:
     found = {int(number): text for number, text in answers}
     for number, expected in enumerate(GPUS):
         assert expected in found[number], found
-    assert "Install the driver" in found[len(GPUS)] or "no NVIDIA GPU" in found[len(GPUS)], found
+    assert "Install the driver" in found[len(GPUS)] or "neither an NVIDIA GPU" in found[len(GPUS)], found
 
 
 def test_invalid_input_is_named_before_anything_changes(host: Host) -> None:
     before = host.check_output("ls -l --time-style=full-iso /etc/mistralrs")
     done = play(mistralrs_instances=[SMALL, SMALL | {"port": 99999}, {"name": "Upper", "model": "x", "port": 1}])
     assert done.returncode != 0
-    for text in ("Upper: a name is of small letters", "port 99999 is not a number", "small: the name is there 2 times"):
+    for text in ("Upper: a name has lower-case", "port 99999 is not a number", "small: the name occurs 2 times"):
         assert text in done.stdout
     assert "changed=0" in done.stdout
     assert host.check_output("ls -l --time-style=full-iso /etc/mistralrs") == before

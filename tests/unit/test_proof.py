@@ -1,4 +1,4 @@
-"""What the client's proof decides: its steps, what a .repo file must say, what nobody provides."""
+"""The decisions of a proof: its steps, a valid .repo file, the provider's capabilities, remedies for dnf's errors."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Flavour, Package
-from pipeline.prove.dnf_client import (
-    Metadata,
-    Order,
-    checked_repo,
-    explained,
+from pipeline.prove.proof import (
+    PrimaryMetadata,
+    ProofOrder,
     leftovers,
     names_in,
     parse_fingerprints,
-    plan,
     provider_spec,
     read_primary,
-    repo_name,
-    signer_of,
+    read_repo_file,
+    remedy_for,
+    repo_file_name,
+    steps_of,
     upstream_version,
 )
+from pipeline.sign.trust import signer_of
 
 URL = "http://127.0.0.1:8643"
 REPO = f"""\
@@ -48,16 +48,16 @@ def package(version: str, name: str = "mistralrs-ada") -> Package:
     return Package(name, version, "1.fc43", "x86_64", "", "", "0" * 64, 1)
 
 
-def order(*packages: Package, previous: tuple[Package, ...] = (), **more: str) -> Order:
-    return Order(URL, "stable", "key.asc", packages, "client.log", previous, flavours=FLAVOURS, **more)
+def order(*packages: Package, previous: tuple[Package, ...] = (), **more: str) -> ProofOrder:
+    return ProofOrder(URL, "stable", "key.asc", packages, "client.log", previous, flavours=FLAVOURS, **more)
 
 
-def steps(order: Order) -> list[str]:
-    return [str(step).replace("-1.fc43.x86_64", "").replace("mistralrs-", "") for step in plan(order)]
+def steps(order: ProofOrder) -> list[str]:
+    return [str(step).replace("-1.fc43.x86_64", "").replace("mistralrs-", "") for step in steps_of(order)]
 
 
 def test_without_a_previous_version_a_package_is_installed_run_and_removed() -> None:
-    assert [str(step) for step in plan(order(package("0.9.2")))] == [
+    assert [str(step) for step in steps_of(order(package("0.9.2")))] == [
         "makecache",
         "provide",
         "install mistralrs-ada-0.9.2-1.fc43.x86_64",
@@ -66,7 +66,7 @@ def test_without_a_previous_version_a_package_is_installed_run_and_removed() -> 
     ]
 
 
-def test_with_a_previous_version_it_is_upgraded_from_it_and_gone_back_to_it() -> None:
+def test_with_a_previous_version_a_package_is_upgraded_and_downgraded() -> None:
     assert steps(order(package("0.9.2"), previous=(package("0.9.1"),)))[2:] == [
         "install ada-0.9.1",
         "upgrade ada-0.9.2",
@@ -76,7 +76,7 @@ def test_with_a_previous_version_it_is_upgraded_from_it_and_gone_back_to_it() ->
     ]
 
 
-def test_several_packages_are_installed_side_by_side_in_the_end_and_the_newest_generation_is_removed_first() -> None:
+def test_several_packages_are_installed_side_by_side_at_the_end_and_the_newest_generation_is_removed_first() -> None:
     names = ("mistralrs-ada", "mistralrs-cpu", "mistralrs-next", "mistralrs-ampere")
     assert steps(order(*(package("0.9.2", name) for name in names)))[-5:] == [
         "install next-0.9.2 ada-0.9.2 ampere-0.9.2 cpu-0.9.2",
@@ -87,54 +87,54 @@ def test_several_packages_are_installed_side_by_side_in_the_end_and_the_newest_g
     ]
 
 
-def test_without_a_row_in_the_flavour_table_it_is_not_known_which_is_the_newest() -> None:
+def test_several_packages_without_a_row_in_the_flavour_table_cannot_be_ranked() -> None:
     with pytest.raises(PipelineError, match="the flavour table has no row for mistralrs-other"):
-        plan(order(package("0.9.2"), package("0.9.2", "mistralrs-other")))
+        steps_of(order(package("0.9.2"), package("0.9.2", "mistralrs-other")))
 
 
-def test_of_what_is_published_a_staged_snapshot_needs_only_previous_packages() -> None:
+def test_a_staged_snapshot_needs_only_the_previous_packages_of_the_published_head() -> None:
     new, old = package("0.9.2"), package("0.9.1")
     staged = {"snapshot": SNAPSHOT, "path": "fedora/43/x86_64"}
     assert steps(order(new, **staged))[:2] == [f"makecache {SNAPSHOT}", "provide"]
     assert steps(order(new, previous=(old,), **staged))[:3] == ["makecache", f"makecache {SNAPSHOT}", "provide"]
 
 
-def test_a_previous_version_of_what_is_not_proven_is_not_used() -> None:
+def test_a_previous_version_of_another_package_is_ignored() -> None:
     other = package("0.9.1", "mistralrs-cpu")
-    assert plan(order(package("0.9.2"), previous=(other,))) == plan(order(package("0.9.2")))
+    assert steps_of(order(package("0.9.2"), previous=(other,))) == steps_of(order(package("0.9.2")))
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"snapshot": SNAPSHOT}, "not said where the channel lies"),
-        ({"by": "baseurl"}, "not said where the channel lies"),
-        ({"snapshot": "../20261121T130000Z-0123abcd", "path": "p"}, "not the name of a snapshot"),
-        ({"snapshot": "1001", "path": "p"}, "not the name of a snapshot"),
+        ({"snapshot": SNAPSHOT}, "repository's path below the URL is missing"),
+        ({"by": "baseurl"}, "repository's path below the URL is missing"),
+        ({"snapshot": "../20261121T130000Z-0123abcd", "path": "p"}, "not the id of a snapshot"),
+        ({"snapshot": "1001", "path": "p"}, "not the id of a snapshot"),
     ],
 )
-def test_a_staged_snapshot_is_named_by_its_id_and_the_channels_path(more: dict[str, str], message: str) -> None:
+def test_a_staged_snapshot_needs_its_id_and_the_repositorys_path(more: dict[str, str], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
-        plan(order(package("0.9.2"), **more))
+        steps_of(order(package("0.9.2"), **more))
 
 
-def test_nothing_to_prove_is_a_mistake() -> None:
+def test_an_order_without_packages_is_refused() -> None:
     with pytest.raises(PipelineError, match="there is no package to prove"):
-        plan(order())
+        steps_of(order())
 
 
-def test_at_another_place_a_repo_file_says_all_else_as_before() -> None:
-    moved = checked_repo(REPO, URL, "mistralrs.repo").at(f"{URL}/elsewhere/")
-    assert checked_repo(moved, URL, "") == dataclasses.replace(checked_repo(REPO, URL, ""), text=moved)
+def test_another_baseurl_leaves_every_other_line_of_a_repo_file() -> None:
+    moved = read_repo_file(REPO, URL, "mistralrs.repo").at(f"{URL}/elsewhere/")
+    assert read_repo_file(moved, URL, "") == dataclasses.replace(read_repo_file(REPO, URL, ""), text=moved)
     assert "mirrorlist" not in moved
     assert f"baseurl = {URL}/elsewhere/\n" in moved
     assert {"metadata_expire = 6h", "gpgcheck = 1", "repo_gpgcheck = 1"} < set(moved.splitlines())
 
 
-def test_a_good_repo_file_gives_its_id_and_all_its_keys() -> None:
-    repo = checked_repo(REPO, URL, "mistralrs.repo")
+def test_a_valid_repo_file_gives_its_id_and_all_its_keys() -> None:
+    repo = read_repo_file(REPO, URL, "mistralrs.repo")
     assert (repo.id, repo.keys) == ("mistralrs", (f"{URL}/RPM-GPG-KEY-a", f"{URL}/RPM-GPG-KEY-b"))
-    assert checked_repo(REPO.replace("\ngpgcheck", "\npkg_gpgcheck"), f"{URL}/", "").id == "mistralrs"
+    assert read_repo_file(REPO.replace("\ngpgcheck", "\npkg_gpgcheck"), f"{URL}/", "").id == "mistralrs"
 
 
 @pytest.mark.parametrize(
@@ -151,31 +151,31 @@ def test_a_good_repo_file_gives_its_id_and_all_its_keys() -> None:
         ),
         ("enabled=1", "enabled=0", "enables 0 repositories"),
         ("metadata_expire", "[other]\nname", "enables 2 repositories"),
-        (f"mirrorlist={URL}", "mirrorlist=http://elsewhere", "leads to http://elsewhere/fedora"),
-        (f"{URL}/RPM-GPG-KEY-b", f"{URL}1/key", "leads to http://127.0.0.1:86431/key"),
+        (f"mirrorlist={URL}", "mirrorlist=http://elsewhere", "refers to http://elsewhere/fedora"),
+        (f"{URL}/RPM-GPG-KEY-b", f"{URL}1/key", "refers to http://127.0.0.1:86431/key"),
         ("mirrorlist", "#mirrorlist", "neither mirrorlist nor baseurl"),
-        ("gpgkey", "#gpgkey", "not a .repo file|names no gpgkey"),
+        ("gpgkey", "#gpgkey", "not a .repo file|has no gpgkey"),
         ("gpgcheck=1", "gpgcheck=perhaps", "not a .repo file: Not a boolean: perhaps"),
         ("[mistralrs]", "<html>", "not a .repo file"),
     ],
 )
-def test_a_repo_file_that_checks_too_little_or_leads_elsewhere_is_refused(old: str, new: str, message: str) -> None:
+def test_a_repo_file_that_checks_too_little_or_refers_elsewhere_is_refused(old: str, new: str, message: str) -> None:
     assert old in REPO
     with pytest.raises(PipelineError, match=message) as caught:
-        checked_repo(REPO.replace(old, new, 1), URL, "the/mistralrs.repo")
+        read_repo_file(REPO.replace(old, new, 1), URL, "the/mistralrs.repo")
     assert caught.value.where == "the/mistralrs.repo"
 
 
 @pytest.mark.parametrize(("channel", "name"), [("stable", "mistralrs.repo"), ("unstable", "mistralrs-unstable.repo")])
 def test_each_channel_has_its_repo_file(channel: str, name: str) -> None:
-    assert repo_name(channel) == name
+    assert repo_file_name(channel) == name
 
 
 @pytest.mark.parametrize(
     ("version", "upstream"),
     [("0.9.2", "0.9.2"), ("0.8.4~rc4", "0.8.4-rc4"), ("0.9.2^20260822.143813git9e92262", "0.9.2")],
 )
-def test_the_binary_speaks_of_upstreams_version(version: str, upstream: str) -> None:
+def test_the_binary_prints_upstreams_version(version: str, upstream: str) -> None:
     assert upstream_version(package(version)) == upstream
 
 
@@ -189,11 +189,11 @@ def test_the_binary_speaks_of_upstreams_version(version: str, upstream: str) -> 
         ("((a and b) unless c(x-y) = 1:2-3)", ["a", "b", "c(x-y)"]),
     ],
 )
-def test_a_rich_requirement_mentions_several_names(requirement: str, names: list[str]) -> None:
+def test_a_rich_requirement_has_several_names(requirement: str, names: list[str]) -> None:
     assert list(names_in(requirement)) == names
 
 
-def test_what_the_channel_provides_itself_is_not_stood_in_for() -> None:
+def test_capabilities_of_the_repository_itself_are_not_provided() -> None:
     primary = b"""<?xml version="1.0"?>
 <metadata xmlns="http://linux.duke.edu/metadata/common"
  xmlns:rpm="http://linux.duke.edu/metadata/rpm" packages="2">
@@ -208,7 +208,7 @@ def test_what_the_channel_provides_itself_is_not_stood_in_for() -> None:
  <rpm:provides><rpm:entry name="mistralrs-common"/></rpm:provides>
  <file>/usr/bin/common</file></format></package>
 </metadata>"""
-    assert read_primary(primary) == Metadata(
+    assert read_primary(primary) == PrimaryMetadata(
         {"mistralrs-ada-0.9.2-1.fc43.x86_64": "aa", "mistralrs-common-1-1.noarch": "bb"},
         {
             "mistralrs-ada-0.9.2-1.fc43.x86_64": frozenset({"/bin/sh", "alternatives"}),
@@ -221,10 +221,10 @@ def test_what_the_channel_provides_itself_is_not_stood_in_for() -> None:
 def test_rpm_reads_the_providers_spec(tmp_path: Path) -> None:
     names = {"libcudart.so.13()(64bit)", "/bin/sh", "libc.so.6(GLIBC_2.34)(64bit)", "100%sure"}
     (tmp_path / "p.spec").write_text(provider_spec(names))
-    said = subprocess.run(
+    provides = subprocess.run(
         ["rpmspec", "-q", "--provides", str(tmp_path / "p.spec")], capture_output=True, text=True, check=True
     ).stdout
-    assert names < set(said.splitlines())
+    assert names < set(provides.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_fingerprints_of_subkeys_belong_to_their_primary_key() -> None:
     assert parse_fingerprints(colons) == {"AAAA": ("BBBB",), "CCCC": ()}
 
 
-def test_caches_logs_and_databases_may_stay_and_nothing_else() -> None:
+def test_only_caches_logs_and_databases_may_remain() -> None:
     before = {"etc/yum.repos.d/mistralrs.repo"}
     after = before | {
         "var/cache/dnf/mistralrs-0123/repodata",
@@ -275,5 +275,5 @@ def test_caches_logs_and_databases_may_stay_and_nothing_else() -> None:
         ("Segmentation fault", "Read the transcript"),
     ],
 )
-def test_what_is_known_of_dnfs_words_becomes_a_remedy(output: str, remedy: str) -> None:
-    assert remedy in explained(output)
+def test_a_known_error_of_dnf_has_a_remedy(output: str, remedy: str) -> None:
+    assert remedy in remedy_for(output)
