@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.hosts import site_certificate
-from pipeline.hosts.site_certificate import Validity
+from pipeline.hosts.site_certificate import Validity, judge
 from support.cloudflare_site import Site, authority, certificate
 
 DAY = 86400
