@@ -31,7 +31,7 @@ def documented_options(module: Any) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for fragment in documentation.get("extends_documentation_fragment", []):
         text = load("plugins/doc_fragments", fragment).ModuleDocFragment.DOCUMENTATION
-        options |= yaml.safe_load(text)["options"]
+        options |= yaml.safe_load(text).get("options", {})
     return options | (documentation.get("options") or {})
 
 
