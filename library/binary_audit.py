@@ -20,13 +20,11 @@ options:
     description: The CUDA toolkit of the build. The binary runs with its libraries and its stub.
     type: dict
     default: {}
+extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
     description: The same, but the manifest of a binary that fails stays.
     support: full
-  diff_mode:
-    description: Nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -56,9 +54,9 @@ from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.findings import refuse
 from ansible.module_utils.pipeline.base.records import Artifact
 from ansible.module_utils.pipeline.package.audit import audit
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "artifact": {"type": "dict", "required": True},
     "toolkit": {"type": "dict", "default": {}},
 }

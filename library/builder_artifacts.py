@@ -48,9 +48,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.package.superseded import prune
-from ansible.module_utils.pipeline_module import run
+from ansible.module_utils.pipeline_module import ArgumentSpec, run
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "root": {"type": "path", "required": True},
     "keep": {"type": "int", "required": True},
 }

@@ -33,7 +33,7 @@ options:
     description: Return the findings without failing, and make network requests also for dependencies that are here.
     type: bool
     default: false
-extends_documentation_fragment: [builder_root, build]
+extends_documentation_fragment: [builder_root, build, no_diff]
 notes:
   - Where no toolkit could be provided, O(toolkit) has the key C(failure) alone, with the reason.
 attributes:
@@ -41,9 +41,6 @@ attributes:
     description: Makes every finding in check mode too. It may fetch the commit, move the checkout and record passed
       trials below the root, which nothing else reads.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

@@ -16,14 +16,11 @@ options:
   pack:
     description: A git pack with the objects of O(commit) that the checkout lacks.
     type: path
-extends_documentation_fragment: [builder_root]
+extends_documentation_fragment: [builder_root, no_diff]
 attributes:
   check_mode:
     description: Imports the commit in check mode too, since the check of a builder reads it.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -53,9 +50,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.lock import held
 from ansible.module_utils.pipeline.source import checkout
-from ansible.module_utils.pipeline_module import BUILDER_ROOT, run
+from ansible.module_utils.pipeline_module import BUILDER_ROOT, ArgumentSpec, run
 
-ARGUMENT_SPEC = {**BUILDER_ROOT, "commit": {"type": "str"}, "pack": {"type": "path"}}
+ARGUMENT_SPEC: ArgumentSpec = {**BUILDER_ROOT, "commit": {"type": "str"}, "pack": {"type": "path"}}
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:

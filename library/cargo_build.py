@@ -47,14 +47,11 @@ options:
     description: Stop when O(alive) was not touched for this number of seconds; never when 0.
     type: int
     default: 0
-extends_documentation_fragment: [builder_root, build]
+extends_documentation_fragment: [builder_root, build, no_diff]
 attributes:
   check_mode:
     description: Reports whether it would build.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -109,9 +106,9 @@ from ansible.module_utils.pipeline.build.progress import clock
 from ansible.module_utils.pipeline.cache.compile_cache import Cache
 from ansible.module_utils.pipeline.source.mirrors import Mirrors, git_mirrors
 from ansible.module_utils.pipeline.toolchain.rust import find_rust
-from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, run, step
+from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     **BUILDER_ROOT,
     **BUILD,
     "binary": {"type": "str", "required": True},

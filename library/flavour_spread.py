@@ -64,13 +64,7 @@ options:
     description: No round follows. Flavours that could still be built then count as missing.
     type: bool
     default: false
-attributes:
-  check_mode:
-    description: Changes nothing, so it does the same.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
+extends_documentation_fragment: [read_only]
 """
 
 EXAMPLES = r"""

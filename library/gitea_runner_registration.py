@@ -33,13 +33,11 @@ options:
     description: The registration token. A registered runner needs none.
     type: str
     default: ""
+extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
     description: Reports whether the runner would be registered. O(program) need not exist yet.
     support: full
-  diff_mode:
-    description: Nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -62,9 +60,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.hosts.gitea_runner import Registration
-from ansible.module_utils.pipeline_module import run
+from ansible.module_utils.pipeline_module import ArgumentSpec, run
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "program": {"type": "path", "required": True},
     "config": {"type": "path", "required": True},
     "file": {"type": "path", "required": True},

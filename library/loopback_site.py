@@ -61,9 +61,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.hosts.loopback_site import Site, started, stopped
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "root": {"type": "path"},
     "port": {"type": "int", "default": 8643},
     "state_dir": {"type": "path", "required": True},

@@ -23,13 +23,11 @@ options:
     description: The number of lines of the journal to show for an instance that does not answer.
     type: int
     default: 15
+extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
     description: Waits for nothing.
     support: full
-  diff_mode:
-    description: Nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -50,9 +48,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.hosts.health import wait
-from ansible.module_utils.pipeline_module import run
+from ansible.module_utils.pipeline_module import ArgumentSpec, run
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "instances": {"type": "list", "elements": "dict", "required": True},
     "timeout": {"type": "int", "default": 600},
     "lines": {"type": "int", "default": 15},

@@ -104,9 +104,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.hosts import instances as logic
-from ansible.module_utils.pipeline_module import run
+from ansible.module_utils.pipeline_module import ArgumentSpec, run
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "instances": {
         "type": "list",
         "elements": "dict",

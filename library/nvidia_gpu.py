@@ -28,13 +28,7 @@ options:
     description: The program to ask.
     type: str
     default: nvidia-smi
-attributes:
-  check_mode:
-    description: The same.
-    support: full
-  diff_mode:
-    description: Nothing to show.
-    support: none
+extends_documentation_fragment: [read_only]
 """
 
 EXAMPLES = r"""
@@ -76,9 +70,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.records import Flavour
 from ansible.module_utils.pipeline.hosts.gpu import Gpu, choose, find_gpus
-from ansible.module_utils.pipeline_module import run
+from ansible.module_utils.pipeline_module import ArgumentSpec, run
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "flavours": {"type": "list", "elements": "dict", "required": True},
     "flavour": {"type": "str", "default": ""},
     "program": {"type": "str", "default": "nvidia-smi"},

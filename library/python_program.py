@@ -49,20 +49,21 @@ folder:
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.hosts.python_program import InstallFailed, Program, host_python
+from ansible.module_utils.pipeline_module import ArgumentSpec, run
+
+ARGUMENT_SPEC: ArgumentSpec = {
+    "path": {"type": "path", "required": True},
+    "package": {"type": "str", "required": True},
+    "files": {"type": "dict", "required": True},
+}
 
 
-def main():
-    module = AnsibleModule(
-        argument_spec={
-            "path": {"type": "path", "required": True},
-            "package": {"type": "str", "required": True},
-            "files": {"type": "dict", "required": True},
-        },
-        supports_check_mode=True,
-    )
+def work(module: AnsibleModule) -> dict[str, Any]:
     os.umask(0o022)
     p = module.params
     try:
@@ -71,8 +72,14 @@ def main():
         if changed and not module.check_mode:
             program.install()
     except (InstallFailed, OSError) as error:
-        module.fail_json(msg=f"{p['path']} is not installed: {error}. What was installed before is still in use")
-    module.exit_json(changed=changed, diff=diff, folder=str(program.folder))
+        raise PipelineError(
+            f"{p['path']} is not installed: {error}", remedy="The version that was installed before is still in use"
+        ) from error
+    return {"changed": changed, "diff": diff, "folder": str(program.folder)}
+
+
+def main() -> None:
+    run(work, ARGUMENT_SPEC)
 
 
 if __name__ == "__main__":

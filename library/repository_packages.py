@@ -35,14 +35,7 @@ options:
     description: The suffix of the release number, such as V(.fc43).
     type: str
     required: true
-extends_documentation_fragment: [signer, repository]
-attributes:
-  check_mode:
-    description: Does the same in check mode.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
+extends_documentation_fragment: [signer, repository, read_only]
 """
 
 EXAMPLES = r"""

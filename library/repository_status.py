@@ -15,14 +15,7 @@ options:
     description: Let the agent read every byte of the pool and verify every signature.
     type: bool
     default: false
-extends_documentation_fragment: [signer, repository]
-attributes:
-  check_mode:
-    description: Does the same in check mode.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
+extends_documentation_fragment: [signer, repository, read_only]
 """
 
 EXAMPLES = r"""

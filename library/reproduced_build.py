@@ -25,14 +25,11 @@ options:
     description: The Package records of the first and the second build. Required to compare.
     type: list
     elements: dict
-extends_documentation_fragment: [builder_root]
+extends_documentation_fragment: [builder_root, no_diff]
 attributes:
   check_mode:
     description: Reports whether a second root would be created or removed; a comparison still writes its report.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -77,9 +74,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Artifact, Package
 from ansible.module_utils.pipeline.build import reproduce
-from ansible.module_utils.pipeline_module import BUILDER_ROOT, run, step
+from ansible.module_utils.pipeline_module import BUILDER_ROOT, ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     **BUILDER_ROOT,
     "state": {"type": "str", "choices": ["prepared", "compared", "absent"], "required": True},
     "artifacts": {"type": "list", "elements": "dict"},

@@ -15,13 +15,7 @@ options:
     description: The names of the roles; by default those that the play lists.
     type: list
     elements: str
-attributes:
-  check_mode:
-    description: Does the same in check mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
+extends_documentation_fragment: [read_only]
 """
 
 EXAMPLES = r"""

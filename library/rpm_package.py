@@ -69,9 +69,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Artifact
 from ansible.module_utils.pipeline.base.text import size
 from ansible.module_utils.pipeline.package.rpm import Packaging
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     "artifact": {"type": "dict", "required": True},
     "root": {"type": "path", "required": True},
     "spec_folder": {"type": "path", "required": True},

@@ -60,9 +60,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.toolchain.rust import Dist, provide
-from ansible.module_utils.pipeline_module import BUILDER_ROOT, run
+from ansible.module_utils.pipeline_module import BUILDER_ROOT, ArgumentSpec, run
 
-ARGUMENT_SPEC = {
+ARGUMENT_SPEC: ArgumentSpec = {
     **BUILDER_ROOT,
     "version": {"type": "str", "required": True},
     "source": {"type": "str", "choices": ["dist", "system"], "default": "dist"},

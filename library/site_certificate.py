@@ -15,13 +15,7 @@ options:
     description: The site, an C(https) URL.
     type: str
     required: true
-attributes:
-  check_mode:
-    description: The same.
-    support: full
-  diff_mode:
-    description: Nothing to show.
-    support: none
+extends_documentation_fragment: [read_only]
 """
 
 EXAMPLES = r"""
@@ -58,9 +52,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base import findings
 from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.hosts.site_certificate import Validity, judge, read
-from ansible.module_utils.pipeline_module import run, step
+from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
-ARGUMENT_SPEC = {"url": {"type": "str", "required": True}}
+ARGUMENT_SPEC: ArgumentSpec = {"url": {"type": "str", "required": True}}
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:

@@ -40,13 +40,7 @@ options:
     description: A folder for the cache of commits. It can be deleted and comes back.
     type: path
     required: true
-attributes:
-  check_mode:
-    description: Does the same in check mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
+extends_documentation_fragment: [read_only]
 """
 
 EXAMPLES = r"""

@@ -16,6 +16,7 @@ author: mistralrs-rpm
 """
 
 import time
+from typing import Any
 
 from ansible import constants
 from ansible.plugins.callback import CallbackBase
@@ -31,33 +32,33 @@ class CallbackModule(CallbackBase):
     CALLBACK_NAME = "pipeline_summary"
     CALLBACK_NEEDS_ENABLED = True
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.began = time.monotonic()
         # The start of a host's task, or the end of its latest item: hosts may be at different tasks.
-        self.marks = {}
-        self.rows = []
-        self.tables = []
-        self.places = {}
-        self.warnings = {}
+        self.marks: dict[str, float] = {}
+        self.rows: list[tuple[str, str, str, str]] = []
+        self.tables: list[str] = []
+        self.places: dict[str, str] = {}
+        self.warnings: dict[str, None] = {}
 
-    def v2_runner_on_start(self, host, task):
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
         self.marks[host.get_name()] = time.monotonic()
 
-    def v2_runner_on_ok(self, result):
+    def v2_runner_on_ok(self, result: Any) -> None:
         self._collect(result)
 
-    def v2_runner_item_on_ok(self, result):
+    def v2_runner_item_on_ok(self, result: Any) -> None:
         self._collect(result)
 
-    def v2_runner_on_failed(self, result, ignore_errors=False):
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if not ignore_errors:
             self._fail(result)
 
-    def v2_runner_on_unreachable(self, result):
+    def v2_runner_on_unreachable(self, result: Any) -> None:
         self._fail(result, "LOST")
 
-    def v2_playbook_on_stats(self, stats):
+    def v2_playbook_on_stats(self, stats: Any) -> None:
         if not self.rows:
             return
         for line in self.tables:
@@ -74,7 +75,7 @@ class CallbackModule(CallbackBase):
         if stats.dark:
             self._display.display(f"Lost on the way: {', '.join(sorted(stats.dark))}")
 
-    def _collect(self, result):
+    def _collect(self, result: Any) -> None:
         returned = result.result
         step = returned.get("step")
         if isinstance(step, dict):
@@ -87,7 +88,7 @@ class CallbackModule(CallbackBase):
                 self.places[returned["report"]] = f"{name} report"
             self.warnings |= dict.fromkeys(returned.get("warnings", []))
 
-    def _fail(self, result, name="FAILED"):
+    def _fail(self, result: Any, name: str = "FAILED") -> None:
         host = result.host.get_name()
         what = str(result.result.get("msg") or "failed").strip().splitlines()
         where = f"{host}: " if name == "LOST" else ""
@@ -95,7 +96,7 @@ class CallbackModule(CallbackBase):
         if result.result.get("log"):
             self.places[result.result["log"]] = "log"
 
-    def _row(self, host, name, flavour, text):
+    def _row(self, host: str, name: str, flavour: str, text: str) -> None:
         now = time.monotonic()
         self.rows.append((name, flavour, f"{now - self.marks.get(host, now):.1f} s", text))
         self.marks[host] = now
