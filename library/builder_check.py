@@ -21,10 +21,6 @@ options:
       - The table of inventory/group_vars/all/compatibility.yml. A combination without a row is not refused.
     type: dict
     default: {}
-  registry:
-    description: The sparse index that crates come from where there is no mirror.
-    type: str
-    default: https://index.crates.io/
   builder:
     description: The name of this host in the table of findings.
     type: str
@@ -94,7 +90,6 @@ ARGUMENT_SPEC: ArgumentSpec = {
     **BUILD,
     "free_gib": {"type": "float", "required": True},
     "compatibility": {"type": "dict", "default": {}},
-    "registry": {"type": "str", "default": "https://index.crates.io/"},
     "builder": {"type": "str", "default": ""},
     "report_only": {"type": "bool", "default": False},
 }
@@ -121,7 +116,6 @@ def build_request(p: dict[str, Any], *, check_mode: bool) -> BuildRequest:
         low_memory=p["low_memory"],
         cache=Cache.from_option(p["cache"], root),
         mirrors=Mirrors(git_mirrors(os.environ), **p["mirrors"]),
-        registry=p["registry"],
         ask=p["report_only"],
     )
 

@@ -72,7 +72,7 @@ def needs(tmp_path: Path) -> DownloadNeeds:
     bring(root / "src", source)
     rust, tree = find_rust(), look(root / "src", here, "member")
     path = f"{rust.bin}:/usr/bin:/bin"
-    return DownloadNeeds(root, source, "member", tree, rust, path, Mirrors(), "", cuda=False, ask=False)
+    return DownloadNeeds(root, source, "member", tree, rust, path, Mirrors(), cuda=False, ask=False)
 
 
 def results(needs: DownloadNeeds) -> dict[str, tuple[str, bool]]:
@@ -144,6 +144,25 @@ def test_a_crate_registry_is_asked_for_the_file_that_every_index_has(tmp_path: P
     (finding,) = downloads.check_downloads([Download("crate registry", dead, here=False)])
     assert not finding.fits
     assert "or name a mirror (cargo_registry_mirror)" in finding.remedy
+
+
+def test_cargo_itself_reports_whether_it_reaches_its_registry(tmp_path: Path) -> None:
+    rust, home = find_rust(), tmp_path / "cargo"
+    path = f"{rust.bin}:/usr/bin:/bin"
+    assert downloads.cargo_answer(rust, home, path) == ""
+    dead = f"http://127.0.0.1:{free_port()}"
+    shutil.rmtree(home)
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[source.crates-io]\nreplace-with = "dead"\n[source.dead]\nregistry = "sparse+{dead}/"\n'
+    )
+    (finding,) = downloads.check_downloads(
+        [Download(downloads.REGISTRY, downloads.CRATES_IO, here=False)],
+        lambda: downloads.cargo_answer(rust, home, path),
+    )
+    assert finding.check == "crate registry crates.io"
+    assert "onnect" in finding.found
+    assert not finding.fits
 
 
 def test_a_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,8 +55,7 @@ class BuildRequest:
     """One flavour of one commit that this host is to build.
 
     ``toolkit`` is the result of cuda_toolkit; ``toolkit_failure`` the reason why there is none; ``toolkit_planned`` is
-    true where check mode has not provided it yet. ``registry`` is the sparse index that crates come from without a
-    mirror. ``ask`` makes network requests even where nothing must be downloaded.
+    true where check mode has not provided it yet. ``ask`` makes network requests even where nothing must be downloaded.
     """
 
     root: Path
@@ -74,7 +73,6 @@ class BuildRequest:
     low_memory: bool = False
     cache: Cache | None = None
     mirrors: Mirrors = field(default_factory=Mirrors)
-    registry: str = ""
     ask: bool = False
 
     @property
@@ -287,7 +285,6 @@ def _needs(request: BuildRequest, tree: Tree, rust: Rust | None, path: str) -> d
         rust=rust,
         path=path,
         mirrors=request.mirrors,
-        registry=request.registry,
         cuda=bool(request.flavour.cuda),
         ask=request.ask,
     )

@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import tempfile
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ..base.findings import Finding
 from ..base.git import git
 from ..base.lock import held
 from ..base.records import Source
-from ..base.run import CommandFailed
+from ..base.run import CommandFailed, run
 from ..base.text import without_account
 from ..source.checkout import current_commit, move
 from ..source.manifest import Tree
@@ -38,6 +39,19 @@ from .trials import Trials, alone, identity
 TIMEOUT = 15
 HERE = "not needed: all is here"
 REGISTRY = "crate registry"
+CRATES_IO = "crates.io"
+"""The registry without a mirror. cargo knows its address."""
+
+_MANIFEST = """\
+[package]
+name = "reach"
+version = "0.0.0"
+edition = "2021"
+[lib]
+path = "lib.rs"
+[dependencies]
+cfg-if = "1"
+"""
 
 # ---------------------------------------------------------------- decisions
 
@@ -107,27 +121,55 @@ def registry_answer(registry: str) -> str:
         return str(getattr(error, "reason", None) or error)
 
 
-def check_downloads(downloads: Sequence[Download]) -> list[Finding]:
-    """A finding for each address; all requests run at the same time, one for each address."""
+def cargo_answer(rust: Rust | None, home: Path, path: str) -> str:
+    """Why cargo does not reach the registry of its configuration below ``home``, or "".
+
+    cargo resolves one dependency of an empty package, which takes two small files of the index.
+    """
+    if rust is None:
+        return "there is no cargo"
+    words = [str(rust.bin / "cargo"), "generate-lockfile"]
+    env = {"CARGO_HOME": str(home), "PATH": path, "CARGO_NET_RETRY": "0", "CARGO_HTTP_TIMEOUT": str(TIMEOUT)}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "Cargo.toml").write_text(_MANIFEST)
+        (Path(folder) / "lib.rs").touch()
+        try:
+            run(words, cwd=Path(folder), env=env, timeout=4 * TIMEOUT)
+        except CommandFailed as error:
+            causes = [line.strip() for line in error.stderr.splitlines() if line.startswith("  ")]
+            return causes[-1] if causes else error.what
+        except PipelineError as error:
+            return error.what
+    return ""
+
+
+def check_downloads(downloads: Sequence[Download], cargo: Callable[[], str] = lambda: "") -> list[Finding]:
+    """A finding for each address; all requests run at the same time, one for each address.
+
+    ``cargo`` answers for CRATES_IO.
+    """
     # An address that one of several downloads needs is needed.
     rows = sorted(downloads, key=lambda download: not download.here)
     needed = list({(row.what, row.where): row for row in rows}.values())
     with ThreadPoolExecutor(max_workers=len(needed) or 1) as threads:
-        reasons = list(
-            threads.map(lambda one: (registry_answer if one.what == REGISTRY else git_answer)(one.where), needed)
-        )
+        reasons = list(threads.map(lambda one: _answer(one, cargo), needed))
     return [
         check_download(one.what, without_account(one.where), without_account(reason), here=one.here)
         for one, reason in zip(needed, reasons, strict=True)
     ]
 
 
+def _answer(one: Download, cargo: Callable[[], str]) -> str:
+    if one.where == CRATES_IO:
+        return cargo()
+    return registry_answer(one.where) if one.what == REGISTRY else git_answer(one.where)
+
+
 @dataclass(frozen=True)
 class DownloadNeeds:
     """The build whose downloads are checked: ``package`` of ``source``, whose commit is in ``<root>/src`` already.
 
-    ``registry`` is the sparse index that crates come from without a mirror. ``ask`` makes network requests even where
-    nothing must be downloaded. ``rust`` and ``path`` are those of the build.
+    ``ask`` makes network requests even where nothing must be downloaded. ``rust`` and ``path`` are those of the build.
     """
 
     root: Path
@@ -137,7 +179,6 @@ class DownloadNeeds:
     rust: Rust | None
     path: str
     mirrors: Mirrors
-    registry: str
     cuda: bool
     ask: bool
 
@@ -156,14 +197,15 @@ def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
         *(Download("git", sent(url), here) for url in git_sources(lock)),
     ]
     if "registry+" in lock:
-        downloads.append(Download(REGISTRY, needs.mirrors.registry or needs.registry, here))
+        downloads.append(Download(REGISTRY, needs.mirrors.registry or CRATES_IO, here))
     named = needs.mirrors.cutlass_commits
     commits = [*named] or _cutlass(repository, source.commit) if needs.cuda else []
     if commits:
         there = all(has_cutlass(needs.root / "cudaforge", commit) for commit in commits)
         downloads.append(Download("git", sent(CUTLASS), there))
     asking = [download for download in downloads if needs.ask or not download.here]
-    return check_downloads(asking) or [Finding.ok("downloads", HERE, "crates and commits")]
+    found = check_downloads(asking, lambda: cargo_answer(needs.rust, needs.root / "cargo", needs.path))
+    return found or [Finding.ok("downloads", HERE, "crates and commits")]
 
 
 class _Busy(PipelineError):
