@@ -88,7 +88,7 @@ leaving:
   type: list
   elements: str
 given_up:
-  description: The units that systemd has given up.
+  description: The units that systemd has given up, of wanted and of removed instances.
   returned: success
   type: list
   elements: str
@@ -149,7 +149,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "changed": bool(changes.write or changes.remove or links or closed),
         "instances": [{"name": i.name, "unit": i.unit, "health": i.health, "state": states[i.unit]} for i in wanted],
         "leaving": list(leaving),
-        "given_up": list(logic.given_up(wanted)),
+        "given_up": list(logic.given_up([*(i.unit for i in wanted), *changes.leaving])),
         "ports": [
             *({"port": f"{port}/tcp", "state": "disabled"} for port in changes.closing),
             *({"port": f"{port}/tcp", "state": "enabled"} for port in changes.opening),

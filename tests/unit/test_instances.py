@@ -204,6 +204,21 @@ def test_only_root_can_read_the_files(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_removed_instance_that_failed_is_reset_also_without_its_package(
+    tmp_path: Path, run_module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = {"mistralrs-ada@gone.service": "failed", "mistralrs-cpu@qwen.service": "active"}
+    monkeypatch.setattr(
+        "ansible.module_utils.pipeline.hosts.instances.properties",
+        lambda unit, *_: {"ActiveState": states.get(unit, "")},
+    )
+    old = read_instances([QWEN | {"name": "gone"}], "ada")
+    logic.apply(changes(old, logic.read_folder(tmp_path)), tmp_path)
+    done = run_module("mistralrs_instances", {"instances": [QWEN], "flavour": "cpu", "folder": str(tmp_path)})
+    assert done["given_up"] == ["mistralrs-ada@gone.service"]
+    assert done["leaving"] == []  # its package is gone, and stopped the unit
+
+
 def test_the_module_reports_in_check_mode_and_shows_no_secret(
     tmp_path: Path, run_module, monkeypatch: pytest.MonkeyPatch
 ) -> None:

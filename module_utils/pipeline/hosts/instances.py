@@ -366,9 +366,13 @@ def close_modes(wanted: Iterable[Instance], folder: Path, *, check: bool = False
     return changed
 
 
-def given_up(wanted: Iterable[Instance]) -> tuple[str, ...]:
-    """The units that systemd has given up; each needs ``systemctl reset-failed`` before it can start again."""
-    return tuple(i.unit for i in wanted if properties(i.unit, "ActiveState").get("ActiveState") == "failed")
+def given_up(units: Iterable[str]) -> tuple[str, ...]:
+    """Those of the units that systemd has given up.
+
+    Each needs ``systemctl reset-failed``: a wanted one before it can start again, a removed one before systemd forgets
+    it, also after its package is gone.
+    """
+    return tuple(unit for unit in units if properties(unit, "ActiveState").get("ActiveState") == "failed")
 
 
 def unit_states(wanted: Sequence[Instance], folder: Path, written: Iterable[str] = ()) -> dict[str, str]:
