@@ -60,7 +60,7 @@ PUBLIC = (
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What Ansible said to each case; a case that is well is not in it."""
     folder = tmp_path_factory.mktemp("refusals")
     play = []
@@ -71,14 +71,14 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, called, variables in cases:
         role = {"ansible.builtin.include_role": {"name": called, "tasks_from": "preflight"}, "vars": variables}
         defaults = {"builder_root": f"{folder}/builder", "gitea_runner_home": f"{folder}/runner"}
-        note = {"told": "{{ told | default({}) | combine({case: ansible_failed_result}) }}"}
+        note = {"refused": "{{ refused | default({}) | combine({case: ansible_failed_result}) }}"}
         play.append({
             "vars": defaults | {"case": name},
             "block": [role],
             "rescue": [{"ansible.builtin.set_fact": note}],
         })  # fmt: skip
-    file = folder / "told.json"
-    play.append({"ansible.builtin.copy": {"content": "{{ told | to_json }}", "dest": str(file), "mode": "0600"}})
+    file = folder / "refused.json"
+    play.append({"ansible.builtin.copy": {"content": "{{ refused | to_json }}", "dest": str(file), "mode": "0600"}})
     facts = ["!all", "!min", "distribution", "pkg_mgr", "platform"]
     book = [{"hosts": "localhost", "connection": "local", "gather_facts": True, "gather_subset": facts, "tasks": play}]
     (folder / "play.yml").write_text(json.dumps(book))
@@ -87,20 +87,20 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     done = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sesame" not in done.stdout + done.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["play.yml", "told.json"], "nothing else was made"
+    assert sorted(path.name for path in folder.iterdir()) == ["play.yml", "refused.json"], "nothing else was made"
     return json.loads(file.read_text())
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_wrong_is_named(told: dict[str, Any], case: str) -> None:
+def test_what_is_wrong_is_named(refused: dict[str, Any], case: str) -> None:
     _, message = CASES[case]
     if not message:
-        assert case not in told, told.get(case)
+        assert case not in refused, refused.get(case)
     else:
-        assert message in json.dumps(told[case]).replace('\\"', '"')
+        assert message in json.dumps(refused[case]).replace('\\"', '"')
 
 
-def test_a_cache_without_tls_has_a_private_address(told: dict[str, Any]) -> None:
-    assert not [address for address in PRIVATE if address in told]
+def test_a_cache_without_tls_has_a_private_address(refused: dict[str, Any]) -> None:
+    assert not [address for address in PRIVATE if address in refused]
     for address in PUBLIC:
-        assert f'cache_server_address ("{address}"), a private address unless both' in told[address]["msg"]
+        assert f'cache_server_address ("{address}"), a private address unless both' in refused[address]["msg"]

@@ -181,10 +181,10 @@ def test_by_default_nothing_of_the_last_quarter_goes(chain: Chain) -> None:
 
 def test_a_dry_run_tells_the_same_and_changes_nothing(chain: Chain) -> None:
     tree, state = chain.host.tree(), names(chain.host.state)
-    told = chain.prune(dry_run=True, **NOTHING)
-    assert told["packages"] == [chain.rpms["1.0"].name]
+    answer = chain.prune(dry_run=True, **NOTHING)
+    assert answer["packages"] == [chain.rpms["1.0"].name]
     assert (chain.host.tree(), names(chain.host.state)) == (tree, state)
-    assert chain.prune(**NOTHING) == told
+    assert chain.prune(**NOTHING) == answer
 
 
 def test_a_package_is_kept_for_its_grace(chain: Chain) -> None:
@@ -324,9 +324,9 @@ def test_a_package_that_was_lost_can_be_brought_again(chain: Chain) -> None:
 
 def test_a_channel_that_is_well(chain: Chain) -> None:
     tree = chain.host.tree()
-    told = chain.host.publisher.verify("stable")
+    answer = chain.host.publisher.verify("stable")
     sizes = [path.stat().st_size for path in (chain.host.stable / "Packages").iterdir()]
-    assert told == {"snapshot": chain.ids[-1], "snapshots": 4, "packages": 3, "bytes": sum(sizes), "findings": []}
+    assert answer == {"snapshot": chain.ids[-1], "snapshots": 4, "packages": 3, "bytes": sum(sizes), "findings": []}
     assert chain.host.tree() == tree
 
 

@@ -293,9 +293,9 @@ def test_a_configuration_that_does_not_fit(tmp_path: Path, row: dict[str, object
 )
 def test_a_refusal_reaches_the_operator_whole(status: int, kind: type[PipelineError]) -> None:
     said = 'debug: x\n{"error": "the head is B, no longer A", "where": "stable", "remedy": "Compose again"}\n'
-    told = AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], status, "", said))
-    assert type(told) is kind
-    assert (told.what, told.where, told.remedy) == ("the head is B, no longer A", "stable", "Compose again")
+    error = AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], status, "", said))
+    assert type(error) is kind
+    assert (error.what, error.where, error.remedy) == ("the head is B, no longer A", "stable", "Compose again")
 
 
 def test_of_a_refused_upload_the_agents_status_counts() -> None:
@@ -319,9 +319,9 @@ def test_an_answer_that_is_none_of_the_agents(tmp_path: Path) -> None:
     ],
 )
 def test_a_host_that_many_knock_at_is_busy(said: str) -> None:
-    told = AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 255, "", said))
-    assert isinstance(told, Busy)
-    assert "MaxStartups" in told.remedy
+    error = AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 255, "", said))
+    assert isinstance(error, Busy)
+    assert "MaxStartups" in error.remedy
     assert not isinstance(AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 1, "", said)), Busy)
 
 
