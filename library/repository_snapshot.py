@@ -250,7 +250,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 def change(engine: Engine, p: dict[str, Any], packages: list[Package], *, check: bool) -> Result:
     reason = str(p["reason"])
     match p["state"]:
-        case "published" if p["transaction"]:
+        case "published" if p["transaction"] is not None:
             return engine.publish_staged(Transaction.from_dict(p["transaction"]), packages, check=check)
         case "published":
             return engine.publish(packages, reason=reason, check=check)

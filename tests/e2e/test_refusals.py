@@ -116,9 +116,7 @@ def test_kernels_of_another_gpu_do_not_become_a_package(pipeline, flavours):
 
 
 def test_a_missing_signing_key(pipeline, tmp_path):
-    refused(
-        pipeline.run("release", version="0.9.0-rc1", signing_home=str(tmp_path)), "signing key", "signing_key|import"
-    )
+    refused(pipeline.run("release", version="0.8.3", signing_home=str(tmp_path)), "signing key", "signing_key|import")
 
 
 def test_the_local_servers_port_is_taken(pipeline):
@@ -126,7 +124,7 @@ def test_the_local_servers_port_is_taken(pipeline):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        run = pipeline.run("release", version="0.9.0-rc1", local_port=port)
+        run = pipeline.run("release", version="0.8.3", local_port=port)
     refused(run, rf"{port}", "local_port", "PORT=")
     assert not run.row("build", "ada")
 
