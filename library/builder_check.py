@@ -53,7 +53,7 @@ EXAMPLES = r"""
 RETURN = r"""
 findings:
   description: The checks, each with C(check), C(found), C(needed), C(fits), C(remedy) and C(warning).
-  returned: always
+  returned: when the checks ran
   type: list
   elements: dict
 table:

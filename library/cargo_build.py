@@ -173,7 +173,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         raise
     return {
         "changed": changed,
-        "report": artifact.report if artifact else "",
+        # A builder without Jinja2 leaves no page, and pruning removes old ones.
+        "report": artifact.report if artifact and Path(artifact.report).is_file() else "",
         "artifact": artifact.to_dict() if artifact else {},
         "log": str(log),
         "step": step(

@@ -43,7 +43,7 @@ options:
 extends_documentation_fragment: [signer]
 attributes:
   check_mode:
-    description: Returns if a package would be built; reads the channels and changes nothing.
+    description: Reports whether a package would be built; reads the channels and changes nothing.
     support: full
   diff_mode:
     description: Shows the package's name and why it is built.

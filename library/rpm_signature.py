@@ -18,7 +18,7 @@ options:
 extends_documentation_fragment: [signer]
 attributes:
   check_mode:
-    description: Returns if the package would be signed; one that is not built yet would be.
+    description: Reports whether the package would be signed, which a package that is not built yet would be.
     support: full
   diff_mode:
     description: Shows the digest of the signed package.

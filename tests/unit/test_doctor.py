@@ -56,6 +56,11 @@ def test_every_failed_check_is_in_one_message_and_in_the_file(tmp_path: Path):
     assert written["builders"][1]["findings"][1]["warning"] is True
 
 
+def test_a_builder_that_fails_the_ping_is_reported_with_its_message():
+    (lost,) = doctor.builder_findings("two", {"failed": True, "msg": "Missing sudo password"}, {})
+    assert (lost.findings[0].found, lost.findings[0].fits) == ("Missing sudo password", False)
+
+
 @pytest.mark.parametrize("answer", [{}, {"unreachable": True}])
 def test_a_builder_that_does_not_answer_fails_the_report(answer):
     (lost,) = doctor.builder_findings("two", answer, {})

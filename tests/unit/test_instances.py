@@ -126,11 +126,12 @@ def test_a_token_file_is_read_on_the_controller_and_overrides_the_token(tmp_path
     with_tokens = runpy.run_path(str(PLUGIN))["with_tokens"]
     (tmp_path / "token").write_text("hf_file\n")
     rows = [QWEN | {"token_file": str(tmp_path / "token"), "token": "hf_given"}, PUBLIC | {"token_file": ""}]
-    assert with_tokens(rows) == [QWEN | {"token": "hf_file"}, PUBLIC]
+    read = lambda name: Path(name).read_text()  # noqa: E731
+    assert with_tokens(rows, read) == [QWEN | {"token": "hf_file"}, PUBLIC]
     with pytest.raises(
         AnsibleActionFail, match="qwen: the token file cannot be read: .*No such file.*Correct token_file"
     ):
-        with_tokens([QWEN | {"token_file": str(tmp_path / "none")}])
+        with_tokens([QWEN | {"token_file": str(tmp_path / "none")}], read)
 
 
 # ---------------------------------------------------------------- changes

@@ -115,7 +115,7 @@ def _enter_variant(build: Build, stream: IO[str]) -> None:
         if build.variant:
             nvcc.wrapped(Path(build.toolkit), build.root, build.toolkit_version)
             if forgotten := variants.forget_kernels(build.target, build.variant, build.checkout):
-                stream.write(f"kernel headers changed: {', '.join(forgotten)} restart from nothing\n")
+                stream.write(f"kernel headers changed: {', '.join(forgotten)} recompile from nothing\n")
 
 
 def _builder_lock(root: Path, stream: IO[str], name: str) -> AbstractContextManager[None]:

@@ -80,12 +80,13 @@ def builder_findings(
 ) -> list[BuilderFindings]:
     """The findings of one builder, by flavour.
 
-    ``answer`` is the result of a ping: a builder that is unreachable, or got no ping, has one finding. Each of
+    ``answer`` is the result of a ping: a builder that is unreachable, failed it, or got none, has one finding. Each of
     ``outcomes`` has the check's ``findings``, or the ``task`` and ``message`` of a check that failed itself.
     """
-    if not answer or answer.get("unreachable"):
+    if not answer or answer.get("unreachable") or answer.get("failed"):
         remedy = f"Check that {name} is up and this account may log in: ansible {name} -m ping"
-        return [BuilderFindings.of(name, "", [Finding.bad("builder", "no answer", "an answer to Ansible", remedy)])]
+        found = str(answer.get("msg") or "no answer")
+        return [BuilderFindings.of(name, "", [Finding.bad("builder", found, "an answer to Ansible", remedy)])]
     return [BuilderFindings.of(name, flavour, _findings(outcome)) for flavour, outcome in outcomes.items()]
 
 

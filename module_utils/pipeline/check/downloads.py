@@ -124,13 +124,15 @@ def registry_answer(registry: str) -> str:
 def cargo_answer(rust: Rust | None, home: Path, path: str) -> str:
     """Why cargo does not reach the registry of its configuration below ``home``, or "".
 
-    cargo resolves one dependency of an empty package, which takes two small files of the index.
+    cargo resolves one dependency of an empty package, which takes two small files of the index. The package is beside
+    ``home``: cargo reads the configuration of every folder above it, and others write to /tmp.
     """
     if rust is None:
         return "there is no cargo"
     words = [str(rust.bin / "cargo"), "generate-lockfile"]
     env = {"CARGO_HOME": str(home), "PATH": path, "CARGO_NET_RETRY": "0", "CARGO_HTTP_TIMEOUT": str(TIMEOUT)}
-    with tempfile.TemporaryDirectory() as folder:
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".reach-") as folder:
         (Path(folder) / "Cargo.toml").write_text(_MANIFEST)
         (Path(folder) / "lib.rs").touch()
         try:

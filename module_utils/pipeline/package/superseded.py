@@ -5,9 +5,8 @@ packages in its inbox, and ``signed/<digest>/``, those that it signed. Rules:
 
 1. The newest artifacts of each flavour stay, the same number of those compiled incrementally, and the same number of
    packages of each name in each folder. The age of an artifact is its manifest's, the age of a package its file's.
-2. Those in use stay: what was made less than ``GRACE`` seconds ago, or a builder's package that was requested then, may
-   be on its way to the next step. While a flavour is packaged nothing of it is removed from the builder, and packaging
-   waits while it is pruned.
+2. What is in use stays: files younger than ``GRACE`` seconds, and packages that a run asked a builder for within them,
+   since the next step may still read them. Packaging and pruning of a flavour on a builder exclude each other.
 3. A removal is atomic: the folder is renamed first. The same inputs make it again.
 4. Leftovers of interrupted runs are removed after a day.
 """

@@ -4,8 +4,8 @@ Rules:
 
 1. The same builders and flavours always give the same shares: nothing is measured or random.
 2. A flavour goes to a builder that answers, may build it (``flavours``; empty: all) and did not hand it on. Among these
-   it goes to the one whose share, divided by its weight, stays smallest; among equals to its home, else to the first in
-   the inventory. Flavours that few builders may build are placed first.
+   the builder with the smallest share gets it, where a share counts by the builder's weight. Of equal builders its home
+   gets it, else the first in the inventory. Flavours that few builders may build are placed first.
 3. A flavour's home is its builder in a release of all flavours: earlier compiles of it are cached there.
 4. A flavour is settled when a builder packaged it or could not build it. A compile error is not tried elsewhere: every
    builder has the same source, compilers and flags, so it would recur after the same hours.

@@ -4,6 +4,8 @@ class ActionBase:
     _task: Any
     _templar: Any
     _connection: Any
+    _loader: Any
+    def _find_needle(self, dirname: str, needle: str) -> str: ...
     def run(self, tmp: str | None = ..., task_vars: dict[str, Any] | None = ...) -> dict[str, Any]: ...
     def _execute_module(
         self, module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any] | None

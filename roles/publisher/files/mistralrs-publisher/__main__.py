@@ -1,6 +1,7 @@
 """Runs the agent from this folder: ``python3 -I <folder> --config FILE --rsh local head stable``.
 
-On a repo host the launcher does the same for an installed version (roles/publisher/templates/launcher.py.j2).
+On a repo host the launcher does the same for an installed version (LAUNCHER in
+module_utils/pipeline/hosts/python_program.py).
 Isolated mode keeps the caller's environment and current directory out of the import path; Python puts the
 folder itself there.
 """
