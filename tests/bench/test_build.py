@@ -38,7 +38,7 @@ class Builder:
     def __init__(self, folder: Path, stand_in, toolkits: dict[str, Toolkit], flavours: dict[str, dict]) -> None:
         self.folder, self.stand_in, self.toolkits = folder, stand_in, toolkits
         self.flavours = {
-            # The stand-in has the features of the compiler, not those of the libraries.
+            # The stand-in links none of CUDA's optional libraries.
             name: Flavour.from_dict(
                 row | {"features": [f for f in row.get("features", []) if f in ("cuda", "flash-attn")]}
             )
@@ -69,7 +69,7 @@ class Builder:
         return Built(artifact, seconds, compiled, report["kernels"])
 
     def clear(self, *, cache: bool) -> None:
-        """Become a new builder; with ``cache`` one that shares the cache of others."""
+        """Reset to an empty builder; with ``cache``, the compile cache is kept."""
         for folder in ("target", "artifacts", *([] if cache else ["cache"])):
             shutil.rmtree(self.folder / "builder" / folder, ignore_errors=True)
 
