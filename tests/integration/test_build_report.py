@@ -20,7 +20,7 @@ from pipeline.build import cargo_build, report
 from pipeline.build.failures import CompileFailed
 from pipeline.build.inputs import Build
 from pipeline.build.report_data import BuildReport
-from test_build import build_of, source_of
+from support.builds import build_of, source_of
 
 PROJECT = Path(__file__).parents[2]
 
