@@ -1,4 +1,4 @@
-"""Any target of make may be the first command in a checkout: it sets up what it needs, and no more."""
+"""Any target of make may be the first command in a checkout: it installs its own requirements and no more."""
 
 import os
 import re
