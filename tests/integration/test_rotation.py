@@ -146,17 +146,17 @@ class User:
         return self.dnf("install", *options, f"{self.world.site}/{RELEASE}")
 
     def dnf(self, *words: str, fails: bool = False) -> str:
-        status, said = self.client.run(self.program, "-y", "--releasever=43", *words)
-        assert (status != 0) is fails, said
-        return said
+        status, output = self.client.run(self.program, "-y", "--releasever=43", *words)
+        assert (status != 0) is fails, output
+        return output
 
     def upgrade(self) -> None:
         self.dnf("upgrade", "--refresh")
 
     def has(self, name: str = "mistralrs-ada") -> str:
         """The installed version and release; "" without."""
-        status, said = self.client.run("rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}", name)
-        return "" if status else said
+        status, output = self.client.run("rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}", name)
+        return "" if status else output
 
     def signed_by(self, name: str = "mistralrs-ada") -> str:
         """The world's key that signed an installed package, from rpm."""
@@ -216,10 +216,10 @@ def test_a_user_of_the_release_package_who_missed_the_overlap_gets_an_error_and_
     user.take_release()
     user.dnf("install", "mistralrs-ada")
     world.become("settled")
-    said = user.dnf("upgrade", "--refresh", fails=True)
-    assert "repomd.xml GPG signature verification error" in said
+    output = user.dnf("upgrade", "--refresh", fails=True)
+    assert "repomd.xml GPG signature verification error" in output
     # The messages of dnf 4 and of dnf5.
-    assert "Bad GPG signature" in said or "Signing key not found" in said
+    assert "Bad GPG signature" in output or "Signing key not found" in output
     assert user.has() == "0.9.1-1.fc43"
 
     # The command of docs/keys.md.
@@ -318,8 +318,8 @@ def test_clients_accept_a_new_key_after_the_old_one_expired_but_dnf5_ignores_its
     user.take_repo_file()
     user.dnf("makecache", "--refresh", fails=True)  # from now on it knows the key with its old date
     ended.become("extended")
-    said = user.dnf("makecache", "--refresh", fails=user.program == "dnf5")
-    assert ("key has expired" in said) is (user.program == "dnf5")
+    output = user.dnf("makecache", "--refresh", fails=user.program == "dnf5")
+    assert ("key has expired" in output) is (user.program == "dnf5")
     ended.become("replaced")
     user.dnf("install", "--refresh", "mistralrs-ada")
     assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")

@@ -261,7 +261,7 @@ def test_a_rollback_goes_to_the_parent_of_the_head_as_it_was_at_the_start(site: 
     assert site.names() == [OLD, MIDDLE]
 
 
-def test_two_operators_at_once_do_not_undo_each_other(site: Site) -> None:
+def test_two_concurrent_operators_do_not_undo_each_other(site: Site) -> None:
     done = meanwhile(site, lambda: site.engine.remove([MIDDLE])).remove([OLD])
     assert changes(done) == (True, (), (OLD,))
     assert site.names() == [NEW]
