@@ -233,18 +233,18 @@ def test_a_large_package_is_sent_once(scenarios: dict[str, Scenario], sizes: Siz
     """It is not sent again after a broken connection, nor after another publisher's transaction."""
     site = copy_site(scenarios["prune"].site, tmp_path / "site", reserve_mib=0)
     size = sizes.large_mib << 20
-    package, others = large(site, size), scenarios["publish"].other
+    package, other = large(site, size), scenarios["publish"].other
     with sshd(tmp_path / "sshd", site) as ssh:
         with FaultyProxy(ssh.port, cut=size // 10 * 9) as proxy, pytest.raises(PipelineError, match="repo host failed"):
             replace(site.engine, agent=ssh.publisher(proxy.port)).publish([package], reason="cut off")
         first = proxy.sent
         with FaultyProxy(ssh.port) as proxy:
             publisher = ssh.publisher(proxy.port)
-            overtaken = Overtaken(publisher.rsh, publisher.host, lambda: site.publish(others))
+            overtaken = Overtaken(publisher.rsh, publisher.host, lambda: site.publish(other))
             head = replace(site.engine, agent=overtaken).publish([package], reason="again").head
         print(f"{package.size} bytes: {first} sent until the connection broke, then {proxy.sent}")
         assert site.channel.read().head == head
-        assert {package.sha256, others.sha256} <= {known.sha256 for known in site.channel.read().packages}
+        assert {package.sha256, other.sha256} <= {known.sha256 for known in site.channel.read().packages}
         assert first + proxy.sent < size * 1.02 + IN_FLIGHT
 
 

@@ -26,7 +26,7 @@ def objects(pack: Path) -> int:
     return int.from_bytes(pack.read_bytes()[8:12])
 
 
-class Desk:
+class Developer:
     """Upstream, a developer's clone with one more commit, and a builder."""
 
     def __init__(self, folder: Path, stand_in) -> None:
@@ -59,15 +59,17 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path, stand_in):
-    return Desk(tmp_path, stand_in)
+def developer(tmp_path, stand_in):
+    return Developer(tmp_path, stand_in)
 
 
 @pytest.fixture
-def warm(desk):
-    """The desk with upstream's newest commit on the builder."""
-    checkout.move(desk.builder, resolve(desk.url, desk.folder / "mirror.git", kind="branch"), "mistralrs-cli")
-    return desk
+def warm(developer):
+    """A developer whose builder has upstream's newest commit."""
+    checkout.move(
+        developer.builder, resolve(developer.url, developer.folder / "mirror.git", kind="branch"), "mistralrs-cli"
+    )
+    return developer
 
 
 def test_a_commit_is_packed_without_history_and_its_version_follows_upstreams_releases(warm):
@@ -88,16 +90,16 @@ def test_a_commit_is_packed_without_history_and_its_version_follows_upstreams_re
     assert warm.resolve().pack is None
 
 
-def test_an_empty_builder_gets_one_commit_and_then_follows_upstream(desk, stand_in):
+def test_an_empty_builder_gets_one_commit_and_then_follows_upstream(developer, stand_in):
     for number in range(3):
-        desk.commit(f"more {number}", **{LIMITS: f"// {number}\n"})
-    found = desk.resolve()
-    shutil.move(desk.clone, desk.folder / "gone")  # the builder no longer needs the clone
-    tree = desk.build(found)
+        developer.commit(f"more {number}", **{LIMITS: f"// {number}\n"})
+    found = developer.resolve()
+    shutil.move(developer.clone, developer.folder / "gone")  # the builder no longer needs the clone
+    tree = developer.build(found)
     assert git("rev-list", "--count", "HEAD", repository=tree).strip() == "1"
     assert git("fsck", "--connectivity-only", repository=tree) is not None
-    stand_in.release(desk.upstream, "0.9.3")
-    checkout.move(tree, resolve(desk.url, desk.folder / "mirror.git", kind="tag"), "mistralrs-cli")
+    stand_in.release(developer.upstream, "0.9.3")
+    checkout.move(tree, resolve(developer.url, developer.folder / "mirror.git", kind="tag"), "mistralrs-cli")
     assert int(git("rev-list", "--count", "HEAD", repository=tree)) > 9
     git("gc", "--quiet", "--prune=now", repository=tree)
     assert git("status", "--porcelain", repository=tree) == ""
@@ -201,11 +203,11 @@ def test_the_checkout_of_a_submodule_is_a_valid_source(warm):
     assert warm.resolve(upper / "engine", uncommitted=True).source.rpm_version.endswith(".dirty")
 
 
-def test_a_second_pack_holds_only_the_second_change(desk):
+def test_a_second_pack_holds_only_the_second_change(developer):
     for number in range(2):
-        (desk.clone / LIMITS).write_text(f"// {number}\n")
-        found = desk.resolve(uncommitted=True)
-        desk.build(found)
+        (developer.clone / LIMITS).write_text(f"// {number}\n")
+        found = developer.resolve(uncommitted=True)
+        developer.build(found)
     # The commit, the file and the three folders above it.
     assert objects(found.pack) == 5
 
@@ -375,11 +377,11 @@ def test_a_build_to_publish_is_never_incremental_and_other_builds_are_by_default
     assert DevRequest(source="/x", publish=publish, incremental=incremental).incrementally == expected
 
 
-def test_a_nightly_run_wants_all_published_flavours_or_the_named_one(run_module, desk, flavours):
+def test_a_nightly_run_wants_all_published_flavours_or_the_named_one(run_module, developer, flavours):
     options = {
-        "url": desk.url,
+        "url": developer.url,
         "kind": "branch",
-        "mirror": f"{desk.folder}/mirror.git",
+        "mirror": f"{developer.folder}/mirror.git",
         "flavours": [*flavours.values()],
     }
     found = {
@@ -387,53 +389,53 @@ def test_a_nightly_run_wants_all_published_flavours_or_the_named_one(run_module,
         for name in ("all", "cpu")
     }
     assert found == {"all": ["ampere", "ada", "blackwell"], "cpu": ["cpu"]}
-    shutil.rmtree(desk.folder / "mirror.git")
+    shutil.rmtree(developer.folder / "mirror.git")
     assert "there is no flavour hopper" in run_module("upstream_source", options | {"flavour": "hopper"})["msg"]
-    assert not (desk.folder / "mirror.git").exists()
+    assert not (developer.folder / "mirror.git").exists()
 
 
-def test_a_commit_of_upstream_is_found_by_its_id_or_a_prefix(desk):
-    commit = git("rev-parse", "v0.9.1~1", repository=desk.upstream).strip()
-    mirror = desk.folder / "mirror.git"
+def test_a_commit_of_upstream_is_found_by_its_id_or_a_prefix(developer):
+    commit = git("rev-parse", "v0.9.1~1", repository=developer.upstream).strip()
+    mirror = developer.folder / "mirror.git"
     for id_ in (commit, commit[:7]):
-        source, branches = resolve_commit(desk.url, mirror, id_)
+        source, branches = resolve_commit(developer.url, mirror, id_)
         assert (source.commit, source.kind, branches) == (commit, "commit", ["master"])
         assert source.rpm_version.startswith("0.9.0^")
-    checkout.move(desk.builder, source, "mistralrs-cli")
-    assert checkout.current_commit(desk.builder) == commit
+    checkout.move(developer.builder, source, "mistralrs-cli")
+    assert checkout.current_commit(developer.builder) == commit
 
 
 @pytest.mark.parametrize("by_id", ["true", "false"])
-def test_a_commit_of_a_branch_is_fetched_even_if_the_server_serves_no_commit_by_id(desk, by_id):
+def test_a_commit_of_a_branch_is_fetched_even_if_the_server_serves_no_commit_by_id(developer, by_id):
     """Git's protocol 2 serves any commit; version 0 only those of uploadpack.allow…InWant."""
-    git("branch", "topic", "master", repository=desk.upstream)
+    git("branch", "topic", "master", repository=developer.upstream)
     for name in ("allowAnySHA1InWant", "allowReachableSHA1InWant", "allowTipSHA1InWant"):
-        git("config", f"uploadpack.{name}", by_id, repository=desk.upstream)
-    commit = git("rev-parse", "master~1", repository=desk.upstream).strip()
+        git("config", f"uploadpack.{name}", by_id, repository=developer.upstream)
+    commit = git("rev-parse", "master~1", repository=developer.upstream).strip()
     os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.version", "GIT_CONFIG_VALUE_0": "0"}
     try:
-        source, branches = resolve_commit(desk.url, desk.folder / "mirror.git", commit)
-        checkout.move(desk.builder, source, "mistralrs-cli")
+        source, branches = resolve_commit(developer.url, developer.folder / "mirror.git", commit)
+        checkout.move(developer.builder, source, "mistralrs-cli")
     finally:
         for name in ("COUNT", "KEY_0", "VALUE_0"):
             del os.environ[f"GIT_CONFIG_{name}"]
     assert branches == ["master", "topic"]
-    assert checkout.current_commit(desk.builder) == commit
+    assert checkout.current_commit(developer.builder) == commit
 
 
-def test_a_commit_on_no_branch_requires_its_full_id(desk, stand_in):
-    before = git("rev-parse", "master", repository=desk.upstream).strip()
-    commit = stand_in.add_commit(desk.upstream, "thrown away", {LIMITS: "// x\n"})
-    git("update-ref", "refs/heads/master", before, repository=desk.upstream)
-    mirror = desk.folder / "mirror.git"
+def test_a_commit_on_no_branch_requires_its_full_id(developer, stand_in):
+    before = git("rev-parse", "master", repository=developer.upstream).strip()
+    commit = stand_in.add_commit(developer.upstream, "thrown away", {LIMITS: "// x\n"})
+    git("update-ref", "refs/heads/master", before, repository=developer.upstream)
+    mirror = developer.folder / "mirror.git"
     with pytest.raises(PipelineError, match=f"upstream has no commit {commit[:9]}.*needs all 40 digits"):
-        resolve_commit(desk.url, mirror, commit[:9])
-    source, branches = resolve_commit(desk.url, mirror, commit)
+        resolve_commit(developer.url, mirror, commit[:9])
+    source, branches = resolve_commit(developer.url, mirror, commit)
     assert (source.commit, branches) == (commit, [])
     with pytest.raises(PipelineError, match=f"upstream has no commit {'1' * 40}.*Check the id"):
-        resolve_commit(desk.url, mirror, "1" * 40)
+        resolve_commit(developer.url, mirror, "1" * 40)
     with pytest.raises(PipelineError, match="'v0.9.2' is no commit's id"):
-        resolve_commit(desk.url, mirror, "v0.9.2")
+        resolve_commit(developer.url, mirror, "v0.9.2")
 
 
 def test_a_damaged_or_incomplete_pack_changes_nothing(warm):

@@ -40,7 +40,7 @@ source = "git+{url}#{commit}"
 
 
 def commit(folder: Path, **files: str) -> str:
-    """Make ``folder`` a repository with these files ("/" is written "__"); the commit."""
+    """Make ``folder`` a repository with these files (names have "__" for "/"); returns the commit."""
     for name, text in files.items():
         path = folder / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,6 +204,6 @@ def test_cutlass_is_requested_if_a_build_script_names_a_missing_commit(needs: Do
     subprocess.run(["git", "clone", "--quiet", cutlass, folder], check=True)
     (folder / "include").mkdir(exist_ok=True)
     assert address not in results(gpu)
-    # The operator's own list counts in its place.
+    # The operator's list of commits replaces it.
     other = Mirrors(mirrors.git, cutlass_commits=("f" * 40,))
     assert not results(replace(gpu, mirrors=other))[address][1]

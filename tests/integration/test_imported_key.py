@@ -1,4 +1,4 @@
-"""A signing key made elsewhere: provisioning imports it into an empty home only."""
+"""A signing key created elsewhere: provisioning imports it into an empty home only."""
 
 from __future__ import annotations
 

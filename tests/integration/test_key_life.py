@@ -64,7 +64,7 @@ class Life:
         return key.fingerprint
 
     def all(self) -> dict[str, str]:
-        """Every file but gpg's own, as text, and the secrets of the home."""
+        """The text of every file except gpg's, and the secrets of the home."""
         files = (*self.folder.glob("offline/*"), self.public, self.home / "use-from.json")
         secrets = run(["gpg", "--homedir", self.home, "--batch", "--with-colons", "-K"]).stdout
         return {str(path): path.read_text() for path in files if path.is_file()} | {"secrets": secrets}
@@ -409,7 +409,7 @@ def test_findings_are_a_key_that_expires_one_that_is_not_trusted_and_a_stopped_r
     life.schedule()
     assert unfit(life) == []
 
-    # Somebody restored an old copy of the trusted keys.
+    # An old copy of the trusted keys was restored.
     certificates = read_certificates(life.public)
     life.public.write_text(next(iter(certificates.values())))
     assert unfit(life) == ["trusted keys"]

@@ -131,7 +131,7 @@ def test_the_commits_of_cutlass_are_read_in_a_build_script(script, commits):
 
 
 def package(name: str, folder: Path, script: str = "") -> dict[str, object]:
-    """One package of ``cargo metadata``, with a build script if there is a text for one."""
+    """One package of ``cargo metadata``, with a build script if its text is given."""
     targets = [{"kind": ["lib"], "src_path": f"{folder}/src/lib.rs"}]
     if script:
         folder.mkdir(parents=True)

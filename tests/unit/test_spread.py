@@ -1,4 +1,4 @@
-"""The shares of the builders: the same each time and fair, and another builder takes over from a lost one."""
+"""The builders' shares of flavours are deterministic and fair, and another builder takes over from a lost one."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def test_one_builder_has_all_in_the_tables_order():
     ("builders", "wanted", "shares"),
     [
         pytest.param([FORGE, ANVIL], TABLE, {"forge": ("ampere", "blackwell"), "anvil": ("ada",)}, id="in turn"),
-        pytest.param([FORGE, ANVIL], ["ada"], {"anvil": ("ada",)}, id="one alone goes to its warm home"),
+        pytest.param([FORGE, ANVIL], ["ada"], {"anvil": ("ada",)}, id="one flavour stays with its cache"),
         pytest.param(
             [FORGE, ANVIL], ["ampere", "blackwell"], {"forge": ("ampere",), "anvil": ("blackwell",)},
-            id="two of one home are spread anyway",
+            id="two flavours of one builder are distributed",
         ),
         pytest.param(
             [FORGE, Builder("anvil", flavours=("ada",))], ["ada", "blackwell"],
-            {"anvil": ("ada",), "forge": ("blackwell",)}, id="a builder that may build little gets that",
+            {"anvil": ("ada",), "forge": ("blackwell",)}, id="a restricted builder gets its flavours",
         ),
         pytest.param(
             [Builder("forge", weight=3), ANVIL], TABLE, {"forge": tuple(TABLE)}, id="a fast one gets more"
         ),
         pytest.param([Builder("forge", answers=False), ANVIL], TABLE, {"anvil": tuple(TABLE)}, id="one is down"),
-        pytest.param([Builder("forge", in_run=False), ANVIL], TABLE, {"anvil": tuple(TABLE)}, id="one has no part"),
+        pytest.param([Builder("forge", in_run=False), ANVIL], TABLE, {"anvil": tuple(TABLE)}, id="one is excluded"),
     ],
 )  # fmt: skip
-def test_shares(builders, wanted, shares):
+def test_flavours_are_distributed(builders, wanted, shares):
     assert spread(wanted, builders, TABLE).shares == shares
     assert spread(wanted, builders, TABLE).missing == ()
     assert spread(wanted, builders, TABLE).lost == tuple(b.name for b in builders if not b.answers)
