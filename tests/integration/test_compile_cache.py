@@ -106,7 +106,7 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_a_build_goes_on_with_the_disk_if_the_shared_level_is_down(build, settings, program) -> None:
+def test_a_build_uses_the_disk_alone_if_the_shared_level_is_down(build, settings, program) -> None:
     rebuilt(build, Cache(program, settings))
     shared = settings.with_name("shared.env")
     lines = f"SCCACHE_MULTILEVEL_CHAIN=disk,webdav\nSCCACHE_WEBDAV_ENDPOINT=http://127.0.0.1:{closed_port()}/\n"
@@ -118,7 +118,7 @@ def test_a_build_goes_on_with_the_disk_if_the_shared_level_is_down(build, settin
 
 
 @pytest.mark.parametrize("broken", ["no program", "no settings", "wrong settings", "does not start", "hangs up"])
-def test_a_broken_cache_is_logged_and_the_build_goes_on(build, settings, program, tmp_path, broken) -> None:
+def test_a_broken_cache_is_logged_and_the_build_succeeds(build, settings, program, tmp_path, broken) -> None:
     cache = Cache(tmp_path / "sccache", settings)
     if broken == "no settings":
         cache = Cache(program, tmp_path / "nothing")

@@ -76,7 +76,7 @@ def needs(tmp_path: Path) -> DownloadNeeds:
 
 
 def results(needs: DownloadNeeds) -> dict[str, tuple[str, bool]]:
-    """What each check found, and whether it fits."""
+    """The value that each check found, and whether it fits."""
     trials = Trials(needs.root / "cache" / "trials.json")
     return {finding.check: (finding.found, finding.fits) for finding in downloads.check(needs, trials)}
 

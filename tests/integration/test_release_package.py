@@ -55,7 +55,7 @@ def unpacked(rpm: Path | str, folder: Path) -> Path:
 # Contents.
 
 
-def test_it_holds_the_repo_files_and_every_trusted_key(operator: Operator, tmp_path: Path) -> None:
+def test_the_package_holds_the_repo_files_and_every_trusted_key(operator: Operator, tmp_path: Path) -> None:
     operator.introduce()
     (name,) = operator.names()
     assert name == "mistralrs-release-43-1.noarch.rpm"
@@ -188,7 +188,7 @@ def test_every_input_changes_the_digest(change: dict[str, object]) -> None:
 # On real channels.
 
 
-def test_it_is_published_once_in_every_channel_and_again_when_a_key_is_added(operator: Operator) -> None:
+def test_the_package_is_published_once_in_every_channel_and_again_for_a_new_key(operator: Operator) -> None:
     first = operator.publish_release()
     assert (first.built, first.lacking) == (True, ("stable", "unstable"))
     assert operator.names() == operator.names("unstable") == ["mistralrs-release-43-1.noarch.rpm"]

@@ -47,7 +47,7 @@ def printed(program: Path) -> str:
     return subprocess.run([program], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_it_runs_and_a_second_installation_changes_nothing(install, tmp_path):
+def test_a_program_runs_and_a_second_installation_changes_nothing(install, tmp_path):
     assert install(version("a"), check=True)["changed"]
     assert tree(tmp_path) == {}
     assert install(version("a"))["changed"]

@@ -98,7 +98,7 @@ def test_after_the_last_round_an_unbuilt_flavour_is_missing():
     assert missing.reason == "ada: tongs could build it, but no round is left: run again"
 
 
-def test_with_no_builder_left_the_reason_names_each():
+def test_the_error_without_a_remaining_builder_names_each_builder():
     builders = [Builder("forge", answers=False), Builder("anvil", flavours=("ada",)), Builder("tongs", in_run=False)]
     (missing,) = spread(["ampere"], builders, TABLE).missing
     assert missing.reason == (
@@ -134,7 +134,7 @@ def test_a_package_with_another_digest_than_on_its_builder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/builder/packages/mistralrs-ada.rpm", "../../mistralrs-ada.rpm"])
-def test_a_package_lies_in_the_signers_inbox_whatever_folder_its_builder_reports(path, tmp_path):
+def test_a_packages_path_is_in_the_signers_inbox_whatever_its_builder_reports(path, tmp_path):
     (tmp_path / "mistralrs-ada.rpm").write_bytes(b"a package")
     outcome = FlavourOutcome(PACKAGED, package=package_at(path), inbox=str(tmp_path))
     (package,) = verified([Builder("anvil", outcomes={"ada": outcome})])

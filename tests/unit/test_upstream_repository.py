@@ -90,7 +90,7 @@ def test_the_ids_do_not_depend_on_the_machine(
     )
 
 
-def test_it_serves_what_a_build_fetches(repository: Path, tmp_path: Path) -> None:
+def test_the_repository_serves_shallow_and_partial_clones(repository: Path, tmp_path: Path) -> None:
     assert git(repository, "symbolic-ref", "HEAD") == "refs/heads/master"
     assert git(repository, "fsck", "--strict") == ""
     older = git(repository, "rev-parse", "master~2")
