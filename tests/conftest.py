@@ -1,4 +1,4 @@
-"""What all tests share: the project's paths, and upstream's stand-in as a git repository."""
+"""Fixtures of all tests: the project's paths, upstream's stand-in, modules run in-process. Order and times of tests."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ PROJECT = Path(__file__).resolve().parents[1]
 # Modules import ansible.module_utils.pipeline, as on a managed host; tests of the logic import pipeline.
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 
-# What takes longest comes first, so that the end is made of small files. By the beginning of its path.
+# Prefixes of paths, slowest files first: small files last balance the processes.
 ORDER = ("tests/e2e/test_release", "tests/e2e/test_refusals", "tests/e2e/", "tests/faults/", "tests/integration/")
-# Files whose path begins so stay in one process: their tests share what takes long to make.
+# Prefixes of paths whose files share one process: their tests share expensive session fixtures.
 TOGETHER = ("tests/e2e/test_re", "tests/faults/")
 
 
-# PARTS=files: the closing table has a row for each file.
+# PARTS=files: one row of the table of times for each file.
 DETAILS = os.environ.get("PARTS") == "files"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # pytest-xdist's worker has a thread that waits for work; what a test forks off has nothing to do with it.
+    # pytest-xdist's worker has a thread that waits for work; forked children do not use it.
     config.addinivalue_line(
         "filterwarnings", "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
     )
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Notes the processor time of a test and of the programs that it ran to their end."""
+    """Record the processor time before a test, of this process and of its terminated children."""
     before = os.times()
     item.user_properties.append(("processor", before))
     return (yield)
@@ -66,7 +66,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Several processes (``-n 2``) share the tests by their files, in this order."""
+    """Distribute whole files, in ORDER, among several processes (``-n 2``)."""
     config.option.loadscopereorder = False
     return ByFile(config, log)
 
@@ -78,7 +78,7 @@ class ByFile(LoadScopeScheduling):
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """What each part took: its tests, the seconds of all processes together, and the processors' seconds of these."""
+    """Print for each part its tests, the wall time summed over all processes, and their processor time."""
     parts: dict[str, list[float]] = {}
     for report in (report for reports in terminalreporter.stats.values() for report in reports):
         if isinstance(report, pytest.TestReport):
@@ -104,13 +104,13 @@ def project() -> Path:
 
 @pytest.fixture(scope="session")
 def flavours() -> dict[str, dict[str, object]]:
-    """The project's own flavour table, by name."""
+    """The project's flavour table, by name."""
     data = yaml.safe_load((PROJECT / "inventory/group_vars/all/flavours.yml").read_text())
     return {row["name"]: row for row in data["flavours"]}
 
 
 def load(path: Path, name: str) -> ModuleType:
-    """A Python file that is not on the path, as a module."""
+    """Import a Python file that is not on the path."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec
     assert spec.loader
@@ -128,7 +128,7 @@ def stand_in() -> ModuleType:
 
 @pytest.fixture
 def upstream(tmp_path: Path, stand_in: ModuleType) -> Path:
-    """A fresh git repository of upstream's stand-in, for one test to change."""
+    """A fresh git repository of upstream's stand-in, which a test may change."""
     repository = tmp_path / "upstream.git"
     stand_in.create(repository)
     return repository
@@ -136,8 +136,8 @@ def upstream(tmp_path: Path, stand_in: ModuleType) -> Path:
 
 @pytest.fixture
 def run_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Runs a module's main() with arguments and returns the JSON it ends with."""
-    # As on a managed host, also where another test has the controller's part of Ansible imported.
+    """A function that runs a module's main() with arguments and returns its JSON result."""
+    # As on a managed host, even if another test imported the controller's part of Ansible.
     monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
 
     def run(name: str, arguments: dict[str, object], *, check: bool = False) -> dict[str, object]:

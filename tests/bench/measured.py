@@ -1,8 +1,8 @@
-"""Run a command; what it cost as JSON on stdout: seconds, and the peak memory (MiB) of the largest of its processes.
+"""Run a command and print its cost as JSON: seconds, and the peak memory (MiB) of its largest process.
 
     python -S measured.py COMMAND...
 
-A process inherits the peak of the one that started it: this one is small, so the figure is the command's own.
+A process inherits the peak memory of its parent. This program is small, so the figure is the command's own.
 """
 
 import json
@@ -15,7 +15,7 @@ child = os.posix_spawnp(
     sys.argv[1],
     sys.argv[1:],
     os.environ,
-    file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)],  # stdout is the result's
+    file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)],  # stdout is for the result
 )
 _, status, usage = os.wait4(child, 0)
 print(json.dumps({"seconds": time.monotonic() - began, "mib": usage.ru_maxrss / 1024}))

@@ -1,4 +1,4 @@
-"""A signer's program for the benchmark, with the imports of the module and no more.
+"""A signer as a program for the benchmark; it imports as much as the module does.
 
 python signer.py compose|publish|stage ORDER.json
 """
@@ -25,7 +25,7 @@ engine = Engine(
 )
 packages = [Package.from_dict(order["package"])]
 if sys.argv[1] == "compose":
-    # The process of the engine without the repo host: head, parent, change, metadata, signatures.
+    # The engine's work without the agent: head, parent, change, metadata, signatures.
     parent = engine.repository.state(engine.repository.head())
     change = added(parent, packages)
     with workplace(root / "compose") as work:

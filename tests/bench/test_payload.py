@@ -1,8 +1,8 @@
-"""What compressing a package costs: rpmbuild with this spec's payload beside Fedora's default, ``make bench``.
+"""The cost of compressing a package: rpmbuild with this spec's payload beside Fedora's default, ``make bench``.
 
-The payload is what a CUDA build looks like: Rust's machine code, and GPU code. The one is the newest artifact of the
-real upstream, of a flavour without a GPU where there is one (98 MB); the rest, up to 300 MB, are slices out of the
-middle of CUDA's own libraries. Both runs see the same two processors. The reach is 0.6 of the time and 3 % more bytes.
+The payload resembles a CUDA build: machine code from Rust, and GPU code. The former is the newest artifact of the real
+upstream, if possible of the flavour without a GPU (98 MB); the rest, up to 300 MB, are slices from the middle of CUDA's
+libraries. Both runs use the same two processors. The limits are 0.6 of the time and 3 % more bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROUNDS = 2
 FEDORA = "w19.zstdio"
 LIBRARIES = ("libcublasLt.so.13", "libcudnn_engines_precompiled.so.9", "libcudnn_adv.so.9", "libcublas.so.13",
              "libcurand.so.10", "libnccl.so.2")  # fmt: skip
-# Where builds of the real upstream and a whole toolkit may be: the builders' root, and the local one.
+# Roots of builders that may have builds of the real upstream and a full toolkit.
 ROOTS = (Path("/var/lib/mistralrs-rpm"), Path(__file__).parents[2] / ".local/builder")
 
 
@@ -36,12 +36,12 @@ class Cost:
 
 
 def binary() -> Path:
-    """A build of the real upstream: the largest."""
+    """A build of the real upstream, preferably of the flavour cpu, then the newest."""
     named = os.environ.get("PAYLOAD_BINARY", "")
     found = [Path(named)] if named else [path for root in ROOTS for path in root.glob("artifacts/*/*/mistralrs")]
     large = [path for path in found if path.stat().st_size > 50_000_000]
     if not large:
-        pytest.skip("there is no build of the real upstream; PAYLOAD_BINARY may name one")
+        pytest.skip("no build of the real upstream found: set PAYLOAD_BINARY to one")
     return max(large, key=lambda path: ("/cpu/" in str(path), path.stat().st_mtime))
 
 
@@ -50,7 +50,7 @@ def libraries() -> list[Path]:
     folders = [Path(named)] if named else [path for root in ROOTS for path in root.glob("toolchain/cuda-*/lib")]
     whole = [folder for folder in folders if all((folder / name).exists() for name in LIBRARIES)]
     if not whole:
-        pytest.skip("there is no CUDA toolkit with libraries; PAYLOAD_LIBRARIES may name their folder")
+        pytest.skip("no CUDA toolkit with libraries found: set PAYLOAD_LIBRARIES to their folder")
     return [whole[0] / name for name in LIBRARIES]
 
 
@@ -102,7 +102,7 @@ def test_the_payload_beside_fedoras_default(
     ours = (project / "rpm/mistralrs.spec").read_text()
     theirs, count = re.subn(r"(%global _binary_payload) .*", rf"\1 {FEDORA}", ours)
     assert count == 1
-    # Alternating, so that what else the machine does falls on both.
+    # Alternating, so that other load on the machine affects both.
     costs = {name: [] for name in ("theirs", "ours")}
     for _ in range(ROUNDS):
         for name, spec in (("theirs", theirs), ("ours", ours)):

@@ -1,7 +1,7 @@
-"""What a release costs, on one fresh machine and the stand-in: ``make bench``.
+"""The cost of a release on a fresh machine with the stand-in: ``make bench``.
 
-Each figure is the median of a few runs and stands beside a peer of the same run. The pipeline's own time is what a run
-took less cargo, rpmbuild and the client's dnf, which say themselves what they took.
+Each figure is the median of a few runs, next to a peer of the same run. The pipeline's own time is a run's time without
+cargo, rpmbuild and the client's dnf, whose times are measured separately.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def timed(pipeline: Pipeline, **variables: object) -> tuple[float, Run]:
     return seconds, run
 
 
-def seconds_of_others(pipeline: Pipeline, run: Run, version: str) -> dict[str, float]:
-    """What cargo, rpmbuild and dnf took in a run, by their own account."""
+def tool_seconds(pipeline: Pipeline, run: Run, version: str) -> dict[str, float]:
+    """The seconds of cargo, rpmbuild and dnf in a run, from manifest, log and summary."""
     (cargo,) = [
         data["seconds"]
         for path in (pipeline.root / "builder/artifacts/ada").glob("*/manifest.json")
@@ -48,20 +48,20 @@ def seconds_of_others(pipeline: Pipeline, run: Run, version: str) -> dict[str, f
 
 def test_a_release(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     first, run = timed(pipeline, version="0.9.0")
-    clean = seconds_of_others(pipeline, run, "0.9.0")
+    clean = tool_seconds(pipeline, run, "0.9.0")
     warm, own = [], []
     for number in range(RUNS):
         version = f"0.9.{10 + number}"
         pipeline.stand_in.release(pipeline.upstream, version)
         seconds, run = timed(pipeline)
-        others = seconds_of_others(pipeline, run, version)
+        tools = tool_seconds(pipeline, run, version)
         warm.append(seconds)
-        own.append(seconds - sum(others.values()))
+        own.append(seconds - sum(tools.values()))
     nothing = [timed(pipeline)[0] for _ in range(RUNS)]
     rows = [
         ("first release (toolkit there)", first, f"cargo {clean['cargo']:.1f} s of it"),
         ("a new tag, warm", statistics.median(warm), f"{statistics.median(warm) / first:.2f} of the first"),
-        ("  the pipeline's own time in it", statistics.median(own), "less cargo, rpmbuild, dnf: " + str(others)),
+        ("  the pipeline's own time in it", statistics.median(own), "without cargo, rpmbuild, dnf: " + str(tools)),
         (
             "nothing new",
             statistics.median(nothing),

@@ -1,4 +1,4 @@
-"""A fresh machine for each file of this folder, whose tests run in order; two files share one."""
+"""A fresh machine for each file of this folder. Tests of a file run in order; two files share a machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.machine import Pipeline, new_machine
 
 @pytest.fixture(scope="session")
 def released(tmp_path_factory: pytest.TempPathFactory, project: Path, stand_in: ModuleType) -> Pipeline:
-    """The machine of test_release, on which test_refusals runs afterwards without releases of its own."""
+    """The machine of test_release, which test_refusals uses afterwards to save releases of its own."""
     return new_machine(tmp_path_factory.mktemp("released"), project, stand_in)
 
 

@@ -1,4 +1,4 @@
-"""A developer's day, in this order: packages of a clone, of uncommitted work and of any commit; publishing one."""
+"""Development builds, in this order: packages of a clone, of uncommitted work and of any commit; publishing one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def clone(pipeline) -> Path:
 
 
 def change(clone: Path, sequences: int) -> None:
-    """Changes a file of the crate that most other crates depend on."""
+    """Change a file of the crate that most crates depend on."""
     path = clone / LIMITS
     path.write_text(re.sub(r"(MAX_SEQS: usize = )\d+", rf"\g<1>{sequences}", path.read_text()))
 
@@ -61,24 +61,24 @@ def test_a_clone_becomes_a_package_that_is_not_published(pipeline, clone):
     assert not pipeline.channel.exists()
 
 
-def test_uncommitted_work_costs_what_it_changes_and_a_second_run_nothing(pipeline, clone):
-    """The signer and the builder as two hosts: the commit and the package are brought."""
+def test_uncommitted_work_recompiles_only_changed_crates_and_a_second_run_is_idempotent(pipeline, clone):
+    """Signer and builder are separate hosts: the commit and the package are copied between them."""
     change(clone, 41)
     before = state(clone)
-    apart = {"source": str(clone), "uncommitted": True, "signer_inbox": f"{pipeline.root}/inbox"}
-    run = pipeline.run("dev", **apart)
+    options = {"source": str(clone), "uncommitted": True, "signer_inbox": f"{pipeline.root}/inbox"}
+    run = pipeline.run("dev", **options)
     assert run.status == 0, run.output
     assert queried(package(run), "%{VERSION}").endswith(".dirty")
     compiled, fresh = map(int, re.findall(r"(\d+) (?:units|were)", run.row("build", "cpu"))[:2])
     assert 0 < compiled < fresh
     assert [path.name for path in (pipeline.root / "inbox").glob("*/*.rpm")] == [package(run).name]
-    again = pipeline.run("dev", **apart)
+    again = pipeline.run("dev", **options)
     assert (again.status, again.changed) == (0, 0)
     assert package(again) == package(run)
     assert state(clone) == before
 
 
-def test_any_commit_of_upstream_goes_to_unstable_once(pipeline, clone):
+def test_any_commit_of_upstream_is_published_to_unstable_once(pipeline, clone):
     git("branch", "topic", "v0.9.2~1", repository=pipeline.upstream)
     commit = git("rev-parse", "topic", repository=pipeline.upstream).strip()
     run = pipeline.run("dev", commit=commit[:9], publish="unstable")
@@ -95,8 +95,8 @@ def test_any_commit_of_upstream_goes_to_unstable_once(pipeline, clone):
     assert pipeline.state() == before
 
 
-def test_what_is_refused_changes_nothing(pipeline, clone):
-    """One case of tests/integration/test_dev_source.py: the module runs before everything that builds or publishes."""
+def test_refused_options_change_nothing(pipeline, clone):
+    """One case of tests/integration/test_dev_source.py: the module runs before any build or publication."""
     before = pipeline.state(), state(clone, pipeline.root / "builder")
     run = pipeline.run("dev", source=str(clone), publish="stable")
     assert run.status != 0

@@ -1,4 +1,4 @@
-"""What an operator does to channels that users rely on, in this order: look, go back, take out, prune, find damage."""
+"""Operations on published repositories, in this order: status, rollback, yank, prune, finding damage."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def head(pipeline) -> Snapshot:
 
 
 def listed(pipeline) -> set[str]:
-    """The packages of the head; the one that carries .repo files and keys is not counted."""
+    """The packages of the head, without mistralrs-release."""
     text = (pipeline.channel / "snapshots" / head(pipeline).id / "packages.txt").read_text()
     return {name for line in text.splitlines() if not (name := line.split()[1]).startswith("mistralrs-release-")}
 
 
-def test_flavours_that_can_be_built_are_published_in_one_snapshot_without_the_one_that_fails(pipeline):
-    """The compiler is too old for blackwell, says this run's table."""
+def test_all_flavours_but_a_failed_one_are_published_in_one_snapshot(pipeline):
+    """This run's table of versions rejects the compiler for blackwell."""
     before = pipeline.state()
     rows = [{"compute_capability": "12.0", "nvcc": "99.0", "release": "CUDA 99", "source": "this test"}]
     table = {"gpu_compilers": rows, "heavy": False}
@@ -41,7 +41,7 @@ def test_flavours_that_can_be_built_are_published_in_one_snapshot_without_the_on
     assert before != pipeline.state()
 
 
-def test_the_missing_flavour_comes_later_alone(pipeline):
+def test_the_failed_flavour_is_published_alone_later(pipeline):
     run = pipeline.run("release", flavour="all", version="0.9.1")
     assert run.status == 0, run.output
     assert head(pipeline).added == (FIRST.replace("ada", "blackwell"),)
@@ -49,7 +49,7 @@ def test_the_missing_flavour_comes_later_alone(pipeline):
 
 def test_a_release_that_no_client_can_start_is_not_published(pipeline):
     before, pool = listed(pipeline), pipeline.published()
-    # A verifier that is given neither a driver nor CUDA's runtime.
+    # A verifier without a driver and without CUDA's runtime.
     run = pipeline.run("release", verifier_library_path=[])
     assert run.status != 0
     assert "Nothing was published." in run.message
@@ -57,13 +57,13 @@ def test_a_release_that_no_client_can_start_is_not_published(pipeline):
     assert (listed(pipeline), pipeline.published()) == (before, pool)
 
 
-def test_the_same_release_is_published_once_a_client_can(pipeline):
+def test_the_same_release_is_published_once_a_client_can_start_it(pipeline):
     run = pipeline.run("release")
     assert run.status == 0, run.output
     assert SECOND in listed(pipeline)
 
 
-def test_status_tells_a_person_and_a_machine(pipeline):
+def test_status_is_printed_and_written_as_json(pipeline):
     file = pipeline.root / "status.json"
     run = pipeline.run("status", deep=True, status_file=str(file))
     assert run.status == 0, run.output
@@ -75,7 +75,7 @@ def test_status_tells_a_person_and_a_machine(pipeline):
     assert stable["host"]["journal"][-1]["snapshot"] == head(pipeline).id
 
 
-def test_a_rollback_is_shown_first_and_takes_nothing_out_of_the_pool(pipeline):
+def test_check_mode_shows_a_rollback_and_a_rollback_keeps_the_pool(pipeline):
     before, pool = pipeline.state(), pipeline.published()
     run = pipeline.run("rollback", "--check", "--diff")
     assert run.status == 0, run.output
@@ -88,12 +88,12 @@ def test_a_rollback_is_shown_first_and_takes_nothing_out_of_the_pool(pipeline):
     assert "0.9.2 answers nonsense" in head(pipeline).reason
 
 
-def test_a_second_rollback_takes_the_first_back(pipeline):
+def test_a_second_rollback_undoes_the_first(pipeline):
     assert pipeline.run("rollback").status == 0
     assert SECOND in listed(pipeline)
 
 
-def test_an_unknown_snapshot_names_the_known(pipeline):
+def test_the_error_for_an_unknown_snapshot_lists_the_known_ones(pipeline):
     before = pipeline.state()
     run = pipeline.run("rollback", snapshot="20200101T000000Z-00000000")
     assert run.status != 0
@@ -101,7 +101,7 @@ def test_an_unknown_snapshot_names_the_known(pipeline):
     assert pipeline.state() == before
 
 
-def test_a_yanked_package_is_gone_and_its_name_does_not_come_back(pipeline):
+def test_a_yanked_package_is_removed_and_its_name_is_never_reused(pipeline):
     run = pipeline.run("yank", names=SECOND, reason="a token in its template")
     assert run.status == 0, run.output
     assert SECOND not in listed(pipeline)
@@ -126,7 +126,7 @@ def test_a_yanked_package_is_gone_and_its_name_does_not_come_back(pipeline):
         ({"names": "mistralrs-*", "reason": "too wide"}, "would remove all"),
     ],
 )
-def test_a_yank_that_is_not_well_said_takes_nothing(pipeline, variables, message):
+def test_an_invalid_yank_removes_nothing(pipeline, variables, message):
     before = pipeline.state()
     run = pipeline.run("yank", **variables)
     assert run.status != 0
@@ -134,7 +134,7 @@ def test_a_yank_that_is_not_well_said_takes_nothing(pipeline, variables, message
     assert pipeline.state() == before
 
 
-def test_prune_lists_and_then_takes_what_retention_does_not_keep(pipeline):
+def test_prune_lists_and_then_removes_packages_beyond_the_retention(pipeline):
     row = {"follows": "tag", "locked": "always", "retention": {"versions": 1}}
     stable = row | {"path": "fedora/43/x86_64", "repo": "mistralrs.repo"}
     unstable = row | {"path": "fedora/43/x86_64/unstable", "repo": "mistralrs-unstable.repo", "metadata_expire": "1h"}
@@ -148,12 +148,12 @@ def test_prune_lists_and_then_takes_what_retention_does_not_keep(pipeline):
     assert run.status == 0, run.output
     assert {name for name in listed(pipeline) if "ada" in name} == {SECOND.replace("-1.fc43", "-2.fc43")}
     assert FIRST.replace("ada", "ampere") in listed(pipeline)  # its only build
-    assert FIRST in pipeline.published()  # snapshots name it still
+    assert FIRST in pipeline.published()  # older snapshots still name it
     again = pipeline.run("prune", **settings)
     assert (again.status, again.changed) == (0, 0)
 
 
-def test_status_finds_a_file_that_somebody_took_and_one_that_somebody_changed(pipeline):
+def test_status_finds_a_missing_file_and_a_changed_one(pipeline):
     ampere = pipeline.channel / "Packages" / FIRST.replace("ada", "ampere")
     data = ampere.read_bytes()
     ampere.unlink()
@@ -161,7 +161,7 @@ def test_status_finds_a_file_that_somebody_took_and_one_that_somebody_changed(pi
     assert run.status != 0
     assert re.search(rf"without {ampere.name}", run.output)
     ampere.write_bytes(data[:-1] + b"x")
-    assert pipeline.run("status").status == 0  # of the right size, and nothing was read
+    assert pipeline.run("status").status == 0  # without deep, status checks sizes only
     run = pipeline.run("status", deep=True)
     assert run.status != 0
     assert ampere.name in run.output
@@ -169,7 +169,7 @@ def test_status_finds_a_file_that_somebody_took_and_one_that_somebody_changed(pi
     assert pipeline.run("status", deep=True).status == 0
 
 
-def test_status_finds_metadata_that_was_changed(pipeline):
+def test_status_finds_changed_metadata(pipeline):
     repomd = pipeline.channel / "snapshots" / head(pipeline).id / "repodata/repomd.xml"
     text = repomd.read_text()
     repomd.write_text(text.replace("<revision>", "<revision>1"))
@@ -181,7 +181,7 @@ def test_status_finds_metadata_that_was_changed(pipeline):
     assert "the signature does not fit the file" in run.message
 
 
-def test_nothing_is_left_behind_by_what_was_refused(pipeline):
+def test_refused_operations_leave_no_uploads_and_no_gpg_agent(pipeline):
     state = pipeline.root / "srv/rpm/.publisher/stable"
     assert list((state / "incoming").iterdir()) == []
     assert subprocess.run(["pgrep", "-f", f"gpg-agent.*{pipeline.root}"], check=False).returncode == 1

@@ -1,4 +1,4 @@
-"""Bad input: each error says what is wrong, where, and what to do; the published repository stays as it was."""
+"""Bad input: each error names the problem, its place and a remedy; published repositories do not change."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from support.ports import free_port
 
 @pytest.fixture(scope="module")
 def pipeline(released):
-    """Goes on with the repository that test_release published, if it ran before."""
+    """Uses the repository of test_release, if that ran before."""
     return released
 
 
 @pytest.fixture(autouse=True)
 def nothing_published_changes(pipeline):
-    """Holds for every test of this file."""
+    """Asserted around every test of this file."""
     if not pipeline.published():
         assert pipeline.run("release").status == 0
     before = pipeline.state()
@@ -36,15 +36,15 @@ def refused(run, *patterns):
     assert "Traceback" not in run.output
 
 
-def test_an_unknown_flavour_names_the_known(pipeline):
+def test_the_error_for_an_unknown_flavour_lists_the_known_ones(pipeline):
     refused(pipeline.run("release", flavour="hopper"), "hopper", "ampere, ada, blackwell, cpu")
 
 
-def test_an_unknown_version_names_the_nearest(pipeline):
+def test_the_error_for_an_unknown_version_lists_the_nearest(pipeline):
     refused(pipeline.run("release", version="0.9.7"), r"no version 0\.9\.7", r"nearest are: 0\.9\.")
 
 
-def test_an_unreachable_upstream(pipeline):
+def test_an_unreachable_upstream_is_an_error(pipeline):
     url = f"file://{pipeline.root}/nowhere.git"
     refused(
         pipeline.run("release", upstream_url=url),
@@ -54,7 +54,7 @@ def test_an_unreachable_upstream(pipeline):
     )
 
 
-def test_a_tag_that_moved_since_it_was_published(pipeline):
+def test_a_tag_moved_since_its_publication_is_refused(pipeline):
     stand_in, upstream = pipeline.stand_in, pipeline.upstream
     commit = git("rev-parse", "v0.9.2^{commit}", repository=upstream).strip()
     try:
@@ -64,7 +64,7 @@ def test_a_tag_that_moved_since_it_was_published(pipeline):
         stand_in.move_tag(upstream, "v0.9.2", commit)
 
 
-def test_an_nvcc_of_the_wrong_version(pipeline, tmp_path):
+def test_an_nvcc_of_another_version_is_refused(pipeline, tmp_path):
     fake = tmp_path / "nvcc"
     fake.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n")
     fake.chmod(0o755)
@@ -72,7 +72,7 @@ def test_an_nvcc_of_the_wrong_version(pipeline, tmp_path):
     refused(run, "13.0", "wheels")
 
 
-def test_a_cuda_too_new_for_the_tag(pipeline):
+def test_a_cuda_too_new_for_the_tag_is_refused(pipeline):
     rows = [{"upstream": "0.9.0-rc1", "cuda": "12.9", "source": "this test"}]
     run = pipeline.run("release", version="0.9.0", compatibility={"upstream_cuda": rows, "heavy": False})
     refused(run, r"CUDA for this version: found 13\.0\.\d+, needed <= 12\.9", "Nothing was compiled")
@@ -94,13 +94,13 @@ def test_a_native_cpu_is_refused(pipeline):
     refused(run, "target CPU: found -C target-cpu=native", "set rustflags to a baseline", "Nothing was compiled")
 
 
-def test_a_full_disk_is_noticed_before_compiling(pipeline):
+def test_too_little_disk_space_is_refused_before_compiling(pipeline):
     run = pipeline.run("release", version="0.9.0", build_free_gib=10**6)
     refused(run, "disk space: found", "needed 1e.06 GiB|needed 1000000 GiB", "Nothing was compiled")
 
 
-def test_kernels_of_another_gpu_do_not_become_a_package(pipeline, flavours):
-    """A target directory whose state wrongly claims ada's kernels: cargo keeps files newer than their sources."""
+def test_kernels_of_another_gpu_fail_the_audit(pipeline, flavours):
+    """The state of the target directory wrongly claims ada's kernels: cargo keeps files newer than their sources."""
     target = pipeline.root / "builder/target"
     other = flavours["ada"] | {"compute_capability": "8.6"}
     build = {"version": "0.9.0", "rpm_spec_folder": "/nonexistent"}
@@ -115,11 +115,11 @@ def test_kernels_of_another_gpu_do_not_become_a_package(pipeline, flavours):
         shutil.rmtree(target, ignore_errors=True)
 
 
-def test_a_missing_signing_key(pipeline, tmp_path):
+def test_a_missing_signing_key_is_an_error(pipeline, tmp_path):
     refused(pipeline.run("release", version="0.8.3", signing_home=str(tmp_path)), "signing key", "signing_key|import")
 
 
-def test_the_local_servers_port_is_taken(pipeline):
+def test_a_used_port_of_the_local_server_is_an_error(pipeline):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -129,8 +129,8 @@ def test_the_local_servers_port_is_taken(pipeline):
     assert not run.row("build", "ada")
 
 
-def test_the_doctor_reports_every_problem_at_once_and_writes_json(pipeline, flavours, tmp_path):
-    """Builds the stand-in with the needs of mistral.rs; a dead cache is a warning among the findings."""
+def test_the_doctor_reports_every_problem_in_one_error_and_writes_json(pipeline, flavours, tmp_path):
+    """It checks the stand-in by the requirements of mistral.rs. An unreachable cache is a warning."""
     settings, report = tmp_path / "sccache.env", tmp_path / "new" / "doctor.json"
     settings.write_text(f"SCCACHE_DIR={tmp_path}/kept\nSCCACHE_REDIS_ENDPOINT=redis://127.0.0.1:{free_port()}\n")
     row = flavours["ada"]
@@ -159,6 +159,6 @@ def test_the_doctor_reports_every_problem_at_once_and_writes_json(pipeline, flav
     assert (found["compile cache: redis"]["fits"], found["compile cache: redis"]["warning"]) == (True, True)
 
 
-def test_the_doctor_without_a_toolkit_reports_the_rest_too(pipeline):
+def test_the_doctor_without_a_toolkit_still_reports_other_problems(pipeline):
     run = pipeline.run("doctor", cuda_source="system", build_free_gib=10**6)
     refused(run, r"CUDA toolkit: found none, needed 13\.0\. the system has no CUDA 13\.0", "disk space: found")

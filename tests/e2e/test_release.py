@@ -1,4 +1,4 @@
-"""An operator's first days, in this order: a release, nothing new, the next version, every flavour, a prerelease."""
+"""Releases, in this order: the first one, nothing new, the next version, every flavour, a prerelease."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def test_a_first_release_is_installed_by_a_client(pipeline):
     assert pipeline.published() == ["mistralrs-ada-0.9.1-1.fc43.x86_64.rpm"]
     assert "mistralrs 0.9.1, sm_89" in run.row("audit", "ada")
     assert "installed, run and removed by dnf" in run.row("prove", "ada")
-    for stage in ("resolve", "compare", "check", "build", "package", "sign", "publish"):
-        assert run.row(stage) or run.row(stage, "ada"), (stage, run.output)
+    for step in ("resolve", "compare", "check", "build", "package", "sign", "publish"):
+        assert run.row(step) or run.row(step, "ada"), (step, run.output)
 
 
-def test_the_build_was_shown_live(pipeline):
-    """Its progress went through the action plugin; the log on the builder holds it too."""
+def test_the_builds_progress_is_in_the_log(pipeline):
+    """The action plugin prints the same lines live."""
     (log,) = (pipeline.root / "builder/log").glob("ada-0.9.1-*.log")
     assert "[ada] " in log.read_text()
 
 
-def test_nothing_new_does_nothing(pipeline):
+def test_a_run_without_a_new_version_changes_nothing(pipeline):
     before = pipeline.state()
     run = pipeline.run("release", version="0.9.1")
     assert run.status == 0, run.output
@@ -43,7 +43,7 @@ def test_nothing_new_does_nothing(pipeline):
     assert "0.9.1 is published" in run.row("compare", "ada")
 
 
-def test_check_mode_says_what_would_be_built_and_changes_nothing(pipeline):
+def test_check_mode_reports_the_missing_build_and_changes_nothing(pipeline):
     before = pipeline.state()
     run = pipeline.run("release", "--check")
     assert run.status == 0, run.output
@@ -52,7 +52,7 @@ def test_check_mode_says_what_would_be_built_and_changes_nothing(pipeline):
     assert pipeline.state() == before
 
 
-def test_the_next_version_is_added_and_a_client_moves_up_and_back(pipeline):
+def test_the_next_version_is_added_and_a_client_upgrades_and_downgrades(pipeline):
     run = pipeline.run("release")
     assert run.status == 0, run.output
     assert pipeline.published() == [
@@ -77,7 +77,7 @@ def test_a_package_carries_its_commit(pipeline):
     assert vcs == f"git+file://{pipeline.upstream}#{commit}"
 
 
-def test_the_builds_manifest_is_kept_with_it(pipeline):
+def test_an_artifact_has_its_manifest(pipeline):
     (manifest,) = [
         data
         for path in (pipeline.root / "builder/artifacts/ada").glob("*/manifest.json")
@@ -88,7 +88,7 @@ def test_the_builds_manifest_is_kept_with_it(pipeline):
     assert manifest["locked"] is True
 
 
-def test_every_published_flavour_in_one_run_side_by_side(pipeline):
+def test_one_run_builds_every_published_flavour(pipeline):
     run = pipeline.run("release", flavour="all")
     assert run.status == 0, run.output
     assert {name for name in pipeline.published() if "0.9.2" in name} == {
@@ -99,7 +99,7 @@ def test_every_published_flavour_in_one_run_side_by_side(pipeline):
     assert "sm_86" in run.row("audit", "ampere")
 
 
-def test_a_prerelease_goes_to_the_unstable_channel_only(pipeline):
+def test_a_prerelease_is_published_to_the_unstable_channel_only(pipeline):
     stable = pipeline.published()
     run = pipeline.run("prerelease")
     assert run.status == 0, run.output
@@ -123,7 +123,7 @@ def test_the_doctor_finds_a_healthy_machine(pipeline):
     assert all(finding["fits"] for entry in report["builders"] for finding in entry["findings"])
 
 
-def test_ctrl_c_stops_the_compile_and_a_second_run_goes_on(pipeline):
+def test_ctrl_c_stops_the_compile_and_a_second_run_completes_it(pipeline):
     before = pipeline.state()
     process = pipeline.start("release", version="0.9.0-rc1")
     wait_until(lambda: compiling(pipeline) != [], 90)
@@ -145,7 +145,7 @@ def wait_until(holds, seconds):
 
 
 def compiling(pipeline) -> list[str]:
-    """The processes of cargo and below it that work for this machine."""
+    """The process ids of cargo and its compilers in this machine's builder."""
     found = []
     for entry in Path("/proc").iterdir():
         try:

@@ -1,4 +1,4 @@
-"""A key's life by the playbooks, in this order: released, rotated, released by the next key, the old one retired."""
+"""A key rotation by the playbooks, in this order: release, rotation, release by the next key, retiring the old key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NEXT = {"signing_overlap_days": 0}
 
 @pytest.fixture(scope="module", autouse=True)
 def settings(pipeline) -> None:
-    """The primary keys' secrets go to a folder that is taken away; the overlap is the one of real life."""
+    """Secrets of the primary keys go to an offline folder; the overlap has its default length."""
     pipeline.settings |= {"signing_primary": str(pipeline.root / "offline"), "signing_overlap_days": 30}
 
 
 def trusted(pipeline) -> list[str]:
-    """The certificates that clients are given, the newest last."""
+    """The certificates on the site, newest last."""
     return list(read_certificates(pipeline.root / "srv/rpm/RPM-GPG-KEY-mistralrs"))
 
 
@@ -43,19 +43,19 @@ def test_a_rotation_begins_and_a_second_run_changes_nothing(pipeline):
     assert pipeline.state() == before
 
 
-def test_the_next_key_signs_at_once_when_it_is_told_to(pipeline):
+def test_without_overlap_the_next_key_signs_immediately(pipeline):
     old, new = trusted(pipeline)
     run = pipeline.run("rotate_key", **NEXT)
     assert run.status == 0, run.output
     assert f"key {new[-16:]} signs since" in run.output
-    # The heads are signed by it in the same run; nothing is left to do.
+    # The same run signs the heads by the new key.
     assert "to be signed by the present key" in run.output
     again = pipeline.run("rotate_key", **NEXT)
     assert (again.status, again.changed) == (0, 0), again.output
     assert trusted(pipeline) == [old, new]
 
 
-def test_a_client_upgrades_from_a_package_of_the_old_key_to_one_of_the_new(pipeline):
+def test_a_client_upgrades_from_a_package_of_the_old_key_to_one_of_the_new_key(pipeline):
     run = pipeline.run("release", version="0.9.2")
     assert run.status == 0, run.output
     assert "upgraded" in run.row("prove", "ada")
@@ -88,7 +88,7 @@ def test_a_key_that_published_packages_need_is_not_retired(pipeline):
     assert pipeline.state() == before
 
 
-def test_a_key_that_none_needs_any_more_is_retired(pipeline):
+def test_an_unneeded_key_is_retired(pipeline):
     old, new = trusted(pipeline)
     names = "mistralrs-ada-0.9.1-1.fc43.x86_64"
     assert pipeline.run("yank", names=names, reason="its key is not trusted any more").status == 0

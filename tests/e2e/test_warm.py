@@ -1,4 +1,4 @@
-"""Caches that are brought up to upstream's newest commit, night by night."""
+"""Nightly runs of warm.yml build upstream's newest commit to warm the caches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMITS = "mistralrs-core/src/limits.rs"
 
 @pytest.fixture(scope="module")
 def warmed(pipeline):
-    """The first night of a builder with one flavour, and how it ended."""
+    """The result of the first nightly run on a builder with one flavour."""
     pipeline.settings |= {"flavour": "cpu", "artifacts_kept": 1}
     return pipeline.run("warm")
 
@@ -21,7 +21,7 @@ def head(pipeline) -> str:
     return git("rev-parse", "HEAD", repository=pipeline.root / "builder/src").strip()
 
 
-def test_the_first_night_compiles_and_neither_packages_nor_publishes(pipeline, warmed):
+def test_the_first_run_compiles_and_neither_packages_nor_publishes(pipeline, warmed):
     assert warmed.status == 0, warmed.output
     assert head(pipeline) == git("rev-parse", "master", repository=pipeline.upstream).strip()
     released, incremental = re.findall(r"^build +cpu .*s +(compiled .*)$", warmed.output, re.MULTILINE)
@@ -31,7 +31,7 @@ def test_the_first_night_compiles_and_neither_packages_nor_publishes(pipeline, w
     assert not pipeline.channel.exists()
 
 
-def test_a_night_with_nothing_new_does_nothing(pipeline, warmed):
+def test_a_run_without_a_new_commit_changes_nothing(pipeline, warmed):
     run = pipeline.run("warm")
     assert (run.status, run.changed) == (0, 0)
     assert re.findall(r"^build +cpu .*s +(already .*)$", run.output, re.MULTILINE) == [
@@ -40,14 +40,14 @@ def test_a_night_with_nothing_new_does_nothing(pipeline, warmed):
     ]
 
 
-def test_a_night_may_leave_out_what_developers_go_on_from(pipeline, warmed):
+def test_warm_incremental_false_omits_the_incremental_build(pipeline, warmed):
     run = pipeline.run("warm", warm_incremental="false")
     assert run.status == 0, run.output
     assert re.findall(r"^build +cpu .*s +(.*)$", run.output, re.MULTILINE) == ["already built"]
 
 
-def test_a_build_near_the_warm_commit_is_quick(pipeline, warmed):
-    """One crate changed: the crates that do not depend on it are fresh."""
+def test_a_small_change_recompiles_few_crates(pipeline, warmed):
+    """Crates that do not depend on the changed crate are fresh."""
     pipeline.stand_in.add_commit(
         pipeline.upstream, "a small change", {"mistralrs-cli/src/args.rs": "{}\n// x\n".format}
     )
@@ -57,7 +57,7 @@ def test_a_build_near_the_warm_commit_is_quick(pipeline, warmed):
     assert compiled < fresh
 
 
-def test_a_commit_that_does_not_compile_is_reported_and_is_no_failure(pipeline, warmed):
+def test_a_commit_that_does_not_compile_is_reported_without_failing_the_run(pipeline, warmed):
     before = git("rev-parse", "master", repository=pipeline.upstream).strip()
     pipeline.stand_in.add_commit(pipeline.upstream, "break it", {LIMITS: "pub fn broken( {\n"})
     try:
@@ -68,7 +68,7 @@ def test_a_commit_that_does_not_compile_is_reported_and_is_no_failure(pipeline, 
     assert re.search(r"Upstream's newest commit does not compile: cpu .*limits\.rs:1", run.message)
 
 
-def test_a_builder_that_cannot_build_fails_the_night(pipeline, warmed):
+def test_a_builder_that_fails_its_check_fails_the_run(pipeline, warmed):
     run = pipeline.run("warm", build_free_gib=10**6)
     assert run.status != 0
     assert re.search(r"Not warmed: cpu .*disk space: found", run.message)

@@ -1,4 +1,4 @@
-"""Trials that attack the channel engine. They are short; ``FAULTS=long`` makes them thorough (``make faults``)."""
+"""Fault tests of the channel engine: short by default, thorough with ``FAULTS=long`` (``make faults``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from support.plots import Plot, make_plots
+from support.scenarios import Scenario, make_scenarios
 from support.sizes import LONG, SHORT, Sizes
 
 
@@ -19,14 +19,14 @@ def sizes() -> Sizes:
 @pytest.fixture(autouse=True, scope="session")
 def _root() -> None:
     if os.geteuid():
-        pytest.skip("needs root: for sshd, mounts and throw-away clients")
+        pytest.skip("requires root for sshd, mounts and throw-away clients")
 
 
 @pytest.fixture(scope="session")
-def plots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Plot]]:
-    """Repo hosts on the brink of each call of the agent. Trials spoil twins of them."""
-    made = make_plots(tmp_path_factory.mktemp("plots"))
-    yield made
-    # A signer that was killed could not end its gpg-agent.
-    home = made["first"].site.signer.home
+def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scenario]]:
+    """A repo host for each command of the agent. Tests use copies."""
+    scenarios = make_scenarios(tmp_path_factory.mktemp("scenarios"))
+    yield scenarios
+    # A killed signer leaves its gpg-agent running.
+    home = scenarios["first"].site.signer.home
     subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only, and a line that breaks: nothing published changes, and it goes on afterwards."""
+"""Full disk, read-only disk, broken connection: published files stay, and the next transaction succeeds."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from pipeline.base.records import Package, Transaction, sha256_file
 from pipeline.channel.agent_client import AgentClient
 from pipeline.sign.rpm_signature import sign_package
 from support.disks import fill, make_disk, mounted
-from support.kills import Point, points, spread, traced
-from support.line import Line
-from support.plots import NAMES, Plot, consistent, each, upload_only
+from support.faulty_proxy import FaultyProxy
+from support.scenarios import NAMES, Scenario, consistent, each, upload_only
 from support.signer_site import Site
+from support.site_copies import copy_site
 from support.sizes import Sizes
 from support.sshd import sshd
-from support.twins import twin
+from support.syscalls import Point, points, spread, traced
 
-TAKING_SPACE = (
+ALLOCATING = (
     *("write", "pwrite64", "writev", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat"),
     *("mkdir", "mkdirat", "fsync", "fdatasync"),
 )
-# What is lost when a line breaks, at most: 2 MiB that sshd had not handed on, and rsync's buffers. And what both
-# say beside the files.
-UNDER_WAY = 3 << 20
+# Bytes that a broken connection may lose (2 MiB in sshd, rsync's buffers), plus the overhead of both protocols.
+IN_FLIGHT = 3 << 20
 
 SPEC = """
 Name: mistralrs-large
@@ -49,7 +48,7 @@ install -Dm 0644 {payload} %{{buildroot}}/usr/share/mistralrs-large/payload
 
 
 def large(site: Site, size: int, version: str = "1.0") -> Package:
-    """A signed package of about ``size`` bytes."""
+    """A signed package of about ``size`` bytes, which do not compress."""
     folder = site.folder / f"large-{version}"
     folder.mkdir()
     with (payload := folder / "payload").open("wb") as file:
@@ -70,31 +69,33 @@ def large(site: Site, size: int, version: str = "1.0") -> Package:
 
 
 def unchanged(site: Site, before: dict[str, str]) -> bool:
-    """Whether all is there that was served; what is staged may have come, which nobody is told of."""
+    """Whether every file served before is served still. Staged files may be added: no client reads them."""
     served = site.served()
     return {name: served.get(name) for name in before} == before
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_space_at_each_step_of_the_agent(plots: dict[str, Plot], sizes: Sizes, tmp_path: Path, name: str) -> None:
-    plot = plots[name]
-    every = points(plot.argv(twin(plot.site, tmp_path / "whole")), tmp_path / "calls", TAKING_SPACE)
+def test_no_space_at_each_step_of_the_agent(
+    scenarios: dict[str, Scenario], sizes: Sizes, tmp_path: Path, name: str
+) -> None:
+    scenario = scenarios[name]
+    every = points(scenario.argv(copy_site(scenario.site, tmp_path / "whole")), tmp_path / "calls", ALLOCATING)
 
     def trial(number: int, point: Point) -> None:
-        site = twin(plot.site, tmp_path / str(number))
+        site = copy_site(scenario.site, tmp_path / str(number))
         before = site.served()
         inject = f"{point.name}:error=ENOSPC:when={point.nth}"
-        done = traced(plot.argv(site), tmp_path / f"{number}.calls", [point.name], inject=inject)
+        done = traced(scenario.argv(site), tmp_path / f"{number}.calls", [point.name], inject=inject)
         assert done.returncode in (0, 1), done.stderr
         assert "Traceback" not in done.stderr
-        if done.returncode and done.stderr:  # else it was the error's own line that found no space
-            said = json.loads(done.stderr.splitlines()[-1])
-            assert "No space left on device" in said["error"]
-            assert said["remedy"]
+        if done.returncode and done.stderr:  # empty if the write of the error itself failed
+            answer = json.loads(done.stderr.splitlines()[-1])
+            assert "No space left on device" in answer["error"]
+            assert answer["remedy"]
         consistent(site)
-        if site.channel.head() == plot.old != plot.new:
+        if site.channel.head() == scenario.old != scenario.new:
             assert unchanged(site, before)
-        plot.survived(site, repeat=True)
+        scenario.check_recovery(site, repeat=True)
 
     tried = spread(every, sizes.spaces)
     print(f"{name}: no space at {len(tried)} of {len(every)} system calls")
@@ -102,18 +103,18 @@ def test_no_space_at_each_step_of_the_agent(plots: dict[str, Plot], sizes: Sizes
 
 
 @pytest.fixture
-def small(plots: dict[str, Plot], tmp_path: Path) -> tuple[Site, Path]:
-    """A host whose root will be mounted from a small disk, on which all may be used."""
-    start = plots["prune"].site
+def small(scenarios: dict[str, Scenario], tmp_path: Path) -> tuple[Site, Path]:
+    """A host whose root is to be mounted from a small disk, without reserved space."""
+    start = scenarios["prune"].site
     channels = json.loads((start.folder / "publisher.json").read_text())["channels"]
-    site = twin(start, tmp_path / "site", reserve_mib=0, channels=channels)
+    site = copy_site(start, tmp_path / "site", reserve_mib=0, channels=channels)
     make_disk(image := tmp_path / "disk", 16, site.root)
     subprocess.run(["rm", "-r", site.root], check=True)
     return site, image
 
 
-def test_a_disk_that_is_full(small: tuple[Site, Path], plots: dict[str, Plot]) -> None:
-    """Each step in turn finds no space: the signer sees that there is no room, rsync breaks off, the agent does."""
+def test_a_disk_that_is_full(small: tuple[Site, Path], scenarios: dict[str, Scenario]) -> None:
+    """Space runs out at each step in turn: at the signer's check, during rsync, in the agent."""
     site, image = small
     package = large(site, 300 << 10)
     with mounted(image, site.root):
@@ -150,7 +151,7 @@ def refusal_of(act: Callable[[], object]) -> PipelineError | None:
 
 @contextmanager
 def short_of_space(site: Site, kib: int) -> Iterator[None]:
-    """Leave the disk so much; nothing published may change unless it is all published."""
+    """Leave ``kib`` KiB free. Published files must not change unless the whole transaction is published."""
     head, before = site.channel.head(), site.served()
     filler = fill(site.root, kib << 10)
     try:
@@ -162,8 +163,8 @@ def short_of_space(site: Site, kib: int) -> Iterator[None]:
             assert unchanged(site, before)
 
 
-def test_space_that_is_kept_for_others(small: tuple[Site, Path]) -> None:
-    """The signer does not begin to send what the host's reserve has no room for."""
+def test_an_upload_into_reserved_space_is_refused(small: tuple[Site, Path]) -> None:
+    """The signer checks the host's reserve before it sends anything."""
     site, image = small
     file = site.folder / "publisher.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"reserve_mib": 1024}))
@@ -176,9 +177,9 @@ def test_space_that_is_kept_for_others(small: tuple[Site, Path]) -> None:
         assert not [path for path in site.root.glob(".publisher/stable/incoming/*/Packages/*") if path.stat().st_size]
 
 
-def test_a_disk_that_is_read_only(small: tuple[Site, Path], plots: dict[str, Plot]) -> None:
+def test_a_disk_that_is_read_only(small: tuple[Site, Path], scenarios: dict[str, Scenario]) -> None:
     site, image = small
-    package = plots["publish"].other
+    package = scenarios["publish"].other
     with mounted(image, site.root):
         before, head = site.served(), site.agent.head("stable")
         subprocess.run(["mount", "-o", "remount,ro", site.root], check=True)
@@ -193,59 +194,62 @@ def test_a_disk_that_is_read_only(small: tuple[Site, Path], plots: dict[str, Plo
         consistent(site)
 
 
-# The line
+# The connection
 
 
-def test_a_line_that_breaks_anywhere(plots: dict[str, Plot], tmp_path: Path) -> None:
-    """An upload goes on where it was cut off."""
-    start = plots["prune"].site
+def test_an_upload_is_resumed_after_a_broken_connection(scenarios: dict[str, Scenario], tmp_path: Path) -> None:
+    """The connection breaks at ten random offsets."""
+    start = scenarios["prune"].site
     package = large(start, 12 << 20)
-    made = twin(start, tmp_path / "made")
-    transaction = upload_only(made, lambda engine: engine.publish([package], reason="cut off"))
-    with sshd(tmp_path / "sshd-whole", twin(start, tmp_path / "whole")) as ssh, Line(ssh.port) as line:
-        ssh.publisher(line.port).upload(transaction)
-        total = line.sent
+    composed = copy_site(start, tmp_path / "composed")
+    transaction = upload_only(composed, lambda engine: engine.publish([package], reason="cut off"))
+    with sshd(tmp_path / "sshd-whole", copy_site(start, tmp_path / "whole")) as ssh, FaultyProxy(ssh.port) as proxy:
+        ssh.publisher(proxy.port).upload(transaction)
+        total = proxy.sent
     print(f"{total} bytes are sent, {package.size} of them the package")
 
     def trial(number: int, cut: int) -> None:
-        site = twin(start, tmp_path / str(number))
+        site = copy_site(start, tmp_path / str(number))
         with sshd(tmp_path / f"sshd-{number}", site) as ssh:
-            with Line(ssh.port, cut=cut) as line, pytest.raises(PipelineError, match="repo host failed") as error:
-                ssh.publisher(line.port).upload(transaction)
+            with (
+                FaultyProxy(ssh.port, cut=cut) as proxy,
+                pytest.raises(PipelineError, match="repo host failed") as error,
+            ):
+                ssh.publisher(proxy.port).upload(transaction)
             assert error.value.remedy
             assert site.served() == start.served()
-            with Line(ssh.port) as line:
-                ssh.publisher(line.port).upload(transaction)
-        print(f"cut at {cut}: {line.sent} bytes the second time")
-        assert line.sent < total - cut + UNDER_WAY
+            with FaultyProxy(ssh.port) as proxy:
+                ssh.publisher(proxy.port).upload(transaction)
+        print(f"cut at {cut}: {proxy.sent} bytes the second time")
+        assert proxy.sent < total - cut + IN_FLIGHT
         assert site.agent.publish(transaction) == transaction.snapshot.id
         consistent(site)
 
-    chance = random.Random(20261121)  # noqa: S311  the same places each time
+    chance = random.Random(20261121)  # noqa: S311  the same offsets each time
     each([chance.randrange(total) for _ in range(10)], trial)
 
 
-def test_a_large_package_is_not_sent_again(plots: dict[str, Plot], sizes: Sizes, tmp_path: Path) -> None:
-    """Neither when the line broke, nor when somebody else was first."""
-    site = twin(plots["prune"].site, tmp_path / "site", reserve_mib=0)
+def test_a_large_package_is_sent_once(scenarios: dict[str, Scenario], sizes: Sizes, tmp_path: Path) -> None:
+    """It is not sent again after a broken connection, nor after another publisher's transaction."""
+    site = copy_site(scenarios["prune"].site, tmp_path / "site", reserve_mib=0)
     size = sizes.large_mib << 20
-    package, others = large(site, size), plots["publish"].other
+    package, other = large(site, size), scenarios["publish"].other
     with sshd(tmp_path / "sshd", site) as ssh:
-        with Line(ssh.port, cut=size // 10 * 9) as line, pytest.raises(PipelineError, match="repo host failed"):
-            replace(site.engine, agent=ssh.publisher(line.port)).publish([package], reason="cut off")
-        first = line.sent
-        with Line(ssh.port) as line:
-            publisher = ssh.publisher(line.port)
-            overtaken = Overtaken(publisher.rsh, publisher.host, lambda: site.publish(others))
+        with FaultyProxy(ssh.port, cut=size // 10 * 9) as proxy, pytest.raises(PipelineError, match="repo host failed"):
+            replace(site.engine, agent=ssh.publisher(proxy.port)).publish([package], reason="cut off")
+        first = proxy.sent
+        with FaultyProxy(ssh.port) as proxy:
+            publisher = ssh.publisher(proxy.port)
+            overtaken = Overtaken(publisher.rsh, publisher.host, lambda: site.publish(other))
             head = replace(site.engine, agent=overtaken).publish([package], reason="again").head
-        print(f"{package.size} bytes: {first} sent until the line broke, then {line.sent}")
+        print(f"{package.size} bytes: {first} sent until the connection broke, then {proxy.sent}")
         assert site.channel.read().head == head
-        assert {package.sha256, others.sha256} <= {known.sha256 for known in site.channel.read().packages}
-        assert first + line.sent < size * 1.02 + UNDER_WAY
+        assert {package.sha256, other.sha256} <= {known.sha256 for known in site.channel.read().packages}
+        assert first + proxy.sent < size * 1.02 + IN_FLIGHT
 
 
 class Overtaken(AgentClient):
-    """Somebody else publishes when all is uploaded, once."""
+    """An agent client that another publisher overtakes once, after its upload."""
 
     _other: list[Callable[[], object]]
 

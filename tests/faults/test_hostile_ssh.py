@@ -1,7 +1,6 @@
-"""Whoever has the publishing key tries to get more than it gives, at a real sshd: refused, logged, nothing changed.
+"""Misuse of a publishing key at a real sshd is refused and logged, and changes nothing.
 
-The host's sshd allows what sshd allows by default. What holds is the key's own line: restrict, and the agent
-as its command.
+The host's sshd keeps sshd's defaults. Only the key's line restricts it: "restrict", and the agent as forced command.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from pipeline.channel.agent_client import AgentClient
 from support.hostile import COMMANDS, REFUSALS, RSYNCS
 from support.ports import free_port
 from support.signer_site import STABLE, Site
+from support.site_copies import copy_site
 from support.sshd import Ssh, sshd
-from support.twins import twin
 
 
 @dataclass(frozen=True)
 class Target:
-    """A host with the channels stable and unstable, and a key that is for stable alone."""
+    """A host with the channels stable and unstable, and a key for stable alone."""
 
     site: Site
     ssh: Ssh
@@ -43,12 +42,12 @@ class Target:
             errors="replace", timeout=60, check=False,
         )  # fmt: skip
 
-    def say(self, *words: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        """A command over a connection of its own, for that connection's options."""
+    def ssh_command(self, *words: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """Run a command over a new connection with these options of ssh."""
         return self.run("ssh", *options, *self.ssh.options(), "127.0.0.1", "--", *words)
 
     def command(self, text: str) -> subprocess.CompletedProcess[str]:
-        """A command over the connection that is there already, which is quick."""
+        """Run a command over the shared connection, which is faster."""
         return self.run(*self.shared.rsh, self.shared.host, "--", text)
 
     def rsync(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -57,7 +56,7 @@ class Target:
         return self.run("rsync", "-e", shell, *words, env=usual | (env or {}))
 
     def tree(self) -> dict[str, str]:
-        """Every file, link and folder below the root but for the log; uploads included."""
+        """Every file, link and folder below the root, uploads included and the log excluded."""
         found = {}
         for path in self.site.root.rglob("*"):
             name = str(path.relative_to(self.site.root))
@@ -67,7 +66,7 @@ class Target:
                 found[name] = sha256_file(path)
             else:
                 found[name] = "folder"
-        return {name: what for name, what in found.items() if not name.startswith(".publisher/log")}
+        return {name: content for name, content in found.items() if not name.startswith(".publisher/log")}
 
     def logged(self) -> list[dict[str, object]]:
         text = (self.site.root / ".publisher/log").read_text()
@@ -80,7 +79,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     start = Site.make(folder / "start")
     start.publish(start.package())
     channels = {"stable": {"path": STABLE}, "unstable": {"path": f"{STABLE}/unstable"}}
-    site = twin(start, folder / "site", channels=channels)
+    site = copy_site(start, folder / "site", channels=channels)
     (work := folder / "work").mkdir()
     (work / "secret").write_text("mine\n")
     (site.root / "secret").write_text("the host's\n")
@@ -97,14 +96,14 @@ def nothing_changes(target: Target) -> Iterator[None]:
     assert target.tree() == before
 
 
-@pytest.mark.parametrize("what", COMMANDS)
-def test_a_command(target: Target, what: str) -> None:
-    command, number = COMMANDS[what], len(target.logged())
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_hostile_command_is_refused_and_logged(target: Target, name: str) -> None:
+    command, number = COMMANDS[name], len(target.logged())
     done = target.command(command)
     assert (done.returncode, done.stdout) == (2, "")
-    said = json.loads(done.stderr)
-    assert said["error"]
-    assert said["remedy"]
+    answer = json.loads(done.stderr)
+    assert answer["error"]
+    assert answer["remedy"]
     (entry,) = target.logged()[number:]
     assert entry["status"] == 2
     assert str(entry["from"]).startswith("127.0.0.1")
@@ -112,21 +111,21 @@ def test_a_command(target: Target, what: str) -> None:
     assert len(str(entry["command"])) < 5000, "a log that anybody can fill"
 
 
-def test_a_shell(target: Target) -> None:
-    assert (target.say().returncode, target.logged()[-1]["status"]) == (2, 2)
+def test_a_shell_is_refused(target: Target) -> None:
+    assert (target.ssh_command().returncode, target.logged()[-1]["status"]) == (2, 2)
 
 
-def test_a_terminal(target: Target) -> None:
-    done = target.say(options=("-tt",))
+def test_a_terminal_is_refused(target: Target) -> None:
+    done = target.ssh_command(options=("-tt",))
     assert done.returncode != 0
     assert "PTY allocation request failed" in done.stderr
-    done = target.say("head", "stable", options=("-tt",))
+    done = target.ssh_command("head", "stable", options=("-tt",))
     assert "PTY allocation request failed" in done.stderr
 
 
 @pytest.mark.parametrize("way", ["-O", "-s"])
 @pytest.mark.parametrize("direction", ["to", "from"])
-def test_scp(target: Target, way: str, direction: str) -> None:
+def test_scp_is_refused(target: Target, way: str, direction: str) -> None:
     mine, theirs = str(target.work / "secret"), f"127.0.0.1:{target.site.root}/secret"
     taken = str(target.work / "taken")
     files = [mine, theirs] if direction == "to" else [theirs, taken]
@@ -136,7 +135,7 @@ def test_scp(target: Target, way: str, direction: str) -> None:
     assert target.logged()[-1]["status"] == 2
 
 
-def test_sftp(target: Target) -> None:
+def test_sftp_is_refused(target: Target) -> None:
     (target.work / "batch").write_text(f"get {target.site.root}/secret {target.work}/taken\n")
     done = target.run("sftp", "-b", target.work / "batch", *target.ssh.options(), "127.0.0.1")
     assert done.returncode != 0
@@ -146,17 +145,17 @@ def test_sftp(target: Target) -> None:
 
 @pytest.fixture
 def service() -> Iterator[socket.socket]:
-    """Something on the host's loopback that nobody outside should reach."""
+    """A service on the host's loopback that must be unreachable from outside."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.5)
         yield listener
 
 
 @pytest.mark.parametrize("kind", ["L", "D"])
-def test_a_way_through_the_host(target: Target, service: socket.socket, kind: str) -> None:
+def test_local_and_dynamic_forwarding_are_refused(target: Target, service: socket.socket, kind: str) -> None:
     port, inner = free_port(), service.getsockname()[1]
     place = f"127.0.0.1:{port}" + (f":127.0.0.1:{inner}" if kind == "L" else "")
-    # -N asks for no command: it stays connected, for the forwarding alone.
+    # -N runs no command and keeps the connection for the forwarding.
     with subprocess.Popen(
         ["ssh", "-N", f"-{kind}", place, *target.ssh.options(), "127.0.0.1"], stderr=subprocess.PIPE, text=True
     ) as forwarding:
@@ -188,23 +187,23 @@ def await_port(port: int) -> socket.socket:
     raise AssertionError("ssh does not listen")
 
 
-def test_a_way_back_from_the_host(target: Target) -> None:
+def test_remote_forwarding_is_refused(target: Target) -> None:
     options = ("-N", "-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:{free_port()}:127.0.0.1:1")
-    done = target.say(options=options)
+    done = target.ssh_command(options=options)
     assert done.returncode == 255
     assert "remote port forwarding failed" in done.stderr
 
 
-def test_a_stream_to_another_host(target: Target, service: socket.socket) -> None:
-    done = target.say(options=("-W", f"127.0.0.1:{service.getsockname()[1]}"))
+def test_stdio_forwarding_is_refused(target: Target, service: socket.socket) -> None:
+    done = target.ssh_command(options=("-W", f"127.0.0.1:{service.getsockname()[1]}"))
     assert done.returncode == 255
     assert "administratively prohibited" in done.stderr
     with pytest.raises(TimeoutError):
         service.accept()
 
 
-def test_the_agent_and_the_display_of_the_caller(target: Target, tmp_path: Path) -> None:
-    """The host gets no way to the caller's keys or screen, even where he gives it one."""
+def test_agent_and_x11_forwarding_are_refused(target: Target, tmp_path: Path) -> None:
+    """The host cannot reach the caller's keys or display, even if the caller forwards them."""
     agent = tmp_path / "agent"
     with subprocess.Popen(["ssh-agent", "-D", "-a", agent], stdout=subprocess.DEVNULL) as process:
         try:
@@ -220,15 +219,15 @@ def test_the_agent_and_the_display_of_the_caller(target: Target, tmp_path: Path)
             process.terminate()
     assert json.loads(done.stdout)["path"] == STABLE
     assert "X11 forwarding request failed" in done.stderr
-    # sshd tells what a key's line allows: nothing but its command.
+    # sshd reports the permissions of a key's line: only its command.
     assert set(re.findall(r"authorized_keys:1: key options:(.*)", done.stderr)) == {" command"}
 
 
-# What a real rsync asks for
+# A real rsync
 
 
 @pytest.mark.parametrize("words", RSYNCS, ids=" ".join)
-def test_rsync(target: Target, words: list[str], tmp_path: Path) -> None:
+def test_a_hostile_rsync_is_refused(target: Target, words: list[str], tmp_path: Path) -> None:
     (mine := tmp_path / "mine").mkdir()
     (mine / "file").write_text("mine\n")
     number = len(target.logged())
@@ -240,11 +239,11 @@ def test_rsync(target: Target, words: list[str], tmp_path: Path) -> None:
     assert [entry["status"] for entry in target.logged()[number:]] == [2]
 
 
-# What the caller's environment brings
+# The caller's environment
 
 
-def test_variables_of_the_caller(target: Target, tmp_path: Path) -> None:
-    """The two that sshd always refuses would run code in any program; the others it lets through here."""
+def test_variables_of_the_caller_run_no_code(target: Target, tmp_path: Path) -> None:
+    """The sshd here accepts all but LD_PRELOAD, BASH_ENV and ENV, which would run code in any program."""
     trap = tmp_path / "trap"
     trap.mkdir()
     (trap / "json.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\n")
@@ -265,13 +264,13 @@ def test_variables_of_the_caller(target: Target, tmp_path: Path) -> None:
         "ENV": str(trap / "bash"),
     }
     sent = " ".join(f'{name}="{value}"' for name, value in variables.items())
-    done = target.say("head stable", options=("-o", f"SetEnv={sent}"))
+    done = target.ssh_command("head stable", options=("-o", f"SetEnv={sent}"))
     assert json.loads(done.stdout)["path"] == STABLE
     assert not (tmp_path / "sprung").exists()
 
 
 def test_a_flood_of_refusals_does_not_fill_the_disk(target: Target) -> None:
-    """The log turns over; what is kept of it stays small."""
+    """The log is rotated, and its size stays bounded."""
     folder = target.site.root / ".publisher"
     agent = [*target.site.agent.rsh[:-1], "--ssh", "--only", "stable"]
     large = {"SSH_ORIGINAL_COMMAND": "x" * 100_000, "SSH_CONNECTION": "192.0.2.7 1 192.0.2.1 22"}

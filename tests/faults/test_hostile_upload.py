@@ -1,7 +1,7 @@
-"""Whoever has the publishing key and not the signing key uploads what he likes, by ssh and a real rsync.
+"""Hostile uploads by an attacker with the publishing key and without the signing key, over ssh and a real rsync.
 
-Nothing that clients can reach changes, the agent says why, and the next honest publishing goes through. What an
-upload may hold is tried file by file in tests/integration/test_publisher.py.
+Served files stay unchanged, the agent's error has a reason, and the next legitimate transaction succeeds. Single files
+of an upload are tested in tests/integration/test_publisher.py.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pipeline.base.records import Package, Snapshot, Transaction
 from pipeline.channel.agent_client import AgentClient
 from pipeline.channel.engine import Engine
 from support.channel_maker import Key, Maker
-from support.plots import Plot, consistent
+from support.scenarios import Scenario, consistent
 from support.signer_site import STABLE, Site
+from support.site_copies import copy_site
 from support.sshd import sshd
-from support.twins import twin
 
 TX = "tx-hostile-01"
 CHANNELS = {"stable": {"path": STABLE}, "unstable": {"path": f"{STABLE}/unstable"}}
@@ -33,7 +33,7 @@ SPEC = "Name: mistralrs-arm\nVersion: 1.0\nRelease: 1\nSummary: x\nLicense: MIT\
 
 @dataclass(frozen=True)
 class Attack:
-    """A host, the way to it that an attacker has, and what somebody honest wants to publish there."""
+    """A host, the attacker's connection to it, and the package of a legitimate publisher."""
 
     site: Site
     publisher: AgentClient
@@ -57,17 +57,17 @@ class Attack:
         return min(path.name for path in (self.site.root / STABLE / "snapshots").iterdir())
 
     def public(self, snapshot: str, folder: Path) -> Transaction:
-        """What anybody can download of a published snapshot, as an upload."""
+        """The public files of a published snapshot as an upload."""
         source = self.site.root / STABLE / "snapshots" / snapshot
         shutil.copytree(source, folder / "snapshot", ignore=shutil.ignore_patterns("Packages"))
         repodata = folder / "snapshot/repodata"
-        for path in repodata.glob("*.gz"):  # beside its own there is older metadata, for the plain repodata/
+        for path in repodata.glob("*.gz"):  # repodata/ also keeps older metadata, for clients by baseurl
             if path.name not in (repodata / "repomd.xml").read_text():
                 path.unlink()
         return Transaction(TX, Snapshot.read(folder / "snapshot/snapshot.json"), str(folder))
 
     def raw(self, folder: Path, transaction: str = TX) -> str:
-        """Send a folder as it is, as far as it gets; what rsync says. All names go first: that is the quickest."""
+        """Upload a folder as it is; returns rsync's stderr. Sending all names first is fastest."""
         return subprocess.run(
             ["rsync", "-rt", "--no-inc-recursive", "-e", " ".join(self.publisher.rsh), f"{folder}/",
              f"{self.publisher.host}:stable/{transaction}/"],
@@ -75,31 +75,31 @@ class Attack:
             capture_output=True, text=True, errors="replace", check=False,
         ).stderr  # fmt: skip
 
-    def say(self, text: str) -> subprocess.CompletedProcess[str]:
+    def command(self, text: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*self.publisher.rsh, self.publisher.host, text], capture_output=True, text=True, check=False
         )
 
     def refuses(self, transaction: Transaction, message: str, *, parent: str | None = None) -> None:
-        """Neither stage nor publish accepts it; ``parent`` is the parent that the attacker claims."""
+        """Assert that stage and publish refuse it; ``parent`` is the parent that the attacker claims."""
         self.publisher.upload(transaction)
         record = transaction.snapshot
-        said = replace(transaction, snapshot=replace(record, parent=record.parent if parent is None else parent))
+        claimed = replace(transaction, snapshot=replace(record, parent=record.parent if parent is None else parent))
         for verb in (self.publisher.stage, self.publisher.publish):
             with pytest.raises(PipelineError, match=message) as error:
-                verb(said)
+                verb(claimed)
             assert error.value.remedy
 
 
 @pytest.fixture(scope="module")
-def place(plots: dict[str, Plot], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attack]:
-    """One host for all attacks that fail. In the end somebody honest publishes there."""
-    plot, folder = plots["prune"], tmp_path_factory.mktemp("hostile")
-    site = twin(plot.site, folder / "site", channels=CHANNELS)
+def place(scenarios: dict[str, Scenario], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attack]:
+    """One host for all failing attacks; a legitimate transaction succeeds on it at the end."""
+    scenario, folder = scenarios["prune"], tmp_path_factory.mktemp("hostile")
+    site = copy_site(scenario.site, folder / "site", channels=CHANNELS)
     with sshd(folder / "sshd", site) as ssh, ssh.shared() as publisher:
-        place = Attack(site, publisher, plot.other)
+        place = Attack(site, publisher, scenario.other)
         yield place
-        assert place.engine.publish([plot.other], reason="honest").changed
+        assert place.engine.publish([scenario.other], reason="honest").changed
         consistent(site)
         assert site.engine.verify().findings == ()
         assert "Traceback" not in ssh.log
@@ -110,40 +110,38 @@ def attack(place: Attack) -> Iterator[Attack]:
     before = place.site.served()
     yield place
     assert place.site.served() == before
-    assert json.loads(place.say("head stable").stdout)["snapshot"] == place.site.channel.head()
-    assert place.say(f"drop stable {TX}").returncode == 0
+    assert json.loads(place.command("head stable").stdout)["snapshot"] == place.site.channel.head()
+    assert place.command(f"drop stable {TX}").returncode == 0
     assert not list((place.site.root / ".publisher/stable/incoming").iterdir())
 
 
 @pytest.fixture
 def maker(attack: Attack, tmp_path: Path) -> Maker:
-    """Signs as the signer does: for what must be refused for other reasons."""
+    """Signs with the signer's key, for uploads that must be refused for another reason than their signature."""
     return Maker(tmp_path, Key(attack.site.signer.home, attack.site.signer.trusted_keys))
 
 
-# Signed snapshots are public: anybody can send them again
+# Replays: signed snapshots are public
 
 
-@pytest.mark.parametrize("which", ["the first", "the one before", "the head"])
-def test_a_published_snapshot_is_not_played_again(attack: Attack, tmp_path: Path, which: str) -> None:
+@pytest.mark.parametrize("which", ["first", "parent", "head"])
+def test_a_replay_of_a_published_snapshot_is_refused(attack: Attack, tmp_path: Path, which: str) -> None:
     head = attack.head
-    old = attack.public(
-        {"the first": attack.first, "the one before": head.parent, "the head": head.id}[which], tmp_path
-    )
+    old = attack.public({"first": attack.first, "parent": head.parent, "head": head.id}[which], tmp_path)
     attack.refuses(old, "the head is")
     attack.refuses(old, "the snapshot's parent is", parent=head.id)
     attack.refuses(old, "the head is", parent="")
 
 
-def test_the_first_snapshot_of_another_channel_is_not_taken_for_this(attack: Attack, tmp_path: Path) -> None:
+def test_the_first_snapshot_of_another_channel_is_refused(attack: Attack, tmp_path: Path) -> None:
     old = attack.public(attack.first, tmp_path)
     assert old.snapshot.parent == ""
     moved = replace(old, snapshot=replace(old.snapshot, channel="unstable"))
     attack.refuses(moved, "the snapshot is of the channel stable, not unstable")
-    assert attack.say(f"drop unstable {TX}").returncode == 0
+    assert attack.command(f"drop unstable {TX}").returncode == 0
 
 
-def test_pieces_of_two_signed_snapshots_do_not_make_a_third(attack: Attack, maker: Maker, tmp_path: Path) -> None:
+def test_a_mix_of_two_signed_snapshots_is_refused(attack: Attack, maker: Maker, tmp_path: Path) -> None:
     held = attack.held
     one, other = (maker.compose(packages, parent=attack.head, before=held) for packages in (held[:1], held[1:]))
     shutil.copytree(Path(one.folder, "snapshot/repodata"), Path(other.folder, "snapshot/repodata"), dirs_exist_ok=True)
@@ -160,7 +158,9 @@ def test_pieces_of_two_signed_snapshots_do_not_make_a_third(attack: Attack, make
         ("mistralrs-arm-1.0-1.x86_64.rpm", "the primary metadata is not fit for this channel"),
     ],
 )
-def test_a_package_for_another_machine(attack: Attack, maker: Maker, tmp_path: Path, name: str, message: str) -> None:
+def test_a_package_for_another_architecture_is_refused(
+    attack: Attack, maker: Maker, tmp_path: Path, name: str, message: str
+) -> None:
     (tmp_path / "spec").write_text(SPEC)
     defines = ("--define", f"_rpmdir {tmp_path}", "--define", f"_rpmfilename {name}")
     argv = ["rpmbuild", "-bb", "--quiet", "--target", "aarch64", *defines, tmp_path / "spec"]
@@ -186,7 +186,7 @@ def many_folders(folder: Path) -> None:
 
 
 def deep(folder: Path) -> None:
-    """As deep as a path can be."""
+    """Create a tree whose longest path is close to PATH_MAX."""
     descriptor = os.open(folder, os.O_RDONLY)
     for _ in range(1_500):
         os.mkdir("d", dir_fd=descriptor)
@@ -210,7 +210,7 @@ SHAPES: dict[str, Callable[[Path], None]] = {
     "ten thousand files": many,
     "thousands of folders": many_folders,
     "very deep folders": deep,
-    "names that are no text": odd(b"Packages/\xff\xfe-1-1.x86_64.rpm", b"\x80"),
+    "names that are not UTF-8": odd(b"Packages/\xff\xfe-1-1.x86_64.rpm", b"\x80"),
     "names with control characters": odd(b"Packages/a\nb-1-1.x86_64.rpm", b"Packages/\x1b[2J-1-1.x86_64.rpm", b"\r"),
     "names like options": odd(b"-rf", b"--delete", b"Packages/--root=x-1.x86_64.rpm"),
     "names like paths": odd(b"Packages/..x86_64.rpm", b"Packages/...", b"Packages/~", b"Packages/%2e%2e"),
@@ -226,38 +226,38 @@ STOPPED = {
 }
 
 
-@pytest.mark.parametrize("what", SHAPES)
-def test_an_upload_of_another_shape(attack: Attack, tmp_path: Path, what: str) -> None:
-    SHAPES[what](tmp_path)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_upload_of_another_shape_is_refused(attack: Attack, tmp_path: Path, shape: str) -> None:
+    SHAPES[shape](tmp_path)
     attack.raw(tmp_path)
     again = attack.raw(tmp_path)
     upload = attack.site.root / ".publisher/stable/incoming" / TX
     assert any(upload.iterdir())
-    assert re.search(STOPPED.get(what, ""), again)
-    # Everybody else goes on as before.
+    assert re.search(STOPPED.get(shape, ""), again)
+    # Other commands still succeed.
     for text in ("head stable", "status stable", "prune stable --dry-run"):
-        assert attack.say(text).returncode == 0
+        assert attack.command(text).returncode == 0
     for verb in ("stage", "publish"):
-        done = attack.say(f"{verb} stable {TX} --parent {attack.head.id}")
+        done = attack.command(f"{verb} stable {TX} --parent {attack.head.id}")
         assert done.returncode == 1
         assert json.loads(done.stderr)["error"]
 
 
-# Time
+# Timing
 
 
 @pytest.fixture
-def own(plots: dict[str, Plot], tmp_path: Path) -> Iterator[Attack]:
-    """A host for one attack, beside which somebody honest publishes."""
-    site = twin(plots["prune"].site, tmp_path / "site", channels=CHANNELS)
+def own(scenarios: dict[str, Scenario], tmp_path: Path) -> Iterator[Attack]:
+    """A host for one attack during legitimate publications."""
+    site = copy_site(scenarios["prune"].site, tmp_path / "site", channels=CHANNELS)
     with sshd(tmp_path / "sshd", site) as ssh, ssh.shared() as publisher:
-        yield Attack(site, publisher, plots["prune"].other)
+        yield Attack(site, publisher, scenarios["prune"].other)
         consistent(site)
         assert site.engine.verify().findings == ()
 
 
-def test_an_upload_that_is_changed_after_it_was_staged(own: Attack, tmp_path: Path) -> None:
-    """What was staged is what is published. The pool's file and the upload's are one: rsync must not write into it."""
+def test_an_upload_changed_after_staging_is_published_as_staged(own: Attack, tmp_path: Path) -> None:
+    """The files of pool and upload are hard links: rsync must not write into them."""
     package = own.honest
     transaction = own.engine.stage([package], reason="to be proven").transaction
     assert transaction
@@ -275,8 +275,7 @@ def test_an_upload_that_is_changed_after_it_was_staged(own: Attack, tmp_path: Pa
     assert pool.read_bytes() == before
 
 
-def test_somebody_who_never_ends_his_upload(own: Attack) -> None:
-    """He holds nobody but himself up."""
+def test_an_upload_that_never_ends_blocks_only_itself(own: Attack) -> None:
     receive = f"rsync --server -tre.iLsfxCIvu --timeout=9999 . stable/{TX}/"
     silent = subprocess.Popen(
         [*own.publisher.rsh, own.publisher.host, receive],
@@ -290,8 +289,8 @@ def test_somebody_who_never_ends_his_upload(own: Attack) -> None:
         try:
             assert silent.stdout.read(1)
             assert own.engine.publish([own.honest], reason="meanwhile").changed
-            assert own.say(f"publish stable {TX} --parent {own.head.id}").returncode == 4
+            assert own.command(f"publish stable {TX} --parent {own.head.id}").returncode == 4
             for text in ("prune stable", "verify stable", "status stable"):
-                assert own.say(text).returncode == 0
+                assert own.command(text).returncode == 0
         finally:
             silent.kill()

@@ -1,7 +1,7 @@
-"""The repo host loses its power: the channel is the old snapshot or the new one, with all its bytes.
+"""The repo host loses power: the channel is the old snapshot or the new one, complete.
 
-Its root is an ext4 file system of its own. The agent is killed at a system call, and at once all that is not
-on the disk is gone; then the file system is mounted again, as at the next start.
+Its root is an ext4 file system. The agent is killed at a system call and all unflushed data is dropped; then the file
+system is mounted again, as after a reboot.
 """
 
 from __future__ import annotations
@@ -11,36 +11,38 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.disks import as_it_is, cut_power, make_disk, mounted
-from support.kills import Point, killed, points, spread, traced
-from support.plots import NAMES, Plot, consistent, each
+from support.disks import after_reboot, cut_power, make_disk, mounted
+from support.scenarios import NAMES, Scenario, consistent, each
 from support.signer_site import STABLE, Site
+from support.site_copies import copy_site
 from support.sizes import Sizes
-from support.twins import twin
+from support.syscalls import Point, killed, points, spread, traced
 
 MIB = 32
 
 
-def on_disk(plot: Plot, folder: Path) -> tuple[Site, Path]:
-    """A twin whose root is to be mounted from the image."""
-    site = twin(plot.site, folder, reserve_mib=0)
+def on_disk(scenario: Scenario, folder: Path) -> tuple[Site, Path]:
+    """A copy of the site, and the image from which its root is to be mounted."""
+    site = copy_site(scenario.site, folder, reserve_mib=0)
     make_disk(image := folder / "disk", MIB, site.root)
     subprocess.run(["rm", "-r", site.root], check=True)
     return site, image
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_at_each_step(plots: dict[str, Plot], sizes: Sizes, tmp_path: Path, name: str) -> None:
-    plot = plots[name]
-    every = points(plot.argv(twin(plot.site, tmp_path / "whole")), tmp_path / "calls")
+def test_a_power_loss_leaves_the_old_or_the_new_snapshot(
+    scenarios: dict[str, Scenario], sizes: Sizes, tmp_path: Path, name: str
+) -> None:
+    scenario = scenarios[name]
+    every = points(scenario.argv(copy_site(scenario.site, tmp_path / "whole")), tmp_path / "calls")
 
     def trial(number: int, point: Point) -> None:
-        site, image = on_disk(plot, tmp_path / str(number))
+        site, image = on_disk(scenario, tmp_path / str(number))
         with mounted(image, site.root):
-            killed(plot.argv(site), point, tmp_path / f"{number}.calls")
+            killed(scenario.argv(site), point, tmp_path / f"{number}.calls")
             cut_power(site.root)
-        with mounted(as_it_is(image), site.root):
-            plot.survived(site, repeat=number % 2 == 0)
+        with mounted(after_reboot(image), site.root):
+            scenario.check_recovery(site, repeat=number % 2 == 0)
         shutil.rmtree(site.folder)
 
     tried = spread(every, sizes.losses)
@@ -49,28 +51,30 @@ def test_at_each_step(plots: dict[str, Plot], sizes: Sizes, tmp_path: Path, name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_was_answered_stays(plots: dict[str, Plot], tmp_path: Path, name: str) -> None:
-    plot = plots[name]
-    site, image = on_disk(plot, tmp_path / "site")
+def test_a_reported_publication_survives_a_power_loss(
+    scenarios: dict[str, Scenario], tmp_path: Path, name: str
+) -> None:
+    scenario = scenarios[name]
+    site, image = on_disk(scenario, tmp_path / "site")
     with mounted(image, site.root):
-        assert plot.say(site).returncode == 0
+        assert scenario.run(site).returncode == 0
         cut_power(site.root)
-    with mounted(as_it_is(image), site.root):
-        assert site.agent.head("stable") == plot.new
+    with mounted(after_reboot(image), site.root):
+        assert site.agent.head("stable") == scenario.new
         consistent(site)
         assert site.engine.verify().findings == ()
 
 
-def test_this_can_tell(plots: dict[str, Plot], tmp_path: Path) -> None:
-    """Where fsync does nothing, the answer is given and the snapshot is gone."""
-    plot = plots["publish"]
-    site, image = on_disk(plot, tmp_path / "site")
+def test_without_fsync_a_reported_publication_is_lost(scenarios: dict[str, Scenario], tmp_path: Path) -> None:
+    """The control: it validates the method of these tests."""
+    scenario = scenarios["publish"]
+    site, image = on_disk(scenario, tmp_path / "site")
     calls = ["fsync", "fdatasync"]
     with mounted(image, site.root):
-        done = traced(plot.argv(site), tmp_path / "calls", calls, inject=f"{','.join(calls)}:retval=0")
+        done = traced(scenario.argv(site), tmp_path / "calls", calls, inject=f"{','.join(calls)}:retval=0")
         assert done.returncode == 0, done.stderr
-        assert site.agent.head("stable") == plot.new
+        assert site.agent.head("stable") == scenario.new
         cut_power(site.root)
-    with mounted(as_it_is(image), site.root):
+    with mounted(after_reboot(image), site.root):
         left = (site.root / STABLE / "mirrorlist").read_text()
-    assert f"/{plot.old}/" in left
+    assert f"/{scenario.old}/" in left

@@ -1,4 +1,4 @@
-"""What the tests of the publisher agent share: keys, packages, and a host whose channel stable holds 1.0."""
+"""Fixtures of the publisher agent's tests: keys, packages, and a host whose channel stable holds 1.0."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def maker(keys: dict[str, Key], tmp_path: Path) -> Maker:
 
 @pytest.fixture
 def second(maker: Maker, rpms: dict[str, Path], first: Snapshot) -> Transaction:
-    """1.1 is added to 1.0."""
+    """A transaction that adds 1.1 to 1.0."""
     return maker.compose([rpms["1.0"], rpms["1.1"]], parent=first, before=[rpms["1.0"]])
 
 
 @pytest.fixture(scope="session")
 def compiler(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Toolkit:
-    """NVIDIA's compiler, from its own wheels, as a builder gets it."""
+    """NVIDIA's compiler from its wheels, installed as on a builder."""
     pins = (project / "roles/cuda_toolkit/files/cuda-13.0.txt").read_text()
     return Wheels("13.0", tmp_path_factory.mktemp("cuda"), pins, sys.executable).install()

@@ -1,4 +1,4 @@
-"""Audit: binaries made by the real gcc, each with one fault of a build, are read and run."""
+"""Audit of binaries from the real gcc, each with one fault of a build."""
 
 from __future__ import annotations
 

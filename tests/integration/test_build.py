@@ -14,27 +14,12 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
-from pipeline.base.records import Flavour, Source, sha256_file
+from pipeline.base.records import sha256_file
 from pipeline.build import cargo_build
-from pipeline.build.inputs import Build
 from pipeline.package.audit import audit
 from pipeline.source import checkout
-from pipeline.source.upstream import resolve
 from pipeline.toolchain.rust import find_rust
-
-CPU = Flavour("cpu", "any x86-64", published=False)
-
-
-def source_of(repository: Path, folder: Path, **how: str) -> Source:
-    return resolve(f"file://{repository}", folder / "mirror", **({"kind": "tag"} | how))
-
-
-def build_of(root: Path, source: Source, **change: object) -> Build:
-    build = Build(
-        root=root, source=source, flavour=CPU, package="mistralrs-cli", binary="mistralrs", rust=find_rust(),
-        toolkit="", toolkit_version="", rustflags="-C target-cpu=x86-64", locked="always",
-    )  # fmt: skip
-    return dataclasses.replace(build, **change)
+from support.builds import CPU, build_of, program_environment, source_of
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +133,14 @@ def test_a_missing_cargo_is_a_clear_error(monkeypatch, tmp_path):
 
 
 RUN = """
-import sys; sys.path.insert(0, sys.argv[1])
+import json
+import sys
 from pathlib import Path
 from pipeline.build import cargo_build
 from pipeline.build.inputs import Build
 from pipeline.base import errors, records
 from pipeline.toolchain import rust
-import json
-data = json.loads(sys.argv[2])
+data = json.loads(sys.argv[1])
 build = Build(root=Path(data["root"]), source=records.Source.from_dict(data["source"]),
     flavour=records.Flavour.from_dict(data["flavour"]), package="mistralrs-cli", binary="mistralrs",
     rust=rust.find_rust(), toolkit="", toolkit_version="", rustflags=data["rustflags"], locked="always")
@@ -168,7 +153,7 @@ except errors.PipelineError as error:
 
 
 @pytest.fixture
-def slow_build(built, project, stand_in, tmp_path):
+def slow_build(built, stand_in, tmp_path):
     """Returns a function that starts a slow build (its build script sleeps) in a process of its own."""
     build, _, _ = built
     repository = tmp_path / "slow.git"
@@ -187,8 +172,8 @@ def slow_build(built, project, stand_in, tmp_path):
     }
 
     def start(**change: object) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", RUN, str(project / "module_utils"), json.dumps(data | change)]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        words = [sys.executable, "-c", RUN, json.dumps(data | change)]
+        process = subprocess.Popen(words, env=program_environment(), stdout=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
         while not sleepers(build.root) and time.monotonic() < deadline:
             (tmp_path / "alive").touch()

@@ -1,4 +1,4 @@
-"""A build's report beside its log, the message of a failed build, and the next one that completes it.
+"""A build's report beside its log, the message of a failed build, and the next build, which completes it.
 
 Real cargo, upstream's stand-in without a GPU; a real run of Ansible prints the summary.
 """
@@ -20,7 +20,7 @@ from pipeline.build import cargo_build, report
 from pipeline.build.failures import CompileFailed
 from pipeline.build.inputs import Build
 from pipeline.build.report_data import BuildReport
-from test_build import build_of, source_of
+from support.builds import build_of, source_of
 
 PROJECT = Path(__file__).parents[2]
 
@@ -79,7 +79,7 @@ def test_the_report_agrees_with_cargo_and_the_binary(first: tuple[Artifact, Buil
     assert found.kernels == 0
 
 
-def test_the_page_lies_beside_the_log_and_the_json(first: tuple[Artifact, BuildReport]) -> None:
+def test_the_page_is_beside_the_log_and_the_json(first: tuple[Artifact, BuildReport]) -> None:
     artifact, found = first
     page = Path(artifact.report)
     assert page.parent == Path(artifact.log).parent

@@ -1,6 +1,6 @@
-"""What is wrong or missing in the variables of a builder, or of its shared cache, is named before a host is touched.
+"""Invalid or missing variables of a builder or of its shared cache fail before any change of a host.
 
-Each case is the role's own preflight on this machine, in one run of Ansible: it looks, and changes nothing.
+Each case runs the role's preflight on this machine; all of them run in one run of Ansible.
 """
 
 import json
@@ -15,10 +15,10 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 RUNNER = {"builder_runner": True, "gitea_runner_instance": "https://git.example.org", "gitea_runner_token": "sesame"}
 CASES: dict[str, tuple[dict[str, Any], str]] = {
-    "all is well": ({}, ""),
-    "a runner too": (RUNNER, ""),
+    "valid": ({}, ""),
+    "valid with a runner": (RUNNER, ""),
     "root builds": ({"builder_user": "root"}, 'builder_user ("root") is a dedicated account, not root'),
-    "nobody builds": ({"builder_user": ""}, 'builder_user ("") is a dedicated account, not root'),
+    "no account builds": ({"builder_user": ""}, 'builder_user ("") is a dedicated account, not root'),
     "no absolute path": ({"builder_root": "builder"}, 'builder_root ("builder") is an absolute path'),
     "a CUDA source": (
         {"cuda_toolkit_source": "cargo"},
@@ -37,16 +37,16 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an sccache without pins": ({"compile_cache_version": "0.1"}, "compile_cache_version 0.1"),
     "a shared level": ({"compile_cache_shared": "nfs"}, "compile_cache_shared must be one of: none, redis, s3, webdav"),
-    "half a shared level": ({"compile_cache_shared": "redis"}, "needs compile_cache_endpoint"),
-    "half of S3": (
+    "an incomplete shared level": ({"compile_cache_shared": "redis"}, "needs compile_cache_endpoint"),
+    "an incomplete S3": (
         {"compile_cache_shared": "s3", "compile_cache_endpoint": "https://s3.example.org"},
         "needs compile_cache_endpoint and compile_cache_bucket",
     ),
-    "a runner of nobody": ({"builder_runner": True}, "missing required arguments: gitea_runner_instance"),
+    "a runner without an instance": ({"builder_runner": True}, "missing required arguments: gitea_runner_instance"),
     "a runner without a token": (RUNNER | {"gitea_runner_token": ""}, "gitea_runner_token is empty"),
     "a runner's capacity": (RUNNER | {"gitea_runner_capacity": "many"}, "gitea_runner_capacity"),
 }
-# Where the cache may go without TLS. A name may lead anywhere, whatever it begins with.
+# Addresses that need no TLS. A host name may resolve to any address, whatever its prefix.
 PRIVATE = (
     "10.0.0.5", "127.0.0.1", "172.16.0.1", "172.31.255.254", "192.168.1.1", "169.254.1.1", "100.64.0.1", "100.127.0.1",
     "::1", "fd12:3456:789a::1", "FC00::1", "fe80::1%eth0", "febf::1", "localhost",
@@ -61,7 +61,7 @@ PUBLIC = (
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What Ansible said to each case; a case that is well is not in it."""
+    """Ansible's failed result of each refused case. Accepted cases are missing."""
     folder = tmp_path_factory.mktemp("refusals")
     play = []
     cases = [(name, "builder", variables) for name, (variables, _) in CASES.items()]
@@ -87,12 +87,14 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     done = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sesame" not in done.stdout + done.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["play.yml", "refused.json"], "nothing else was made"
+    assert sorted(path.name for path in folder.iterdir()) == ["play.yml", "refused.json"], (
+        "the preflight creates no files"
+    )
     return json.loads(file.read_text())
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_wrong_is_named(refused: dict[str, Any], case: str) -> None:
+def test_the_error_names_the_invalid_variable(refused: dict[str, Any], case: str) -> None:
     _, message = CASES[case]
     if not message:
         assert case not in refused, refused.get(case)
@@ -100,7 +102,7 @@ def test_what_is_wrong_is_named(refused: dict[str, Any], case: str) -> None:
         assert message in json.dumps(refused[case]).replace('\\"', '"')
 
 
-def test_a_cache_without_tls_has_a_private_address(refused: dict[str, Any]) -> None:
+def test_a_cache_without_tls_requires_a_private_address(refused: dict[str, Any]) -> None:
     assert not [address for address in PRIVATE if address in refused]
     for address in PUBLIC:
         assert f'cache_server_address ("{address}"), a private address unless both' in refused[address]["msg"]

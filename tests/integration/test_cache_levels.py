@@ -97,7 +97,7 @@ def test_a_redis(redis: tuple[int, int, Path], ask: Ask, monkeypatch: pytest.Mon
     assert "certificate" in found("rediss", tls, password=PASSWORD)
 
 
-def test_a_redis_that_is_dead_and_one_that_says_nothing(ask: Ask) -> None:
+def test_a_dead_redis_and_a_silent_one_are_warnings(ask: Ask) -> None:
     dead = ask(SCCACHE_REDIS_ENDPOINT=f"redis://someone:{PASSWORD}@127.0.0.1:{free_port()}")["redis"]
     assert dead.warning
     assert dead.found == "127.0.0.1: Connection refused"

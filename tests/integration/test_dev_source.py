@@ -1,4 +1,4 @@
-"""A development build from a clone: its commit, the pack for the builder, and a clone that never changes."""
+"""A development build from a clone: its commit, the pack for the builder, and the clone, which never changes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PERSON = ("-c", "user.name=Dev", "-c", "user.email=dev@example.org", "-c", "comm
 
 
 def objects(pack: Path) -> int:
-    """How many a pack holds; gitformat-pack(5)."""
+    """The number of objects in a pack (gitformat-pack(5))."""
     return int.from_bytes(pack.read_bytes()[8:12])
 
 
-class Desk:
-    """A developer's desk: upstream, a clone of it with one commit of its own, and a builder."""
+class Developer:
+    """Upstream, a developer's clone with one more commit, and a builder."""
 
     def __init__(self, folder: Path, stand_in) -> None:
         self.folder, self.upstream, self.clone = folder, folder / "upstream.git", folder / "clone"
@@ -51,7 +51,7 @@ class Desk:
         )  # fmt: skip
 
     def build(self, found) -> Path:
-        """Do the builder's part: receive the pack and move the checkout."""
+        """The builder's part: receive the pack and move the checkout."""
         if found.pack:
             checkout.receive(self.builder, found.source.commit, found.pack)
         checkout.move(self.builder, found.source, "mistralrs-cli")
@@ -59,18 +59,20 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path, stand_in):
-    return Desk(tmp_path, stand_in)
+def developer(tmp_path, stand_in):
+    return Developer(tmp_path, stand_in)
 
 
 @pytest.fixture
-def warm(desk):
-    """The desk, where the builder has upstream's newest commit."""
-    checkout.move(desk.builder, resolve(desk.url, desk.folder / "mirror.git", kind="branch"), "mistralrs-cli")
-    return desk
+def warm(developer):
+    """A developer whose builder has upstream's newest commit."""
+    checkout.move(
+        developer.builder, resolve(developer.url, developer.folder / "mirror.git", kind="branch"), "mistralrs-cli"
+    )
+    return developer
 
 
-def test_a_commit_is_brought_without_its_history_and_named_after_upstreams_releases(warm):
+def test_a_commit_is_packed_without_history_and_its_version_follows_upstreams_releases(warm):
     before = state(warm.clone)
     found = warm.resolve()
     head = git("rev-parse", "HEAD", repository=warm.clone).strip()
@@ -81,27 +83,29 @@ def test_a_commit_is_brought_without_its_history_and_named_after_upstreams_relea
     # The commit, the file that changed, and the three folders above it: no other file, no other commit.
     assert objects(found.pack) == 5
     assert warm.build(found).joinpath(LIMITS).read_text().endswith("// mine\n")
-    assert git("rev-parse", "--is-shallow-repository", repository=warm.builder).strip() == "false"  # its parent is here
+    assert (
+        git("rev-parse", "--is-shallow-repository", repository=warm.builder).strip() == "false"
+    )  # the builder has its parent
     assert state(warm.clone) == before
     assert warm.resolve().pack is None
 
 
-def test_an_empty_builder_gets_one_commit_and_then_follows_upstream(desk, stand_in):
+def test_an_empty_builder_gets_one_commit_and_then_follows_upstream(developer, stand_in):
     for number in range(3):
-        desk.commit(f"more {number}", **{LIMITS: f"// {number}\n"})
-    found = desk.resolve()
-    shutil.move(desk.clone, desk.folder / "gone")  # the builder no longer needs the clone
-    tree = desk.build(found)
+        developer.commit(f"more {number}", **{LIMITS: f"// {number}\n"})
+    found = developer.resolve()
+    shutil.move(developer.clone, developer.folder / "gone")  # the builder no longer needs the clone
+    tree = developer.build(found)
     assert git("rev-list", "--count", "HEAD", repository=tree).strip() == "1"
     assert git("fsck", "--connectivity-only", repository=tree) is not None
-    stand_in.release(desk.upstream, "0.9.3")
-    checkout.move(tree, resolve(desk.url, desk.folder / "mirror.git", kind="tag"), "mistralrs-cli")
+    stand_in.release(developer.upstream, "0.9.3")
+    checkout.move(tree, resolve(developer.url, developer.folder / "mirror.git", kind="tag"), "mistralrs-cli")
     assert int(git("rev-list", "--count", "HEAD", repository=tree)) > 9
     git("gc", "--quiet", "--prune=now", repository=tree)
     assert git("status", "--porcelain", repository=tree) == ""
 
 
-def test_uncommitted_work_is_a_commit_of_its_own_and_changes_nothing_of_the_clone(warm, monkeypatch):
+def test_uncommitted_work_becomes_a_commit_and_the_clone_does_not_change(warm, monkeypatch):
     git("config", "core.hooksPath", "/nonexistent", repository=warm.clone)
     git("config", "core.fsmonitor", f"touch {warm.folder}/ran; false", repository=warm.clone)
     git("config", "filter.x.clean", f"touch {warm.folder}/ran; cat", repository=warm.clone)
@@ -113,7 +117,7 @@ def test_uncommitted_work_is_a_commit_of_its_own_and_changes_nothing_of_the_clon
     (warm.clone / LIMITS).write_text("pub const CHANGED: bool = true;\n")
     (warm.clone / "README.md").unlink()
     before = state(warm.clone)
-    # The account's own configuration is honoured, but for a monitor, which would leave its files in the clone.
+    # The account's configuration is used, without a file system monitor, which would write into the clone.
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.fsmonitor")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", f"touch {warm.folder}/ran; false")
@@ -132,8 +136,8 @@ def test_uncommitted_work_is_a_commit_of_its_own_and_changes_nothing_of_the_clon
 
 
 @pytest.mark.parametrize("ignore_case", ["false", "true"])
-def test_no_program_that_a_submodule_names_is_run(warm, ignore_case):
-    """git status, which git add runs in each submodule, would run them."""
+def test_programs_in_the_configuration_of_a_submodule_never_run(warm, ignore_case):
+    """git add runs git status in each submodule, which would run them."""
     git("config", "core.ignoreCase", ignore_case, repository=warm.clone)
     trap = f"touch {warm.folder}/ran; cat"
     modules = [warm.clone / name for name in ("mod", "third/party/Mod", "mistralrs-core/a *[b]\n: mod")]
@@ -146,7 +150,7 @@ def test_no_program_that_a_submodule_names_is_run(warm, ignore_case):
     git("add", *(f":(literal){path}" for path in paths), repository=warm.clone)
     git(*PERSON, "commit", "--quiet", "--message", "submodules", repository=warm.clone)
     for module in modules:
-        (module / LIMITS).write_text((module / LIMITS).read_text())  # as it was, at another time: git has to compare it
+        (module / LIMITS).write_text((module / LIMITS).read_text())  # same content, new time: git must compare it
     git(*PERSON, "commit", "--quiet", "--allow-empty", "--message", "newer", repository=modules[0])
     (warm.clone / LIMITS).write_text("// uncommitted\n")
     (warm.folder / "ran").unlink(missing_ok=True)
@@ -164,7 +168,7 @@ def test_no_program_that_a_submodule_names_is_run(warm, ignore_case):
     assert len(head) == 3
 
 
-def test_a_submodule_that_cannot_be_named_to_git_is_refused(warm):
+def test_a_submodule_whose_path_is_not_utf8_is_refused(warm):
     module = os.fsencode(warm.clone) + b"/mod-\xff"
     subprocess.run(["git", "clone", "--quiet", warm.url, module], check=True)
     git("config", "core.fsmonitor", f"touch {warm.folder}/ran; false", repository=Path(os.fsdecode(module)))
@@ -176,8 +180,8 @@ def test_a_submodule_that_cannot_be_named_to_git_is_refused(warm):
     assert warm.resolve().source.ref == "HEAD"
 
 
-def test_a_work_tree_that_is_another_folder_is_refused_for_uncommitted_work_alone(warm):
-    """Its files would be taken, such as the keys of the developer's home."""
+def test_a_work_tree_elsewhere_is_refused_for_uncommitted_work_only(warm):
+    """Its files would be packed, for example keys in the developer's home."""
     (warm.folder / "secret").write_text("of the developer")
     git("config", "core.worktree", "../..", repository=warm.clone)
     before = state(warm.clone)
@@ -190,8 +194,8 @@ def test_a_work_tree_that_is_another_folder_is_refused_for_uncommitted_work_alon
     assert warm.resolve().source.ref == "HEAD"
 
 
-def test_the_checkout_of_a_submodule_will_do(warm):
-    """Its core.worktree names the folder that it is."""
+def test_the_checkout_of_a_submodule_is_a_valid_source(warm):
+    """Its core.worktree names its own folder."""
     upper = warm.folder / "upper"
     git("init", "--quiet", upper)
     git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", warm.url, "engine", repository=upper)
@@ -199,22 +203,22 @@ def test_the_checkout_of_a_submodule_will_do(warm):
     assert warm.resolve(upper / "engine", uncommitted=True).source.rpm_version.endswith(".dirty")
 
 
-def test_a_second_change_costs_that_change_also_where_the_builder_had_nothing(desk):
+def test_a_second_pack_holds_only_the_second_change(developer):
     for number in range(2):
-        (desk.clone / LIMITS).write_text(f"// {number}\n")
-        found = desk.resolve(uncommitted=True)
-        desk.build(found)
+        (developer.clone / LIMITS).write_text(f"// {number}\n")
+        found = developer.resolve(uncommitted=True)
+        developer.build(found)
     # The commit, the file and the three folders above it.
     assert objects(found.pack) == 5
 
 
-def test_a_clean_tree_is_its_commit(warm):
+def test_a_clean_tree_resolves_to_its_commit(warm):
     (warm.clone / LIMITS).touch()
     assert warm.resolve(uncommitted=True).source == warm.resolve().source
 
 
-def test_a_file_that_changed_in_the_instant_of_the_index_and_kept_its_size_is_seen(warm, monkeypatch):
-    """Its time equals that of the indexed file; git reads files that are as new as the index itself."""
+def test_a_change_with_the_time_of_the_index_and_the_same_size_is_found(warm, monkeypatch):
+    """The file's time equals the indexed time. Git compares the content of files as new as the index."""
     path, index = warm.clone / LIMITS, warm.clone / ".git/index"
     instant = (path.stat().st_mtime_ns,) * 2
     path.write_text(path.read_text().replace("mine", "MINE"))
@@ -226,7 +230,7 @@ def test_a_file_that_changed_in_the_instant_of_the_index_and_kept_its_size_is_se
     assert warm.resolve(uncommitted=True).source.rpm_version.endswith(".dirty")
 
 
-def test_a_merge_that_is_under_way_is_refused(warm):
+def test_a_merge_in_progress_is_refused(warm):
     git("checkout", "--quiet", "-b", "other", "HEAD~1", repository=warm.clone)
     warm.commit("another", **{LIMITS: "// theirs\n"})
     subprocess.run(["git", *PERSON, "-C", warm.clone, "merge", "-q", "master"], capture_output=True, check=False)
@@ -236,7 +240,7 @@ def test_a_merge_that_is_under_way_is_refused(warm):
     assert state(warm.clone) == before
 
 
-def test_a_sparse_index_is_refused_for_uncommitted_work_alone(warm):
+def test_a_sparse_index_is_refused_for_uncommitted_work_only(warm):
     git("sparse-checkout", "set", "--sparse-index", "mistralrs-core", repository=warm.clone)
     with pytest.raises(PipelineError, match=r"from a sparse index .*sparse-checkout reapply --no-sparse-index"):
         warm.resolve(uncommitted=True)
@@ -244,15 +248,15 @@ def test_a_sparse_index_is_refused_for_uncommitted_work_alone(warm):
 
 
 @pytest.mark.parametrize("kind", ["worktree", "bare", "shallow", "partial", "split index", "sparse"])
-def test_every_kind_of_clone_will_do(warm, kind):
+def test_every_kind_of_clone_is_a_valid_source(warm, kind):
     other = warm.folder / "other"
     head = git("rev-parse", "HEAD", repository=warm.clone).strip()
     git("config", "uploadpack.allowFilter", "true", repository=warm.clone)
-    how = {"bare": ["--bare"], "shallow": ["--depth=2"], "partial": ["--filter=blob:none"]}
+    options = {"bare": ["--bare"], "shallow": ["--depth=2"], "partial": ["--filter=blob:none"]}
     if kind == "worktree":
         git("worktree", "add", "--quiet", "--detach", other, repository=warm.clone)
     else:
-        subprocess.run(["git", "clone", "-q", *how.get(kind, []), f"file://{warm.clone}", other], check=True)
+        subprocess.run(["git", "clone", "-q", *options.get(kind, []), f"file://{warm.clone}", other], check=True)
     if kind == "split index":
         git("update-index", "--split-index", repository=other)
     if kind == "sparse":
@@ -274,7 +278,7 @@ def test_every_kind_of_clone_will_do(warm, kind):
     assert warm.build(warm.resolve(other)).joinpath(LIMITS).read_text().endswith("// mine\n")
 
 
-def test_a_clone_that_lacks_files_or_history_says_what_to_do(warm):
+def test_a_clone_that_lacks_files_or_history_is_refused_with_a_remedy(warm):
     git("config", "uploadpack.allowFilter", "true", repository=warm.clone)
     partial, shallow = warm.folder / "partial", warm.folder / "shallow"
     git("clone", "--quiet", "--filter=blob:none", "--no-checkout", f"file://{warm.clone}", partial)
@@ -290,13 +294,13 @@ def test_a_clone_that_lacks_files_or_history_says_what_to_do(warm):
         warm.resolve(shallow)
 
 
-def test_a_clone_of_another_account_will_do(warm):
+def test_a_clone_of_another_account_is_a_valid_source(warm):
     for path in (warm.clone, *warm.clone.rglob("*")):
         os.chown(path, 12345, 12345, follow_symlinks=False)
     assert warm.resolve(uncommitted=True).source == warm.resolve().source
 
 
-def test_upstream_need_not_answer_once_its_releases_are_known(warm):
+def test_an_unreachable_upstream_is_a_warning_once_its_releases_are_known(warm):
     found = warm.resolve()
     warm.upstream.rename(warm.folder / "away")
     again = warm.resolve()
@@ -307,7 +311,7 @@ def test_upstream_need_not_answer_once_its_releases_are_known(warm):
         warm.resolve()
 
 
-def test_submodules_and_large_files_are_told(warm):
+def test_submodules_and_large_files_are_warnings(warm):
     (warm.clone / ".gitattributes").write_text("*.bin filter=lfs\n")
     git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},third/party", repository=warm.clone)
     git("add", ".gitattributes", repository=warm.clone)
@@ -326,7 +330,7 @@ def test_submodules_and_large_files_are_told(warm):
         ({"ref": "master~1", "uncommitted": True}, "uncommitted work is on top of HEAD.*Leave out ref or uncommitted"),
     ],
 )
-def test_a_ref_that_will_not_do(warm, options, message):
+def test_an_invalid_ref_is_refused(warm, options, message):
     before = state(warm.clone, warm.builder)
     with pytest.raises(PipelineError, match=message):
         warm.resolve(**options)
@@ -334,8 +338,8 @@ def test_a_ref_that_will_not_do(warm, options, message):
 
 
 @pytest.mark.parametrize("below", [".", "none", "clone/mistralrs-core"])
-def test_a_source_that_is_no_repository(warm, below):
-    """A folder below a checkout is none either: which one is meant is not guessed."""
+def test_a_source_that_is_not_the_top_of_a_repository_is_refused(warm, below):
+    """A folder below a checkout is ambiguous."""
     with pytest.raises(PipelineError, match=r"source is no readable git repository.*Name the top folder of a checkout"):
         warm.resolve(warm.folder / below)
     assert not (warm.folder / "packs").exists()
@@ -356,7 +360,7 @@ def test_a_source_that_is_no_repository(warm, below):
         ({"source": "/x", "flavour": "hopper"}, "there is no flavour hopper.*one of: ada, cpu"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused_first(run_module, tmp_path, options, message):
+def test_contradictory_options_are_refused_before_any_work(run_module, tmp_path, options, message):
     table = [Flavour(name, "x").to_dict() for name in ("ada", "cpu")]
     folders = {"mirror": f"{tmp_path}/mirror.git", "packs": f"{tmp_path}/packs", "url": "file:///nonexistent"}
     result = run_module("dev_source", {"flavour": "cpu", "flavours": table} | folders | options)
@@ -369,15 +373,15 @@ def test_options_that_contradict_each_other_are_refused_first(run_module, tmp_pa
     ("publish", "incremental", "expected"),
     [("", None, True), ("", False, False), ("", True, True), ("unstable", None, False), ("unstable", False, False)],
 )
-def test_what_is_published_is_not_incremental_and_else_it_is_as_one_says(publish, incremental, expected):
+def test_a_build_to_publish_is_never_incremental_and_other_builds_are_by_default(publish, incremental, expected):
     assert DevRequest(source="/x", publish=publish, incremental=incremental).incrementally == expected
 
 
-def test_a_nights_flavours_are_all_that_are_published_or_the_one_that_is_named(run_module, desk, flavours):
+def test_a_nightly_run_wants_all_published_flavours_or_the_named_one(run_module, developer, flavours):
     options = {
-        "url": desk.url,
+        "url": developer.url,
         "kind": "branch",
-        "mirror": f"{desk.folder}/mirror.git",
+        "mirror": f"{developer.folder}/mirror.git",
         "flavours": [*flavours.values()],
     }
     found = {
@@ -385,56 +389,56 @@ def test_a_nights_flavours_are_all_that_are_published_or_the_one_that_is_named(r
         for name in ("all", "cpu")
     }
     assert found == {"all": ["ampere", "ada", "blackwell"], "cpu": ["cpu"]}
-    shutil.rmtree(desk.folder / "mirror.git")
+    shutil.rmtree(developer.folder / "mirror.git")
     assert "there is no flavour hopper" in run_module("upstream_source", options | {"flavour": "hopper"})["msg"]
-    assert not (desk.folder / "mirror.git").exists()
+    assert not (developer.folder / "mirror.git").exists()
 
 
-def test_a_commit_of_upstream_by_its_whole_id_or_the_beginning(desk):
-    commit = git("rev-parse", "v0.9.1~1", repository=desk.upstream).strip()
-    mirror = desk.folder / "mirror.git"
-    for spelled in (commit, commit[:7]):
-        source, branches = resolve_commit(desk.url, mirror, spelled)
+def test_a_commit_of_upstream_is_found_by_its_id_or_a_prefix(developer):
+    commit = git("rev-parse", "v0.9.1~1", repository=developer.upstream).strip()
+    mirror = developer.folder / "mirror.git"
+    for id_ in (commit, commit[:7]):
+        source, branches = resolve_commit(developer.url, mirror, id_)
         assert (source.commit, source.kind, branches) == (commit, "commit", ["master"])
         assert source.rpm_version.startswith("0.9.0^")
-    checkout.move(desk.builder, source, "mistralrs-cli")
-    assert checkout.current_commit(desk.builder) == commit
+    checkout.move(developer.builder, source, "mistralrs-cli")
+    assert checkout.current_commit(developer.builder) == commit
 
 
 @pytest.mark.parametrize("by_id", ["true", "false"])
-def test_a_commit_of_a_branch_is_had_also_from_a_server_that_gives_none_by_its_id(desk, by_id):
-    """Git's protocol 2 gives any commit; the older one only those of allow…InWant."""
-    git("branch", "topic", "master", repository=desk.upstream)
+def test_a_commit_of_a_branch_is_fetched_even_if_the_server_serves_no_commit_by_id(developer, by_id):
+    """Git's protocol 2 serves any commit; version 0 only those of uploadpack.allow…InWant."""
+    git("branch", "topic", "master", repository=developer.upstream)
     for name in ("allowAnySHA1InWant", "allowReachableSHA1InWant", "allowTipSHA1InWant"):
-        git("config", f"uploadpack.{name}", by_id, repository=desk.upstream)
-    commit = git("rev-parse", "master~1", repository=desk.upstream).strip()
+        git("config", f"uploadpack.{name}", by_id, repository=developer.upstream)
+    commit = git("rev-parse", "master~1", repository=developer.upstream).strip()
     os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.version", "GIT_CONFIG_VALUE_0": "0"}
     try:
-        source, branches = resolve_commit(desk.url, desk.folder / "mirror.git", commit)
-        checkout.move(desk.builder, source, "mistralrs-cli")
+        source, branches = resolve_commit(developer.url, developer.folder / "mirror.git", commit)
+        checkout.move(developer.builder, source, "mistralrs-cli")
     finally:
         for name in ("COUNT", "KEY_0", "VALUE_0"):
             del os.environ[f"GIT_CONFIG_{name}"]
     assert branches == ["master", "topic"]
-    assert checkout.current_commit(desk.builder) == commit
+    assert checkout.current_commit(developer.builder) == commit
 
 
-def test_a_commit_on_no_branch_needs_its_whole_id(desk, stand_in):
-    before = git("rev-parse", "master", repository=desk.upstream).strip()
-    commit = stand_in.add_commit(desk.upstream, "thrown away", {LIMITS: "// x\n"})
-    git("update-ref", "refs/heads/master", before, repository=desk.upstream)
-    mirror = desk.folder / "mirror.git"
+def test_a_commit_on_no_branch_requires_its_full_id(developer, stand_in):
+    before = git("rev-parse", "master", repository=developer.upstream).strip()
+    commit = stand_in.add_commit(developer.upstream, "thrown away", {LIMITS: "// x\n"})
+    git("update-ref", "refs/heads/master", before, repository=developer.upstream)
+    mirror = developer.folder / "mirror.git"
     with pytest.raises(PipelineError, match=f"upstream has no commit {commit[:9]}.*needs all 40 digits"):
-        resolve_commit(desk.url, mirror, commit[:9])
-    source, branches = resolve_commit(desk.url, mirror, commit)
+        resolve_commit(developer.url, mirror, commit[:9])
+    source, branches = resolve_commit(developer.url, mirror, commit)
     assert (source.commit, branches) == (commit, [])
     with pytest.raises(PipelineError, match=f"upstream has no commit {'1' * 40}.*Check the id"):
-        resolve_commit(desk.url, mirror, "1" * 40)
+        resolve_commit(developer.url, mirror, "1" * 40)
     with pytest.raises(PipelineError, match="'v0.9.2' is no commit's id"):
-        resolve_commit(desk.url, mirror, "v0.9.2")
+        resolve_commit(developer.url, mirror, "v0.9.2")
 
 
-def test_a_pack_that_is_damaged_or_does_not_fit_changes_nothing(warm):
+def test_a_damaged_or_incomplete_pack_changes_nothing(warm):
     found = warm.resolve()
     before = checkout.current_commit(warm.builder), checkout.known(warm.builder)
     whole = found.pack.read_bytes()
@@ -449,8 +453,8 @@ def test_a_pack_that_is_damaged_or_does_not_fit_changes_nothing(warm):
     assert before[0]
 
 
-def test_a_caller_that_is_a_hook_of_git_is_not_meant(warm, monkeypatch):
-    """git sets these for its hooks: without care the builder's checkout would come from the developer's repository."""
+def test_variables_of_a_git_hook_are_ignored(warm, monkeypatch):
+    """Git sets them for its hooks; they would redirect the builder's git to the developer's repository."""
     found = warm.resolve()
     before = state(warm.clone)
     monkeypatch.setenv("GIT_DIR", str(warm.clone / ".git"))

@@ -40,7 +40,7 @@ source = "git+{url}#{commit}"
 
 
 def commit(folder: Path, **files: str) -> str:
-    """Make ``folder`` a repository with these files ("/" is written "__"); the commit."""
+    """Make ``folder`` a repository with these files (names have "__" for "/"); returns the commit."""
     for name, text in files.items():
         path = folder / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def needs(tmp_path: Path) -> DownloadNeeds:
 
 
 def results(needs: DownloadNeeds) -> dict[str, tuple[str, bool]]:
-    """What each check found, and whether it fits."""
+    """The value that each check found, and whether it fits."""
     trials = Trials(needs.root / "cache" / "trials.json")
     return {finding.check: (finding.found, finding.fits) for finding in downloads.check(needs, trials)}
 
@@ -129,7 +129,7 @@ def served(folder: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_crate_registry_is_asked_for_the_file_that_every_index_has(tmp_path: Path) -> None:
+def test_a_crate_registry_must_serve_config_json(tmp_path: Path) -> None:
     with served(tmp_path) as registry:
         assert downloads.registry_answer(registry) == "HTTP 404"
         (tmp_path / "config.json").write_text("<html>an error page</html>")
@@ -165,7 +165,7 @@ def test_cargo_itself_reports_whether_it_reaches_its_registry(tmp_path: Path) ->
     assert not finding.fits
 
 
-def test_a_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The web server acts as a proxy: the request holds the whole address."""
     (tmp_path / "config.json").write_text('{"dl": "x"}')
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
@@ -175,23 +175,21 @@ def test_a_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.
         assert "refused" in downloads.registry_answer(registry)
 
 
-def test_an_account_in_an_address_is_not_told() -> None:
+def test_an_account_in_an_address_is_not_shown() -> None:
     address = f"http://builder:open-sesame@127.0.0.1:{free_port()}/repo.git"
     (finding,) = downloads.check_downloads([Download("git", address, here=False)])
     assert not finding.fits
     assert "open-sesame" not in f"{finding}"
 
 
-def test_an_address_that_several_ask_for_is_asked_once_and_needed_if_one_needs_it(tmp_path: Path) -> None:
+def test_a_shared_address_is_requested_once_and_required_if_one_dependency_requires_it(tmp_path: Path) -> None:
     missing = f"file://{tmp_path}/none"
     rows = [Download("git", missing, here=False), Download("git", missing, here=True)]
     (finding,) = downloads.check_downloads(rows)
     assert not finding.fits
 
 
-def test_cutlass_is_asked_for_where_a_build_script_names_a_commit_that_is_not_here(
-    needs: DownloadNeeds, tmp_path: Path
-) -> None:
+def test_cutlass_is_requested_if_a_build_script_names_a_missing_commit(needs: DownloadNeeds, tmp_path: Path) -> None:
     cutlass, upstream = tmp_path / "cutlass", tmp_path / "upstream"
     named = commit(cutlass, include__cutlass__h="")
     script = f'fn main() {{ builder.with_cutlass(Some("{named}")); }}\n'
@@ -206,6 +204,6 @@ def test_cutlass_is_asked_for_where_a_build_script_names_a_commit_that_is_not_he
     subprocess.run(["git", "clone", "--quiet", cutlass, folder], check=True)
     (folder / "include").mkdir(exist_ok=True)
     assert address not in results(gpu)
-    # The operator's own list counts in its place.
+    # The operator's list of commits replaces it.
     other = Mirrors(mirrors.git, cutlass_commits=("f" * 40,))
     assert not results(replace(gpu, mirrors=other))[address][1]

@@ -22,14 +22,12 @@ from pipeline.base.records import Artifact, Flavour
 from pipeline.build import cargo_build, processes, variants
 from pipeline.build.inputs import Build
 from pipeline.package.binary import read_binary
-from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit
-from pipeline.toolchain.rust import find_rust
+from support.builds import CPU, build_of, source_of
 
 FEATURES = ("cuda", "flash-attn")
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", FEATURES, 580)
 AMPERE = Flavour("ampere", "RTX 30", "8.6", "13.0", FEATURES, 580)
-CPU = Flavour("cpu", "any x86-64", published=False)
 # The stand-in's packages with kernels, and those that depend on them.
 OF_THE_GPU = {
     "mistralrs-core", "mistralrs-quant", "mistralrs-paged-attn", "mistralrs-flash-attn",
@@ -49,13 +47,10 @@ class Builder:
         self.log = folder / "builder/log/build.log"
 
     def describe(self, flavour: Flavour) -> Build:
-        source = resolve(f"file://{self.repository}", self.folder / "mirror", kind="branch")
+        source = source_of(self.repository, self.folder, kind="branch")
         folder, version = (self.compiler.folder, self.compiler.compiler) if flavour.cuda else ("", "")
-        return Build(
-            root=self.folder / "builder", source=source, flavour=flavour, package="mistralrs-cli", binary="mistralrs",
-            rust=find_rust(), toolkit=folder, toolkit_version=version,
-            rustflags="-C target-cpu=x86-64", locked="always",
-        )  # fmt: skip
+        root = self.folder / "builder"
+        return build_of(root, source, flavour=flavour, toolkit=folder, toolkit_version=version)
 
     def build(self, flavour: Flavour, *, incremental: bool = False) -> tuple[Artifact, set[str], list[str]]:
         """Build the newest commit; returns the artifact, the compiled packages and the compiled kernels."""

@@ -29,7 +29,7 @@ def calls(registration: Registration) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_it_is_registered_once_and_argv_does_not_contain_the_token(registration: Registration) -> None:
+def test_a_runner_registers_once_and_argv_does_not_contain_the_token(registration: Registration) -> None:
     assert not registration.done
     registration.register("stand-in-token")
     assert registration.done

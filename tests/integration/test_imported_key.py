@@ -1,4 +1,4 @@
-"""A signing key made elsewhere: provisioning imports it into an empty home only."""
+"""A signing key created elsewhere: provisioning imports it into an empty home only."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_new_signer_imports_the_key_without_its_primary(old: Host, tmp_path: P
     assert new.ensure(old.backup()) == (fingerprint, ())
 
 
-def test_a_lost_key_comes_back_from_its_backup(old: Host) -> None:
+def test_a_lost_key_is_restored_from_its_backup(old: Host) -> None:
     fingerprint, _ = old.ensure()
     backup = old.backup()
     old.lose()

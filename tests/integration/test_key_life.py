@@ -64,7 +64,7 @@ class Life:
         return key.fingerprint
 
     def all(self) -> dict[str, str]:
-        """Every file but gpg's own, as text, and the secrets of the home."""
+        """The text of every file except gpg's, and the secrets of the home."""
         files = (*self.folder.glob("offline/*"), self.public, self.home / "use-from.json")
         secrets = run(["gpg", "--homedir", self.home, "--batch", "--with-colons", "-K"]).stdout
         return {str(path): path.read_text() for path in files if path.is_file()} | {"secrets": secrets}
@@ -133,7 +133,7 @@ def test_a_lost_key_is_not_replaced_silently(life: Life, tmp_path: Path) -> None
     with pytest.raises(PipelineError, match="the signing key is lost: [0-9A-F]{40} is trusted.* rotate_key.yml"):
         life.ensure()
     assert life.public.read_text() == before
-    # A rotation replaces it; no other key can sign, so the new one does at once.
+    # A rotation replaces it. No other key can sign, so the new one signs immediately.
     stands = life.introduce()
     assert stands.signing
     assert life.signs() == stands.signing.fingerprint
@@ -189,7 +189,7 @@ def test_a_rotation_from_its_beginning_to_the_day_when_the_next_key_signs(
     assert life.introduce(check=True).changes
 
 
-def test_without_overlap_the_next_key_signs_at_once_and_a_rotation_can_be_shortened(life: Life) -> None:
+def test_without_overlap_the_next_key_signs_immediately_and_a_rotation_can_be_shortened(life: Life) -> None:
     life.introduce()
     slow = life.schedule(30)
     assert slow.successor
@@ -409,7 +409,7 @@ def test_findings_are_a_key_that_expires_one_that_is_not_trusted_and_a_stopped_r
     life.schedule()
     assert unfit(life) == []
 
-    # Somebody restored an old copy of the trusted keys.
+    # An old copy of the trusted keys was restored.
     certificates = read_certificates(life.public)
     life.public.write_text(next(iter(certificates.values())))
     assert unfit(life) == ["trusted keys"]

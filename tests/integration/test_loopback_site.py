@@ -92,7 +92,7 @@ def test_dotfiles_are_refused_and_a_missing_file_is_not_cached(site: Site) -> No
     assert (status, headers["Cache-Control"]) == (404, None)
 
 
-def test_it_listens_on_loopback_only(site: Site) -> None:
+def test_the_server_listens_on_loopback_only(site: Site) -> None:
     started(site)
     listing = subprocess.run(
         ["ss", "-Hltn", f"sport = :{site.port}"], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""The modules' own part: arguments in, a record or one clear message out, nothing done in check mode."""
+"""The modules themselves: arguments, the returned record or one clear message, no change in check mode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from support.signer_site import COMMIT, STABLE, Site
 
 CPU = Flavour("cpu", "any x86-64", published=False).to_dict()
 PACKAGE = {"package": "mistralrs-cli", "rustflags": "-C target-cpu=x86-64"}
-# The stand-in takes little memory, whatever this machine has.
+# The stand-in needs little memory.
 SMALL = {"compatibility": {"heavy": False}}
 
 
@@ -18,7 +18,7 @@ def source(upstream, tmp_path):
     return resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag").to_dict()
 
 
-def test_upstream_source_gives_a_record_in_check_mode_too(run_module, upstream, tmp_path):
+def test_upstream_source_returns_a_record_in_check_mode_too(run_module, upstream, tmp_path):
     arguments = {"url": f"file://{upstream}", "mirror": str(tmp_path / "mirror"), "version": "0.9.1"}
     for check in (False, True):
         result = run_module("upstream_source", arguments, check=check)
@@ -26,7 +26,7 @@ def test_upstream_source_gives_a_record_in_check_mode_too(run_module, upstream, 
         assert result["step"]["name"] == "resolve"
 
 
-def test_cargo_build_in_check_mode_tells_and_does_nothing(run_module, source, tmp_path):
+def test_cargo_build_in_check_mode_reports_a_change_and_builds_nothing(run_module, source, tmp_path):
     root = tmp_path / "builder"
     arguments = {"root": str(root), "source": source, "flavour": CPU, "binary": "mistralrs", **PACKAGE}
     result = run_module("cargo_build", arguments, check=True)
@@ -35,8 +35,8 @@ def test_cargo_build_in_check_mode_tells_and_does_nothing(run_module, source, tm
     assert not root.exists()
 
 
-def test_build_environment_warns_where_the_tags_version_is_not_cargos(run_module, upstream, stand_in, tmp_path):
-    """Upstream's v0.8.10 says 0.8.9 in its Cargo.toml."""
+def test_builder_check_warns_if_the_tags_version_is_not_cargos(run_module, upstream, stand_in, tmp_path):
+    """Cargo.toml of upstream's v0.8.10 has the version 0.8.9."""
     stand_in.tag(upstream, "v0.9.9")
     found = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.9").to_dict()
     arguments = {"root": str(tmp_path / "b"), "source": found, "flavour": CPU, "free_gib": 0.1, **PACKAGE, **SMALL}
@@ -46,7 +46,7 @@ def test_build_environment_warns_where_the_tags_version_is_not_cargos(run_module
     assert any("Cargo.toml says 0.9.2" in str(warning) for warning in result["warnings"])
 
 
-def test_build_environment_tells_all_findings_when_it_fails(run_module, source, tmp_path):
+def test_builder_check_returns_all_findings_when_it_fails(run_module, source, tmp_path):
     arguments = {"root": str(tmp_path / "b"), "source": source, "flavour": CPU, "free_gib": 1e6, **PACKAGE, **SMALL}
     result = run_module("builder_check", arguments | {"rustflags": "-C target-cpu=native"})
     assert result["failed"]
@@ -66,13 +66,13 @@ def test_build_environment_tells_all_findings_when_it_fails(run_module, source, 
         ),
     ],
 )
-def test_a_record_that_does_not_fit_is_named(run_module, module, arguments):
+def test_the_error_names_an_incomplete_record(run_module, module, arguments):
     result = run_module(module, arguments)
     assert result["failed"]
     assert "record lacks" in result["msg"]
 
 
-def test_a_cargo_that_is_not_there_is_told_with_what_to_do(run_module, source, tmp_path):
+def test_a_missing_cargo_is_an_error_with_its_path(run_module, source, tmp_path):
     arguments = {"root": str(tmp_path), "source": source, "flavour": CPU, "binary": "mistralrs", **PACKAGE}
     result = run_module("cargo_build", arguments | {"cargo": "/nonexistent/cargo"})
     assert result["failed"]

@@ -1,8 +1,8 @@
 """Mirrors, and builds without a network: real cargo and git in an empty network namespace.
 
-The workspace that is built takes one crate from crates.io and one from https://git.invalid/, an address that cannot
-exist (RFC 2606): all downloads come from the mirrors. The tests create both, and a small repository that stands in
-for CUTLASS, and a crate that looks for it as cudaforge does.
+The workspace depends on one crate from crates.io and on one from https://git.invalid/, an address that cannot exist
+(RFC 2606): all downloads come from the mirrors. The tests create both mirrors, a small repository in place of CUTLASS,
+and a crate that looks for it like cudaforge.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pipeline.source import checkout
 from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder, has_cutlass, place_registry, seed_cutlass
 from pipeline.source.upstream import resolve
 from pipeline.toolchain.rust import find_rust
+from support.builds import CPU, program_environment
 
-CPU = Flavour("cpu", "any x86-64", published=False)
 # A flavour that requires CUTLASS and runs no nvcc: a folder stands in for its toolkit.
 KERNELS = Flavour("kernels", "RTX 40", "8.9", "13.0", ("cuda",), published=False)
 
@@ -127,7 +127,7 @@ def crate(folder: Path, manifest: str, source: str) -> None:
 
 
 def repository(folder: Path) -> str:
-    """Make a folder a git repository that is served to partial clones; its commit."""
+    """Make a folder a git repository that serves partial clones; returns its commit."""
     git("init", "--quiet", folder)
     git("config", "uploadpack.allowFilter", "true", repository=folder)
     return commit(folder, "v0.9.2")
@@ -202,7 +202,7 @@ class Site:
         (folder / "Cargo.toml").write_text(WORKSPACE)
         (folder / "Cargo.lock").write_text(LOCK.format(leaf=sha256_file(self.crate), twig=self.twig))
         (folder / ".cargo").mkdir()
-        # A network that is not there is asked once, not four times with pauses.
+        # Without a network one attempt is enough.
         (folder / ".cargo/config.toml").write_text("[net]\nretry = 0\n")
         repository(folder)
 
@@ -232,18 +232,19 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 WITHOUT_NETWORK = """
-import json, sys; sys.path.insert(0, sys.argv[1])
+import json
+import sys
 from pathlib import Path
 from pipeline.build import cargo_build
 from pipeline.build.inputs import Build
 from pipeline.base import errors, records
 from pipeline.source import mirrors
 from pipeline.toolchain import rust
-data = json.loads(sys.argv[2])
+data = json.loads(sys.argv[1])
 data["source"], data["flavour"] = records.Source(**data["source"]), records.Flavour.from_dict(data["flavour"])
 data["root"], data["mirrors"] = Path(data["root"]), mirrors.Mirrors(**data["mirrors"])
 try:
-    artifact = cargo_build.make(Build(rust=rust.find_rust(), **data), Path(sys.argv[3]))
+    artifact = cargo_build.make(Build(rust=rust.find_rust(), **data), Path(sys.argv[2]))
     print(artifact.folder)
 except errors.PipelineError as error:
     print(error)
@@ -251,7 +252,7 @@ except errors.PipelineError as error:
 """
 
 
-def build_without_network(project: Path, build: Build, log: Path) -> subprocess.CompletedProcess[str]:
+def build_without_network(build: Build, log: Path) -> subprocess.CompletedProcess[str]:
     """A build in a network namespace of its own, where even loopback is down."""
     names = ("package", "binary", "toolkit", "toolkit_version", "rustflags", "locked")
     data = {name: getattr(build, name) for name in names} | {
@@ -261,8 +262,8 @@ def build_without_network(project: Path, build: Build, log: Path) -> subprocess.
         "mirrors": dataclasses.asdict(build.mirrors),
     }
     words = ["unshare", "--net", *(["--map-root-user"] if os.geteuid() else [])]
-    words += [sys.executable, "-c", WITHOUT_NETWORK, str(project / "module_utils"), json.dumps(data), str(log)]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+    words += [sys.executable, "-c", WITHOUT_NETWORK, json.dumps(data), str(log)]
+    return subprocess.run(words, env=program_environment(), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -312,14 +313,14 @@ def test_cutlass_has_the_commit_that_the_build_script_names(site, seeded):
     assert "CUTLASS" not in (build.root / "log/cpu.log").read_text()
 
 
-def test_a_builder_with_all_downloads_builds_without_a_network(site, seeded, project, tmp_path):
+def test_a_builder_with_all_downloads_builds_without_a_network(site, seeded, tmp_path):
     build, _ = seeded
     root = tmp_path / "builder"
     shutil.copytree(build.root, root, symlinks=True)
     shutil.rmtree(root / "target")
     shutil.rmtree(root / "artifacts")
     asked = len(site.asked)
-    done = build_without_network(project, dataclasses.replace(build, root=root), tmp_path / "log")
+    done = build_without_network(dataclasses.replace(build, root=root), tmp_path / "log")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (Path(done.stdout.strip()) / "app").is_file()
     log = (tmp_path / "log").read_text()
@@ -340,14 +341,14 @@ def test_a_builder_with_all_downloads_builds_without_a_network(site, seeded, pro
         ("cudaforge", ["CUTLASS", "which kernels 0.1.0 needs, could not be fetched", "in git_mirrors"]),
     ],
 )
-def test_a_missing_download_is_named(site, seeded, project, tmp_path, lost, message):
+def test_a_missing_download_is_named(site, seeded, tmp_path, lost, message):
     build, _ = seeded
     root = tmp_path / "builder"
     shutil.copytree(build.root, root, symlinks=True, ignore=shutil.ignore_patterns("artifacts"))
     for folder in root.glob(lost):
         shutil.rmtree(folder)
     without_git = Mirrors({}, build.mirrors.registry)
-    done = build_without_network(project, dataclasses.replace(build, root=root, mirrors=without_git), tmp_path / "log")
+    done = build_without_network(dataclasses.replace(build, root=root, mirrors=without_git), tmp_path / "log")
     assert done.returncode == 3, done.stderr
     for text in message:
         assert text in done.stdout, done.stdout

@@ -1,6 +1,6 @@
-"""The publisher agent with real rsync, gpg and rpm: what it publishes and what it refuses.
+"""The publisher agent with real rsync, gpg and rpm: transactions that it publishes and transactions that it refuses.
 
-A refusal is always shown with its message and with a tree that is as it was.
+Every test of a refusal asserts the message and an unchanged tree.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from pipeline.channel.agent_client import ParentMoved
 from support.channel_maker import Key, Maker
 from support.publisher_host import Host, refused
 
-# What it publishes
+# Published
 
 
-def test_the_first_snapshot_of_a_channel(keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path) -> None:
+def test_the_first_snapshot_of_a_channel_is_published(
+    keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path
+) -> None:
     host = Host(tmp_path / "host", keys["trusted"].public)
     os.umask(0o077)
     try:
@@ -45,7 +47,7 @@ def test_the_first_snapshot_of_a_channel(keys: dict[str, Key], rpms: dict[str, P
     assert list((host.state / "incoming").iterdir()) == []
 
 
-def test_the_next_snapshot_keeps_what_was(
+def test_the_next_snapshot_keeps_the_older_files(
     host: Host, first: Snapshot, second: Transaction, rpms: dict[str, Path]
 ) -> None:
     before = host.tree()
@@ -56,7 +58,7 @@ def test_the_next_snapshot_keeps_what_was(
     assert sorted(path.name for path in (host.stable / "Packages").iterdir()) == sorted(
         [rpms["1.0"].name, rpms["1.1"].name]
     )
-    # A client of the plain repodata/ that read the old repomd.xml still finds what that names.
+    # A client by baseurl that read the old repomd.xml still finds the metadata that it names.
     old = {path.name for path in (host.stable / "snapshots" / first.id / "repodata").glob("*.gz")}
     assert old < {path.name for path in (host.stable / "repodata").iterdir()}
     journal = [json.loads(line) for line in (host.state / "journal").read_text().splitlines()]
@@ -65,13 +67,13 @@ def test_the_next_snapshot_keeps_what_was(
     assert (journal[1]["added"], journal[1]["transaction"]) == ([rpms["1.1"].name], second.id)
 
 
-def test_a_commit_that_is_asked_again_answers_the_same(host: Host, second: Transaction) -> None:
+def test_publishing_is_idempotent(host: Host, second: Transaction) -> None:
     snapshot, tree = host.publish(second), host.tree()
     assert host.publisher.publish(second) == snapshot.id
     assert host.tree() == tree
 
 
-def test_two_transactions_of_one_id_are_told_apart(
+def test_a_second_transaction_of_the_same_id_is_refused(
     host: Host, maker: Maker, first: Snapshot, second: Transaction, rpms: dict[str, Path]
 ) -> None:
     other = maker.compose([rpms["1.0"], rpms["1.2"]], parent=first, before=[rpms["1.0"]])
@@ -82,7 +84,7 @@ def test_two_transactions_of_one_id_are_told_apart(
     assert host.tree() == tree
 
 
-def test_a_package_leaves_and_comes_back_from_the_pool(
+def test_a_removed_package_can_be_added_again_from_the_pool(
     host: Host, maker: Maker, first: Snapshot, second: Transaction, rpms: dict[str, Path]
 ) -> None:
     old, both = [rpms["1.0"]], [rpms["1.0"], rpms["1.1"]]
@@ -94,23 +96,23 @@ def test_a_package_leaves_and_comes_back_from_the_pool(
     assert host.publisher.head("stable") == snapshot.id
 
 
-def test_an_empty_snapshot(host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]) -> None:
+def test_an_empty_snapshot_is_published(host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]) -> None:
     host.publish(maker.compose([], parent=first, before=[rpms["1.0"]]))
 
 
-def test_the_same_bytes_may_come_again(host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]) -> None:
+def test_a_package_may_be_uploaded_again(host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]) -> None:
     both = [rpms["1.0"], rpms["1.1"]]
     host.publish(maker.compose(both, parent=first, before=[rpms["1.0"]], new=both))
 
 
-def test_channels_do_not_know_each_other(host: Host, maker: Maker, rpms: dict[str, Path]) -> None:
+def test_channels_are_independent(host: Host, maker: Maker, rpms: dict[str, Path]) -> None:
     stable = host.publisher.head("stable")
     host.publish(replace(maker, channel="unstable").compose([rpms["1.2"]]))
     assert host.publisher.head("stable") == stable
     assert (host.stable / "unstable/mirrorlist").is_file()
 
 
-def test_an_upload_that_was_cut_off_goes_on(host: Host, second: Transaction, rpms: dict[str, Path]) -> None:
+def test_an_interrupted_upload_is_resumed(host: Host, second: Transaction, rpms: dict[str, Path]) -> None:
     host.publisher.upload(second)
     cut = host.incoming(second) / "Packages" / rpms["1.1"].name
     os.truncate(cut, 1000)
@@ -119,17 +121,17 @@ def test_an_upload_that_was_cut_off_goes_on(host: Host, second: Transaction, rpm
     host.publish(second)
 
 
-def test_an_upload_that_was_composed_again(
+def test_a_second_upload_replaces_the_metadata_of_a_transaction(
     host: Host, maker: Maker, first: Snapshot, second: Transaction, rpms: dict[str, Path]
 ) -> None:
-    """A composer may name a transaction by what it does: the same id, with other metadata."""
+    """The id of a transaction depends on its purpose, so a repeated composition has the same id and other metadata."""
     more = [rpms["1.0"], rpms["1.1"], rpms["1.2"]]
     again = replace(maker.compose(more, parent=first, before=[rpms["1.0"]]), id=second.id)
     host.publisher.upload(second)
     host.publish(again)
 
 
-def test_an_uploaded_package_that_the_metadata_does_not_name_stays_out(
+def test_an_uploaded_package_that_the_metadata_does_not_name_is_ignored(
     host: Host, second: Transaction, rpms: dict[str, Path]
 ) -> None:
     host.publisher.upload(second)
@@ -139,7 +141,7 @@ def test_an_uploaded_package_that_the_metadata_does_not_name_stays_out(
     assert {path.name for path in (host.stable / "Packages").iterdir()} == {rpms["1.0"].name, rpms["1.1"].name}
 
 
-def test_rotation_two_trusted_keys(keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path) -> None:
+def test_any_of_two_trusted_keys_may_sign(keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path) -> None:
     both = tmp_path / "both.asc"
     both.write_text(keys["other"].public.read_text() + keys["trusted"].public.read_text())
     Host(tmp_path / "host", both).publish(Maker(tmp_path / "up", keys["trusted"]).compose([rpms["1.0"]]))
@@ -147,10 +149,10 @@ def test_rotation_two_trusted_keys(keys: dict[str, Key], rpms: dict[str, Path], 
     host.publish(Maker(tmp_path / "up2", keys["other"]).compose([rpms["other key"]]))
 
 
-# What it refuses
+# Refused
 
 
-def test_the_second_of_two_publishers_composes_again(
+def test_the_second_of_two_publishers_must_compose_again(
     host: Host, maker: Maker, first: Snapshot, second: Transaction, rpms: dict[str, Path]
 ) -> None:
     late = maker.compose([rpms["1.0"], rpms["1.2"]], parent=first, before=[rpms["1.0"]])
@@ -163,7 +165,7 @@ def test_the_second_of_two_publishers_composes_again(
     host.publish(maker.compose([*both, rpms["1.2"]], parent=snapshot, before=both))
 
 
-def test_two_publishers_at_once(
+def test_one_of_two_concurrent_publishers_wins(
     host: Host, maker: Maker, first: Snapshot, second: Transaction, rpms: dict[str, Path]
 ) -> None:
     rivals = [second, maker.compose([rpms["1.0"], rpms["1.2"]], parent=first, before=[rpms["1.0"]])]
@@ -184,7 +186,7 @@ def test_two_publishers_at_once(
     assert sorted(outcomes) == sorted([host.publisher.head("stable"), "moved"])
 
 
-def test_an_old_transaction_is_not_played_again(
+def test_a_replayed_transaction_is_refused(
     host: Host,
     published: tuple[Host, Snapshot],
     maker: Maker,
@@ -197,7 +199,7 @@ def test_an_old_transaction_is_not_played_again(
     host.publisher.upload(second)
     with pytest.raises(ParentMoved):
         host.publisher.publish(replace(second, id="another-transaction"))
-    # Under a name of its own, and with the parent that the agent asks for: the signed record tells.
+    # With a new id and the parent that the agent expects, the signed record still names the old parent.
     replay = replace(second, id="replayed-0001")
     host.publisher.upload(replay)
     lying = replace(replay, snapshot=replace(second.snapshot, parent=snapshot.id))
@@ -212,7 +214,7 @@ def test_an_old_transaction_is_not_played_again(
         ("other key", "the package is not signed by the trusted key"),
     ],
 )
-def test_a_package_without_the_trusted_signature(
+def test_a_package_without_a_trusted_signature_is_refused(
     host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path], which: str, message: str
 ) -> None:
     transaction = maker.compose([rpms["1.0"], rpms[which]], parent=first, before=[rpms["1.0"]])
@@ -220,13 +222,17 @@ def test_a_package_without_the_trusted_signature(
     refused(host, transaction, message)
 
 
-def test_a_published_name_with_other_bytes(host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]) -> None:
+def test_a_published_name_with_other_bytes_is_refused(
+    host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]
+) -> None:
     transaction = maker.compose([rpms["1.0 again"]], parent=first, added=())
     host.publisher.upload(transaction)
     refused(host, transaction, "the pool has other bytes under this name")
 
 
-def test_a_removed_name_with_other_bytes(host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]) -> None:
+def test_a_removed_name_with_other_bytes_is_refused(
+    host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path]
+) -> None:
     empty = host.publish(maker.compose([], parent=first, before=[rpms["1.0"]]))
     transaction = maker.compose([rpms["1.0 again"]], parent=empty)
     host.publisher.upload(transaction)
@@ -234,7 +240,7 @@ def test_a_removed_name_with_other_bytes(host: Host, maker: Maker, first: Snapsh
 
 
 @pytest.mark.parametrize("text", ["nonsense", ""])
-def test_a_trusted_key_that_is_none(host: Host, second: Transaction, tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_trusted_key_is_an_error(host: Host, second: Transaction, tmp_path: Path, text: str) -> None:
     key = tmp_path / "key.asc"
     key.write_text(text)
     host = Host(host.folder, key)
@@ -242,14 +248,14 @@ def test_a_trusted_key_that_is_none(host: Host, second: Transaction, tmp_path: P
     refused(host, second, "the trusted key cannot be read: it holds no armored public key")
 
 
-def test_a_trusted_key_that_has_expired(keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path) -> None:
+def test_an_expired_trusted_key_is_refused(keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path) -> None:
     host = Host(tmp_path / "host", keys["expired"].public)
     transaction = Maker(tmp_path / "uploads", keys["expired"]).compose([rpms["1.0"]])
     host.publisher.upload(transaction)
     refused(host, transaction, r"this is not one good signature by the trusted key \(EXPKEYSIG")
 
 
-def test_another_key_than_the_trusted(
+def test_an_untrusted_key_is_refused(
     host: Host, keys: dict[str, Key], first: Snapshot, rpms: dict[str, Path], tmp_path: Path
 ) -> None:
     maker = Maker(tmp_path / "theirs", keys["other"])
@@ -344,9 +350,9 @@ DAMAGE: dict[str, tuple[Callable[[Maker, Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", DAMAGE)
-def test_an_upload_that_was_tampered_with(host: Host, maker: Maker, second: Transaction, what: str) -> None:
-    damage, message = DAMAGE[what]
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_tampered_upload_is_refused(host: Host, maker: Maker, second: Transaction, name: str) -> None:
+    damage, message = DAMAGE[name]
     host.publisher.upload(second)
     damage(maker, host.incoming(second))
     refused(host, second, message)
@@ -365,7 +371,7 @@ def test_an_upload_that_was_tampered_with(host: Host, maker: Maker, second: Tran
         ({"id": "../../../../etc"}, "the snapshot's id is not its time and the digest"),
     ],
 )
-def test_a_signed_record_that_does_not_fit(
+def test_a_signed_record_that_contradicts_the_upload_is_refused(
     host: Host, maker: Maker, second: Transaction, changes: dict[str, Any], message: str
 ) -> None:
     maker.change_record(second, **changes)
@@ -384,7 +390,7 @@ def test_a_signed_record_that_does_not_fit(
         ("</metadata>", "", "the primary metadata is not fit for this channel"),
     ],
 )  # fmt: skip
-def test_signed_metadata_that_does_not_fit(
+def test_invalid_signed_metadata_is_refused(
     host: Host, maker: Maker, second: Transaction, old: str, new: str, message: str
 ) -> None:
     forged = maker.forge_primary(second, old, new)
@@ -392,10 +398,10 @@ def test_signed_metadata_that_does_not_fit(
     refused(host, forged, message)
 
 
-def test_a_file_that_is_not_named_after_its_package(
+def test_a_file_that_is_not_named_after_its_package_is_refused(
     host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The signed metadata may say what it likes: rpm's own name decides."""
+    """The name in the package's header counts, whatever the signed metadata contains."""
     false = tmp_path / "mistralrs-ada-9.9-1.noarch.rpm"
     shutil.copy2(rpms["1.1"], false)
     transaction = maker.compose([rpms["1.0"], false], parent=first, before=[rpms["1.0"]])
@@ -406,7 +412,7 @@ def test_a_file_that_is_not_named_after_its_package(
     refused(host, forged, "the file is not named after its package, mistralrs-ada-1.1-1.noarch.rpm")
 
 
-def test_a_revision_that_is_not_raised(
+def test_a_revision_that_does_not_increase_is_refused(
     host: Host, maker: Maker, first: Snapshot, rpms: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Maker.write_metadata
@@ -420,11 +426,11 @@ def test_a_revision_that_is_not_raised(
     refused(host, transaction, "the metadata's revision 1 is not above its parent's")
 
 
-def test_there_is_nothing_to_publish(host: Host, second: Transaction) -> None:
+def test_publishing_without_an_upload_is_refused(host: Host, second: Transaction) -> None:
     refused(host, second, "there is no such upload")
 
 
-def test_another_tools_repodata_is_left_alone(keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path) -> None:
+def test_repodata_of_another_tool_is_not_replaced(keys: dict[str, Key], rpms: dict[str, Path], tmp_path: Path) -> None:
     host = Host(tmp_path / "host", keys["trusted"].public)
     (host.stable / "repodata").mkdir(parents=True)
     transaction = Maker(tmp_path / "uploads", keys["trusted"]).compose([rpms["1.0"]])

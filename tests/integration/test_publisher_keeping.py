@@ -1,4 +1,4 @@
-"""What a channel keeps: yanking, pruning by the host's own rules, and finding out whether all is there."""
+"""Yanking, pruning by the host's own retention, status, and verification of a channel."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Chain:
         return replace(self.host, retention=retention).publisher.prune("stable", dry_run)
 
     def replaced_days_ago(self, *days: int) -> None:
-        """Say in the journal that the first snapshots were replaced so long ago."""
+        """Date the replacements of the first snapshots in the journal back by these days."""
         journal = self.host.state / "journal"
         entries = [json.loads(line) for line in journal.read_text().splitlines()]
         for entry, ago in zip(entries[1:], days, strict=False):
@@ -55,13 +55,13 @@ class Chain:
         journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
     def next(self, packages: list[str], *, before: list[str], **changes: object) -> Transaction:
-        """A snapshot of ``packages`` after the last."""
+        """A transaction of a snapshot of ``packages`` on top of the last one."""
         old, new = ([self.rpms[name] for name in which] for which in (before, packages))
         return self.maker.compose(new, parent=self.snapshots[-1], before=old, **changes)
 
 
 @pytest.fixture(scope="session")
-def made(
+def published_chain(
     published: tuple[Host, Snapshot],
     keys: dict[str, Key],
     rpms: dict[str, Path],
@@ -77,14 +77,15 @@ def made(
 
 
 @pytest.fixture
-def chain(made: Chain, maker: Maker, tmp_path: Path) -> Chain:
-    return Chain(copy_of(made.host, tmp_path / "chain"), maker, [*made.snapshots], made.rpms)
+def chain(published_chain: Chain, maker: Maker, tmp_path: Path) -> Chain:
+    host = copy_of(published_chain.host, tmp_path / "chain")
+    return replace(published_chain, host=host, maker=maker, snapshots=[*published_chain.snapshots])
 
 
 # Yanking
 
 
-def test_a_yanked_package_leaves_the_pool_and_its_name_does_not_come_back(chain: Chain) -> None:
+def test_a_yanked_package_leaves_the_pool_and_its_name_is_never_reused(chain: Chain) -> None:
     host, name = chain.host, chain.rpms["1.1"].name
     snapshot = host.publish(chain.next(["1.2"], before=["1.1", "1.2"], yanked=(name,)))
     assert chain.packages() == {"1.0", "1.2"}
@@ -99,12 +100,12 @@ def test_a_yanked_package_leaves_the_pool_and_its_name_does_not_come_back(chain:
     forgetful = chain.next(["1.1", "1.2"], before=["1.2"], yanked=())
     host.publisher.upload(forgetful)
     refused(host, forgetful, "snapshot.json does not extend its parent's list of yanked packages")
-    # The next snapshot knows it still; an older one can be gone back to, but for that package.
+    # Later snapshots keep the name; a rollback restores the other packages only.
     chain.snapshots.append(host.publish(chain.next(["1.0", "1.2"], before=["1.2"])))
     assert chain.snapshots[-1].yanked == (name,)
 
 
-def test_a_package_that_only_old_snapshots_have_is_yanked(chain: Chain) -> None:
+def test_a_package_of_older_snapshots_can_be_yanked(chain: Chain) -> None:
     name = chain.rpms["1.0"].name
     chain.host.publish(chain.next(["1.1", "1.2"], before=["1.1", "1.2"], yanked=(name,)))
     assert chain.packages() == {"1.1", "1.2"}
@@ -119,7 +120,7 @@ def test_a_package_that_only_old_snapshots_have_is_yanked(chain: Chain) -> None:
         (("mistralrs-ada-1.1-1.noarch.rpm",) * 2, "snapshot.json does not extend its parent's list"),
     ],
 )
-def test_what_is_not_yanked(chain: Chain, yanked: tuple[str, ...], message: str) -> None:
+def test_an_invalid_yank_is_refused(chain: Chain, yanked: tuple[str, ...], message: str) -> None:
     transaction = chain.next(["1.2"], before=["1.1", "1.2"], yanked=yanked)
     chain.host.publisher.upload(transaction)
     refused(chain.host, transaction, message)
@@ -138,7 +139,7 @@ def test_a_staged_yank_removes_nothing_before_it_is_published(chain: Chain) -> N
 # Pruning
 
 
-def test_what_is_pruned_first_snapshots_then_what_only_they_had(chain: Chain) -> None:
+def test_old_snapshots_and_their_packages_are_pruned(chain: Chain) -> None:
     done = chain.prune(**NOTHING)
     assert done == {
         "snapshot": chain.ids[-1],
@@ -160,26 +161,26 @@ def test_the_newest_snapshots_are_kept(chain: Chain) -> None:
     assert chain.packages() == {"1.0", "1.1", "1.2"}
 
 
-def test_what_was_the_head_lately_is_kept(chain: Chain) -> None:
+def test_recent_heads_are_kept(chain: Chain) -> None:
     chain.replaced_days_ago(20, 15, 5)
     assert chain.prune(**NOTHING | {"days": 30})["snapshots"] == []
     assert chain.prune(**NOTHING | {"days": 10})["snapshots"] == chain.ids[:2]
     assert chain.kept() == sorted(chain.ids[2:])
 
 
-def test_without_a_journal_the_signed_time_decides(chain: Chain) -> None:
+def test_without_a_journal_the_signed_time_counts(chain: Chain) -> None:
     chain.replaced_days_ago(20, 15, 5)
     (chain.host.state / "journal").unlink()
     assert chain.prune(**NOTHING | {"days": 10})["snapshots"] == []
 
 
-def test_by_default_nothing_of_the_last_quarter_goes(chain: Chain) -> None:
-    chain.replaced_days_ago(100, 80, 70)
+def test_by_default_heads_of_the_last_half_year_are_kept(chain: Chain) -> None:
+    chain.replaced_days_ago(190, 170, 160)
     assert chain.prune()["snapshots"] == []
     assert chain.prune(snapshots=2)["snapshots"] == chain.ids[:1]
 
 
-def test_a_dry_run_tells_the_same_and_changes_nothing(chain: Chain) -> None:
+def test_a_dry_run_returns_the_same_and_changes_nothing(chain: Chain) -> None:
     tree, state = chain.host.tree(), names(chain.host.state)
     answer = chain.prune(dry_run=True, **NOTHING)
     assert answer["packages"] == [chain.rpms["1.0"].name]
@@ -187,7 +188,7 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(chain: Chain) -> None:
     assert chain.prune(**NOTHING) == answer
 
 
-def test_a_package_is_kept_for_its_grace(chain: Chain) -> None:
+def test_an_orphaned_package_is_kept_for_its_grace_time(chain: Chain) -> None:
     name, begun = chain.rpms["1.0"].name, int(time.time())
     waiting = chain.prune(**NOTHING | {"grace_hours": 48})["waiting"]
     assert list(waiting) == [name]
@@ -205,7 +206,7 @@ def test_a_package_is_kept_for_its_grace(chain: Chain) -> None:
     assert chain.packages() == {"1.1", "1.2"}
 
 
-def test_a_package_that_came_back_gets_its_whole_grace_again(chain: Chain) -> None:
+def test_the_grace_time_starts_again_after_a_package_was_used_again(chain: Chain) -> None:
     name, grace = chain.rpms["1.0"].name, NOTHING | {"grace_hours": 48}
     chain.prune(**grace)
     marks = chain.host.state / "unnamed"
@@ -218,7 +219,7 @@ def test_a_package_that_came_back_gets_its_whole_grace_again(chain: Chain) -> No
     assert "1.0" in chain.packages()
 
 
-def test_what_is_staged_is_kept(chain: Chain) -> None:
+def test_a_staged_snapshot_and_its_packages_are_kept(chain: Chain) -> None:
     transaction = chain.next(["1.0", "1.1", "1.2"], before=["1.1", "1.2"], new=[])
     chain.host.publisher.upload(transaction)
     chain.host.publisher.stage(transaction)
@@ -228,7 +229,7 @@ def test_what_is_staged_is_kept(chain: Chain) -> None:
     assert chain.host.publisher.verify("stable")["findings"] == []
 
 
-def test_a_snapshot_that_belongs_nowhere_goes_after_its_grace(chain: Chain) -> None:
+def test_an_orphaned_snapshot_is_pruned_after_its_grace_time(chain: Chain) -> None:
     stray = chain.host.stable / "snapshots/20200101T000000Z-00000000"
     shutil.copytree(chain.host.stable / "snapshots" / chain.ids[0], stray, symlinks=True)
     grace = {"snapshots": 50, "grace_hours": 48}
@@ -241,7 +242,7 @@ def test_a_snapshot_that_belongs_nowhere_goes_after_its_grace(chain: Chain) -> N
     assert chain.kept() == sorted(chain.ids)
 
 
-def test_a_channel_whose_head_is_gone_is_not_pruned(chain: Chain) -> None:
+def test_a_channel_without_its_heads_snapshot_is_not_pruned(chain: Chain) -> None:
     shutil.move(chain.host.stable / "snapshots" / chain.ids[-1], chain.host.folder / "away")
     tree = chain.host.tree()
     with pytest.raises(PipelineError, match="the head's snapshot is gone"):
@@ -250,7 +251,7 @@ def test_a_channel_whose_head_is_gone_is_not_pruned(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize("lines", [0, 1])
-def test_a_list_that_was_cut_short_does_not_cost_its_packages(chain: Chain, lines: int) -> None:
+def test_a_truncated_package_list_stops_pruning(chain: Chain, lines: int) -> None:
     path = chain.host.stable / "snapshots" / chain.ids[-1] / "packages.txt"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
     tree = chain.host.tree()
@@ -260,33 +261,33 @@ def test_a_list_that_was_cut_short_does_not_cost_its_packages(chain: Chain, line
 
 
 @pytest.mark.parametrize("text", [None, "", "http://repo/\n"])
-def test_a_channel_whose_mirrorlist_is_gone_is_left_alone(chain: Chain, text: str | None) -> None:
+def test_a_channel_with_a_broken_mirrorlist_is_not_changed(chain: Chain, text: str | None) -> None:
     mirrorlist = chain.host.stable / "mirrorlist"
     mirrorlist.unlink()
     if text is not None:
         mirrorlist.write_text(text)
     tree = chain.host.tree()
-    beginning = replace(chain.maker.compose([chain.rpms["1.0"]]), id="a-new-beginning")
+    restart = replace(chain.maker.compose([chain.rpms["1.0"]]), id="a-new-beginning")
     for ask in (chain.host.publisher.head, chain.host.publisher.prune, chain.host.publisher.status):
         with pytest.raises(PipelineError, match="the mirrorlist names no snapshot") as error:
             ask("stable")
         assert "Restore it" in error.value.remedy
     with pytest.raises(PipelineError, match="the mirrorlist names no snapshot"):
-        chain.host.publisher.publish(beginning)
+        chain.host.publisher.publish(restart)
     assert chain.host.tree() == tree
 
 
-def test_an_unused_channel(host: Host) -> None:
+def test_commands_accept_an_unused_channel(host: Host) -> None:
     agent = host.publisher
     assert agent.prune("unstable") == {"snapshot": "", "snapshots": [], "packages": [], "waiting": {}}
     assert agent.verify("unstable") == {"snapshot": "", "snapshots": 0, "packages": 0, "bytes": 0, "findings": []}
     assert agent.status("unstable")["snapshots"] == []
 
 
-# Looking
+# Status and verification
 
 
-def test_status(chain: Chain, second: Transaction) -> None:
+def test_status_describes_the_channel(chain: Chain, second: Transaction) -> None:
     chain.host.publisher.upload(second)
     staged = chain.next(["1.2"], before=["1.1", "1.2"])
     chain.host.publisher.upload(staged)
@@ -308,12 +309,12 @@ def test_status(chain: Chain, second: Transaction) -> None:
     assert [entry["snapshot"] for entry in status["journal"]] == chain.ids
 
 
-def test_status_sees_what_is_missing(chain: Chain) -> None:
+def test_status_lists_missing_packages(chain: Chain) -> None:
     (chain.host.stable / "Packages" / chain.rpms["1.2"].name).unlink()
     assert chain.host.publisher.status("stable")["missing"] == [chain.rpms["1.2"].name]
 
 
-def test_a_package_that_was_lost_can_be_brought_again(chain: Chain) -> None:
+def test_a_lost_package_can_be_uploaded_again(chain: Chain) -> None:
     (chain.host.stable / "Packages" / chain.rpms["1.2"].name).unlink()
     transaction = chain.next(["1.1", "1.2"], before=["1.1", "1.2"], new=[chain.rpms["1.2"]])
     chain.host.publisher.upload(transaction)
@@ -322,7 +323,7 @@ def test_a_package_that_was_lost_can_be_brought_again(chain: Chain) -> None:
     assert chain.host.publisher.verify("stable")["findings"] == []
 
 
-def test_a_channel_that_is_well(chain: Chain) -> None:
+def test_an_intact_channel_has_no_findings(chain: Chain) -> None:
     tree = chain.host.tree()
     answer = chain.host.publisher.verify("stable")
     sizes = [path.stat().st_size for path in (chain.host.stable / "Packages").iterdir()]
@@ -331,7 +332,7 @@ def test_a_channel_that_is_well(chain: Chain) -> None:
 
 
 def rewrite(path: Path) -> None:
-    """Other bytes of the same length; the file is a link to a snapshot's own, maybe."""
+    """Replace the file by one of the same length; it may be a hard link to a snapshot's file."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.unlink()
@@ -348,7 +349,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda stable, _: rewrite(next((stable / "Packages").glob("*1.2*"))),
         "the file is not the one that the signed metadata names (mistralrs-ada-1.2-1.noarch.rpm)",
     ),
-    "package gone": (
+    "package missing": (
         lambda stable, _: next((stable / "Packages").glob("*1.0*")).unlink(),
         "it is gone from the pool (mistralrs-ada-1.0-1.x86_64.rpm)",
     ),
@@ -358,7 +359,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "repomd altered": (lambda _, old: rewrite(old / "repodata/repomd.xml"), "this is not one good signature"),
     "record altered": (lambda _, old: rewrite(old / "snapshot.json"), "this is not one good signature"),
-    "signature gone": (lambda _, old: (old / "snapshot.json.asc").unlink(), "No such file or directory"),
+    "signature missing": (lambda _, old: (old / "snapshot.json.asc").unlink(), "No such file or directory"),
     "metadata altered": (
         lambda _, old: rewrite(next((old / "repodata").glob("*filelists*"))),
         "the file is not the one that the signed metadata names",
@@ -381,9 +382,9 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", DAMAGE)
-def test_damage_is_found(chain: Chain, what: str) -> None:
-    damage, message = DAMAGE[what]
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_a_finding(chain: Chain, name: str) -> None:
+    damage, message = DAMAGE[name]
     stable = chain.host.stable
     damage(stable, stable / "snapshots" / chain.ids[0])
     tree = chain.host.tree()
@@ -392,8 +393,8 @@ def test_damage_is_found(chain: Chain, what: str) -> None:
     assert chain.host.tree() == tree
 
 
-def test_a_key_that_is_trusted_no_more_is_found(chain: Chain, keys: dict[str, Key]) -> None:
-    """As clients will: those that are new know the new key alone."""
+def test_signatures_of_a_retired_key_are_findings(chain: Chain, keys: dict[str, Key]) -> None:
+    """New clients trust only the new key."""
     findings = replace(chain.host, key=keys["other"].public).publisher.verify("stable")["findings"]
     assert sum("this is not one good signature" in finding for finding in findings) == 4
     assert sum("the package is not signed by the trusted key" in finding for finding in findings) == 3

@@ -1,4 +1,4 @@
-"""What a kill leaves: at each step of each command the channel is the old or the new one, and the next call goes on."""
+"""The agent, killed at each step of each command: the head is the old or the new one, and the next call recovers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from support.publisher_host import Host, copy_of
 CHANGES = ("os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree")
 
 
-def served(host: Host, command: str, step: int = 0) -> int:
-    """One command in a process that is killed before its ``step``-th change; the process's wait status."""
+def run_and_kill(host: Host, command: str, step: int = 0) -> int:
+    """Run a command in a process that is killed before its ``step``-th change; returns its wait status."""
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1]
@@ -48,7 +48,7 @@ def served(host: Host, command: str, step: int = 0) -> int:
 
 
 def complete(folder: Path, yanked: tuple[str, ...] = ()) -> bool:
-    """Whether all that a snapshot names is behind its URL, but for what was yanked."""
+    """Whether all files of a snapshot, except yanked packages, are reachable below its URL."""
     for line in (folder / "packages.txt").read_text().splitlines():
         digest, name = line.split()
         if name in yanked:
@@ -58,19 +58,19 @@ def complete(folder: Path, yanked: tuple[str, ...] = ()) -> bool:
 
 
 def consistent(host: Host) -> str:
-    """What a client reads by the mirrorlist and by the plain repodata/ is all there; the head."""
+    """Assert that clients by mirrorlist and by baseurl read complete snapshots; returns the head."""
     head = (host.stable / "mirrorlist").read_text().split("/")[-2]
     yanked = Snapshot.read(host.stable / "snapshots" / head / "snapshot.json").yanked
     assert complete(host.stable / "snapshots" / head)
     assert complete((host.stable / "repodata").resolve().parent)
-    # Who pinned another snapshot, or proves it, finds it whole as long as it is there.
+    # Clients that pinned another snapshot, or prove it, read it complete.
     assert all(complete(folder, yanked) for folder in (host.stable / "snapshots").iterdir())
     return head
 
 
 @dataclass(frozen=True)
 class Trial:
-    """``command`` leads ``host`` from the head ``old`` to ``new``."""
+    """``command`` moves the head of ``host`` from ``old`` to ``new``."""
 
     host: Host
     command: str
@@ -126,53 +126,53 @@ def trial(
         pruned = replace(host, retention={"snapshots": 1, "days": 0, "grace_hours": 0})
         return Trial(pruned, "prune stable", snapshot.id, snapshot.id)
 
-    plots: dict[str, Callable[[], Trial]] = {
+    trials: dict[str, Callable[[], Trial]] = {
         "publish": uploaded,
-        "publish of what is staged": staged,
-        "publish that yanks": yanking,
-        "publish beside another": beside,
+        "publish of a staged snapshot": staged,
+        "publish of a yank": yanking,
+        "publish beside a staged transaction": beside,
         "stage": lambda: replace(uploaded(), command=f"stage stable {second.id} --parent {first.id}", new=first.id),
-        "stage in the place of another": replacing,
+        "stage of a replacement": replacing,
         "drop": lambda: replace(staged(), command=f"drop stable {second.id}", new=first.id),
         "prune": pruning,
     }
-    return plots[request.param]()
+    return trials[request.param]()
 
 
 @pytest.mark.parametrize(
     "trial",
     [
         "publish",
-        "publish of what is staged",
-        "publish that yanks",
-        "publish beside another",
+        "publish of a staged snapshot",
+        "publish of a yank",
+        "publish beside a staged transaction",
         "stage",
-        "stage in the place of another",
+        "stage of a replacement",
         "drop",
         "prune",
     ],
     indirect=True,
 )
-def test_at_every_step(trial: Trial, tmp_path: Path) -> None:
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_head(trial: Trial, tmp_path: Path) -> None:
     whole = copied(trial.host, tmp_path / "whole")
-    assert served(whole, trial.command) == 0
+    assert run_and_kill(whole, trial.command) == 0
     assert consistent(whole) == trial.new
     new = settled(whole)
     seen, step, status = [], 0, 9
     while status:
         step += 1
         victim = copied(trial.host, tmp_path / "victim")
-        status = served(victim, trial.command, step)
+        status = run_and_kill(victim, trial.command, step)
         assert status in (0, signal.SIGKILL), "the command failed before its step"
         seen.append(consistent(victim))
-        # Any call clears up: nothing is there by half, and no head was changed by that.
-        assert served(victim, "head stable") == 0
+        # Any call completes or reverts the interrupted one without changing the head.
+        assert run_and_kill(victim, "head stable") == 0
         assert consistent(victim) == seen[-1]
         ids = {json.loads(path.read_text())["snapshot"] for path in (victim.state / "staged").iterdir()}
         assert seen[-1] not in ids
         assert all((victim.stable / "snapshots" / id_).is_dir() for id_ in ids)
-        # Asked again it ends as if it had never been killed.
-        assert served(victim, trial.command) == 0
+        # A repetition leaves the state of a run without a kill.
+        assert run_and_kill(victim, trial.command) == 0
         assert consistent(victim) == trial.new
         assert settled(victim) == new
         shutil.rmtree(victim.folder)
@@ -186,19 +186,19 @@ def copied(host: Host, folder: Path) -> Host:
 
 
 def settled(host: Host) -> dict[str, object]:
-    """The tree, what is staged, what waits and the journal, but for times."""
+    """The tree, the staged transactions, the uploads and the journal, without times."""
     journal = [json.loads(line) | {"time": 0} for line in (host.state / "journal").read_text().splitlines()]
     entries = [json.loads(path.read_text()) | {"time": 0} for path in sorted((host.state / "staged").iterdir())]
     tree = {name: value for name, value in host.tree().items() if not name.endswith("/journal")}
-    return tree | {"journal": journal, "staged": entries, "incoming": [*map(str, rest(host))]}
+    return tree | {"journal": journal, "staged": entries, "incoming": [*map(str, state_folders(host))]}
 
 
-def rest(host: Host) -> list[Path]:
-    """What lies in the state folder besides its files."""
+def state_folders(host: Host) -> list[Path]:
+    """The folders below the state folder."""
     return sorted(path.relative_to(host.state) for path in host.state.rglob("*") if path.is_dir())
 
 
-def test_a_disk_that_is_full(
+def test_a_full_disk_changes_nothing(
     host: Host,
     second: Transaction,
     monkeypatch: pytest.MonkeyPatch,
@@ -214,9 +214,9 @@ def test_a_disk_that_is_full(
     with monkeypatch.context() as patch:
         patch.setattr(publish, "recent_metadata", full)
         assert command_line.main([*words, second.snapshot.parent]) == 1
-    said = json.loads(capfd.readouterr().err)
-    assert said["error"] == "the repo host failed: No space left on device"
-    assert "then repeat the same command" in said["remedy"]
+    answer = json.loads(capfd.readouterr().err)
+    assert answer["error"] == "the repo host failed: No space left on device"
+    assert "then repeat the same command" in answer["remedy"]
     assert host.tree() == tree
     assert list((host.state / "staged").iterdir()) == []
     assert host.publisher.publish(second) == second.snapshot.id

@@ -1,4 +1,4 @@
-"""The role installs the agent: what is on the host, what a repetition and an upgrade change, what it refuses."""
+"""The role installs the agent: files on the host, idempotence, an upgrade, and refused configurations."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def test_the_role_installs_an_agent_that_publishes(
 
 
 def test_the_role_replaces_an_agent_of_one_file(playbook: Callable[..., str], tmp_path: Path) -> None:
-    """Nothing of it is left: the modules are those of the source, byte-compiled, writable by their owner alone."""
+    """The modules are those of the source, byte-compiled, writable by their owner alone; no old file remains."""
     program = tmp_path / "libexec/mistralrs-publisher"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho an old agent\n")
     program.chmod(0o755)
-    foretold = playbook("--check", "--diff")
-    assert "-echo an old agent" in foretold
-    assert '+"""Stage, publish, drop.' in foretold
+    predicted = playbook("--check", "--diff")
+    assert "-echo an old agent" in predicted
+    assert '+"""Stage, publish, drop.' in predicted
     assert subprocess.check_output([program], text=True) == "an old agent\n"
 
     playbook()
@@ -104,7 +104,7 @@ def test_the_role_replaces_an_agent_of_one_file(playbook: Callable[..., str], tm
 
 
 def test_the_role_configures_the_retention(playbook: Callable[..., str], tmp_path: Path) -> None:
-    """The signer reads the same rows; keys that are not the agent's are left out."""
+    """The signer reads the same rows; the role omits keys that the agent does not know."""
     rows = {
         "stable": {"path": "f", "retention": {"days": "7", "snapshots": 3, "builds": 10}, "follows": "tag"},
         "unstable": {"path": "f/unstable"},

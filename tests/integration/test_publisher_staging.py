@@ -1,4 +1,4 @@
-"""Staging: a snapshot lies complete under its final URL before any client is led there, and can be taken back."""
+"""Staging: a staged snapshot is complete under its final URL, no client sees it, and it can be dropped."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from support.publisher_host import Host
 
 @pytest.fixture
 def rival(maker: Maker, rpms: dict[str, Path], first: Snapshot) -> Transaction:
-    """1.2 is added to 1.0, on the same head as ``second``."""
+    """A transaction that adds 1.2 to 1.0, on the same head as ``second``."""
     return maker.compose([rpms["1.0"], rpms["1.2"]], parent=first, before=[rpms["1.0"]])
 
 
 @pytest.fixture
-def twin(maker: Maker, rpms: dict[str, Path], first: Snapshot) -> Transaction:
-    """1.1 and 1.2 are added to 1.0: it has a package in common with ``second``, and one with ``rival``."""
+def combined(maker: Maker, rpms: dict[str, Path], first: Snapshot) -> Transaction:
+    """A transaction that adds 1.1 and 1.2 to 1.0: it shares one package with ``second`` and one with ``rival``."""
     return maker.compose([rpms["1.0"], rpms["1.1"], rpms["1.2"]], parent=first, before=[rpms["1.0"]])
 
 
 def stage(host: Host, transaction: Transaction) -> Path:
-    """Upload and stage it; the folder of its snapshot."""
+    """Upload and stage a transaction; returns the folder of its snapshot."""
     host.publisher.upload(transaction)
     assert host.publisher.stage(transaction) == transaction.snapshot.id
     return host.stable / "snapshots" / transaction.snapshot.id
@@ -42,18 +42,18 @@ def pool(host: Host) -> list[str]:
 
 
 def readable(folder: Path) -> bool:
-    """Whether all that the snapshot names is behind its URL."""
+    """Whether all files of the snapshot are reachable below its URL."""
     names = [line.split()[1] for line in (folder / "packages.txt").read_text().splitlines()]
     return (folder / "repodata/repomd.xml.asc").is_file() and all(
         (folder / "Packages" / name).is_file() for name in names
     )
 
 
-def test_what_is_staged_is_what_is_published(host: Host, first: Snapshot, second: Transaction) -> None:
+def test_a_staged_snapshot_is_published_unchanged(host: Host, first: Snapshot, second: Transaction) -> None:
     before = host.tree()
     folder = stage(host, second)
     after = host.tree()
-    assert {name: after[name] for name in before} == before, "for clients nothing has changed"
+    assert {name: after[name] for name in before} == before, "served files are unchanged"
     assert host.publisher.head("stable") == first.id
     assert readable(folder)
     staged = {row["id"]: row["staged"] for row in host.publisher.status("stable")["snapshots"]}
@@ -64,7 +64,7 @@ def test_what_is_staged_is_what_is_published(host: Host, first: Snapshot, second
     assert list((host.state / "staged").iterdir()) == list((host.state / "incoming").iterdir()) == []
 
 
-def test_a_commit_needs_no_upload_any_more(host: Host, second: Transaction) -> None:
+def test_a_staged_snapshot_is_published_without_its_upload(host: Host, second: Transaction) -> None:
     stage(host, second)
     shutil.rmtree(host.incoming(second))
     assert host.publisher.publish(second) == second.snapshot.id
@@ -80,7 +80,7 @@ def test_the_first_snapshot_of_a_channel_can_be_staged(host: Host, maker: Maker,
     assert host.publisher.head("unstable") == transaction.snapshot.id
 
 
-def test_staged_again_it_answers_the_same(host: Host, second: Transaction) -> None:
+def test_staging_is_idempotent(host: Host, second: Transaction) -> None:
     folder = stage(host, second)
     tree, inode = host.tree(), folder.stat().st_ino
     assert host.publisher.stage(second) == second.snapshot.id
@@ -90,24 +90,26 @@ def test_staged_again_it_answers_the_same(host: Host, second: Transaction) -> No
     assert host.publisher.stage(second) == second.snapshot.id  # it is the head
 
 
-def test_another_snapshot_of_a_transaction_replaces_the_staged(
-    host: Host, second: Transaction, twin: Transaction
+def test_another_snapshot_of_a_transaction_replaces_the_staged_one(
+    host: Host, second: Transaction, combined: Transaction
 ) -> None:
     old = stage(host, second)
-    new = stage(host, replace(twin, id=second.id))
+    new = stage(host, replace(combined, id=second.id))
     assert not old.exists()
     assert readable(new)
     assert pool(host) == ["1.0", "1.1", "1.2"]
-    # ... and publish takes what was uploaded last, staged or not.
+    # publish takes the last upload, staged or not.
     host.publish(second)
     assert not new.exists()
     assert pool(host) == ["1.0", "1.1"]
 
 
-def test_a_refused_replacement_leaves_what_is_staged(host: Host, second: Transaction, twin: Transaction) -> None:
+def test_a_refused_replacement_leaves_the_staged_snapshot(
+    host: Host, second: Transaction, combined: Transaction
+) -> None:
     stage(host, second)
     tree = host.tree()
-    other = replace(twin, id=second.id)
+    other = replace(combined, id=second.id)
     host.publisher.upload(other)
     (host.incoming(other) / "snapshot/packages.txt").write_text("")
     with pytest.raises(PipelineError, match="packages.txt and the primary metadata name different packages"):
@@ -117,10 +119,10 @@ def test_a_refused_replacement_leaves_what_is_staged(host: Host, second: Transac
     assert host.publisher.publish(second) == second.snapshot.id
 
 
-def test_a_replacement_brings_its_packages_itself(
+def test_a_replacement_must_contain_its_packages(
     host: Host, maker: Maker, first: Snapshot, second: Transaction, rpms: dict[str, Path]
 ) -> None:
-    """Those of the staged go with it: nothing may rest on them."""
+    """The packages of the replaced snapshot are removed with it."""
     stage(host, second)
     shutil.rmtree(host.incoming(second))
     tree = host.tree()
@@ -132,10 +134,10 @@ def test_a_replacement_brings_its_packages_itself(
     assert host.tree() == tree
 
 
-def test_a_replacement_that_names_other_bytes(
+def test_a_replacement_with_another_digest_of_a_package_is_refused(
     host: Host, maker: Maker, first: Snapshot, second: Transaction, rpms: dict[str, Path]
 ) -> None:
-    """The file was verified when it was staged, but with another digest."""
+    """Staging verified the file, but with the right digest."""
     stage(host, second)
     both = [rpms["1.0"], rpms["1.1"]]
     other = maker.compose(both, parent=first, before=both[:1])
@@ -149,7 +151,7 @@ def test_a_replacement_that_names_other_bytes(
     assert host.tree() == tree
 
 
-def test_of_two_staged_on_one_head_the_first_to_commit_wins(
+def test_of_two_snapshots_staged_on_one_head_the_first_to_publish_wins(
     host: Host, maker: Maker, second: Transaction, rival: Transaction, rpms: dict[str, Path]
 ) -> None:
     stage(host, second)
@@ -159,8 +161,8 @@ def test_of_two_staged_on_one_head_the_first_to_commit_wins(
     with pytest.raises(ParentMoved, match=f"the head is {second.snapshot.id}, no longer {rival.snapshot.parent}"):
         host.publisher.publish(rival)
     assert host.tree() == tree
-    assert readable(folder), "somebody may be proving it"
-    # Composed again on the new head under the same id, only its metadata travels and is verified.
+    assert readable(folder), "a client may be proving it"
+    # Composed again on the new head under the same id, only its metadata is sent and verified.
     both = [rpms["1.0"], rpms["1.1"]]
     again = maker.compose([*both, rpms["1.2"]], parent=second.snapshot, before=both)
     package = host.stable / "Packages" / rpms["1.2"].name
@@ -172,7 +174,7 @@ def test_of_two_staged_on_one_head_the_first_to_commit_wins(
     assert host.publisher.publish(replace(again, id=rival.id)) == again.snapshot.id
 
 
-def test_an_old_staging_is_not_committed_on_a_new_head(host: Host, second: Transaction, rival: Transaction) -> None:
+def test_a_snapshot_staged_on_an_old_head_is_not_published(host: Host, second: Transaction, rival: Transaction) -> None:
     stage(host, rival)
     host.publish(second)
     tree = host.tree()
@@ -182,7 +184,7 @@ def test_an_old_staging_is_not_committed_on_a_new_head(host: Host, second: Trans
     assert host.tree() == tree
 
 
-# Taking back
+# Dropping
 
 
 def test_a_staged_transaction_is_dropped(host: Host, first: Snapshot, second: Transaction) -> None:
@@ -205,7 +207,7 @@ def test_an_upload_is_dropped(host: Host, first: Snapshot, second: Transaction) 
     assert not host.incoming(second).exists()
 
 
-def test_what_is_published_is_not_dropped(host: Host, second: Transaction) -> None:
+def test_a_published_transaction_is_not_dropped(host: Host, second: Transaction) -> None:
     host.publish(second)
     tree = host.tree()
     assert host.publisher.drop("stable", second.id) == second.snapshot.id
@@ -213,36 +215,36 @@ def test_what_is_published_is_not_dropped(host: Host, second: Transaction) -> No
 
 
 def test_a_package_stays_while_another_staged_snapshot_has_it(
-    host: Host, second: Transaction, rival: Transaction, twin: Transaction
+    host: Host, second: Transaction, rival: Transaction, combined: Transaction
 ) -> None:
     stage(host, second)
     stage(host, rival)
-    stage(host, twin)
+    stage(host, combined)
     host.publisher.drop("stable", second.id)
     assert pool(host) == ["1.0", "1.1", "1.2"]
-    host.publisher.drop("stable", twin.id)
+    host.publisher.drop("stable", combined.id)
     assert pool(host) == ["1.0", "1.2"]
     assert host.publisher.publish(rival) == rival.snapshot.id
     assert pool(host) == ["1.0", "1.2"]
 
 
-def test_a_package_that_was_published_meanwhile_is_not_dropped(
-    host: Host, maker: Maker, second: Transaction, twin: Transaction, rpms: dict[str, Path]
+def test_a_package_published_meanwhile_is_not_dropped(
+    host: Host, maker: Maker, second: Transaction, combined: Transaction, rpms: dict[str, Path]
 ) -> None:
-    """Not even when the snapshot that published it is gone: clients may still read it."""
+    """It stays even after its snapshot was pruned: clients may still read it."""
     host = replace(host, retention={"snapshots": 1, "days": 0})
     stage(host, second)
-    stage(host, twin)
+    stage(host, combined)
     published = [rpms["1.0"], rpms["1.1"]]
     assert host.publisher.publish(second) == second.snapshot.id
     host.publish(maker.compose([rpms["1.0"]], parent=second.snapshot, before=published))
     assert second.snapshot.id in host.publisher.prune("stable")["snapshots"]
-    host.publisher.drop("stable", twin.id)
+    host.publisher.drop("stable", combined.id)
     assert pool(host) == ["1.0", "1.1"]
     assert rpms["1.1"].name in host.publisher.prune("stable")["waiting"]
 
 
-def test_a_name_that_another_has_staged_with_other_bytes(
+def test_a_name_staged_with_other_bytes_is_refused(
     host: Host, maker: Maker, rpms: dict[str, Path], first: Snapshot, second: Transaction
 ) -> None:
     empty = host.publish(maker.compose([], parent=first, before=[rpms["1.0"]]))
@@ -260,7 +262,7 @@ def test_a_name_that_another_has_staged_with_other_bytes(
     assert host.publisher.publish(theirs) == theirs.snapshot.id
 
 
-def test_what_is_abandoned_is_taken_back_after_two_days(
+def test_an_abandoned_staged_snapshot_is_removed_after_two_days(
     host: Host, first: Snapshot, second: Transaction, rival: Transaction
 ) -> None:
     folder = stage(host, second)
@@ -278,10 +280,12 @@ def test_what_is_abandoned_is_taken_back_after_two_days(
     assert pool(host) == ["1.0", "1.2"]
 
 
-# Several at once
+# Concurrency
 
 
-def test_many_stage_and_commit_at_once(host: Host, second: Transaction, rival: Transaction, twin: Transaction) -> None:
+def test_concurrent_transactions_publish_one_snapshot(
+    host: Host, second: Transaction, rival: Transaction, combined: Transaction
+) -> None:
     outcomes: list[str] = []
 
     def publish(transaction: Transaction) -> None:
@@ -292,7 +296,7 @@ def test_many_stage_and_commit_at_once(host: Host, second: Transaction, rival: T
             host.publisher.drop("stable", transaction.id)
             outcomes.append("moved")
 
-    threads = [threading.Thread(target=publish, args=[transaction]) for transaction in (second, rival, twin)]
+    threads = [threading.Thread(target=publish, args=[transaction]) for transaction in (second, rival, combined)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -306,7 +310,7 @@ def test_many_stage_and_commit_at_once(host: Host, second: Transaction, rival: T
     ]
 
 
-def test_a_channel_that_stays_busy(
+def test_a_busy_channel_refuses_changes_and_answers_queries(
     host: Host,
     second: Transaction,
     monkeypatch: pytest.MonkeyPatch,

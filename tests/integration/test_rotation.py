@@ -28,8 +28,8 @@ REPO_PATH = "/etc/yum.repos.d/mistralrs.repo"
 DNF_CONF = "[main]\ngpgcheck=1\nskip_if_unavailable=0\nbest=1\nplugins=0\nreposdir=/etc/yum.repos.d\n"
 
 
-class World:
-    """An operator's site at several moments, of which clients see one at a time under the same address."""
+class SiteHistory:
+    """Copies of an operator's site at several moments; clients see one at a time under the same address."""
 
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
@@ -40,54 +40,54 @@ class World:
     def site(self) -> str:
         return self.operator.web.url
 
-    def remember(self, moment: str) -> None:
-        """Keep a copy of the present site."""
+    def record(self, moment: str) -> None:
+        """Keep a copy of the current site."""
         keys = parse_keys(list_public_keys(self.operator.public))
         self.signers |= {key.subkey[-16:].lower(): key.fingerprint for key in keys}
         shutil.copytree(self.operator.web.root, self.operator.folder / moment, symlinks=True)
 
-    def become(self, moment: str) -> None:
-        """Serve the site of a moment from now on. nginx follows the link."""
+    def serve(self, moment: str) -> None:
+        """Serve the copy of a moment from now on. nginx follows the link."""
         link = self.operator.folder / "seen.new"
         link.symlink_to(moment)
         link.replace(self.operator.folder / "seen")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A rotation from its beginning to its end."""
-    operator = Operator.make(tmp_path_factory.mktemp("world"))
-    world = World(operator)
-    world.keys["old"] = operator.signs().fingerprint
+def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteHistory]:
+    """The moments of a rotation."""
+    operator = Operator.make(tmp_path_factory.mktemp("history"))
+    history = SiteHistory(operator)
+    history.keys["old"] = operator.signs().fingerprint
     operator.publish("0.9.1")
     operator.publish("0.9.2^20260822.1", "unstable")
     operator.publish_release()
-    world.remember("before")
+    history.record("before")
     operator.introduce()
     operator.schedule()
     operator.publish("0.9.2")
-    world.remember("overlap")
-    world.keys["new"] = operator.switch()
+    history.record("overlap")
+    history.keys["new"] = operator.switch()
     operator.publish("0.9.3")
-    world.remember("switched")
+    history.record("switched")
     operator.publish_release()
-    world.remember("settled")
+    history.record("settled")
     operator.engine().remove(["mistralrs-ada-0.9.[12]-*"], reason="compromised", yank=True)
     operator.engine("unstable").remove(["mistralrs-ada-*"], reason="compromised", yank=True)
-    operator.retire(world.keys["old"])
-    world.remember("retired")
-    yield from served(world)
+    operator.retire(history.keys["old"])
+    history.record("retired")
+    yield from served(history)
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteHistory]:
     """An expired key: with another expiry date, then replaced. Its old package was signed before it expired."""
     operator = Operator.make(tmp_path_factory.mktemp("ended"))
-    world = World(operator)
+    history = SiteHistory(operator)
     operator.publish("0.9.0")
-    world.keys["old"] = replaced_by_an_ended_key(operator)
+    history.keys["old"] = replaced_by_an_ended_key(operator)
     text = operator.public.read_text()
-    world.remember("ended")
+    history.record("ended")
 
     for row in CHANNELS.values():
         shutil.rmtree(operator.web.root / row["path"], ignore_errors=True)
@@ -95,26 +95,26 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     package = make_package(operator.folder / "of-old", "0.8.0")
     sign_in_2024(operator, Path(package.path))
     signed = replace(package, sha256=sha256_file(Path(package.path)), size=Path(package.path).stat().st_size)
-    extend(operator, world.keys["old"])
+    extend(operator, history.keys["old"])
     operator.engine().publish([signed], reason="of old")
-    world.remember("extended")
+    history.record("extended")
 
     operator.introduce()
     operator.schedule(0)
     operator.publish("0.9.3")
-    world.keys["new"] = operator.signs().fingerprint
+    history.keys["new"] = operator.signs().fingerprint
     # The file as it would be without the new date.
     certificates = read_certificates(operator.public)
-    (operator.web.root / KEY_FILE).write_text(text + certificates[world.keys["new"]])
-    world.remember("replaced")
-    yield from served(world)
+    (operator.web.root / KEY_FILE).write_text(text + certificates[history.keys["new"]])
+    history.record("replaced")
+    yield from served(history)
 
 
-def served(world: World) -> Iterator[World]:
-    site = replace(world.operator.web, root=world.operator.folder / "seen")
+def served(history: SiteHistory) -> Iterator[SiteHistory]:
+    site = replace(history.operator.web, root=history.operator.folder / "seen")
     (site.root).symlink_to(".")
     started(site)
-    yield world
+    yield history
     stopped(site.state_dir)
 
 
@@ -125,110 +125,112 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
 
 
 @pytest.fixture
-def user(client: tuple[str, Client], world: World) -> User:
-    world.become("before")
-    return User(*client, world)
+def user(client: tuple[str, Client], history: SiteHistory) -> User:
+    history.serve("before")
+    return User(*client, history)
 
 
 class User:
-    """A user with dnf who accepts everything."""
+    """A user who runs dnf with -y."""
 
-    def __init__(self, program: str, client: Client, world: World) -> None:
-        self.client, self.program, self.world = client, program, world
+    def __init__(self, program: str, client: Client, history: SiteHistory) -> None:
+        self.client, self.program, self.history = client, program, history
         self.cache = {"dnf": "dnf", "dnf5": "libdnf5"}[program]
         client.write("/etc/dnf/dnf.conf", DNF_CONF)
 
     def take_repo_file(self) -> None:
         """curl -o: the .repo file of the site, whose gpgkey= is a URL."""
-        self.client.write(REPO_PATH, (self.world.operator.web.root / "mistralrs.repo").read_text())
+        self.client.write(REPO_PATH, (self.history.operator.web.root / "mistralrs.repo").read_text())
 
     def take_release(self, *options: str) -> str:
-        return self.dnf("install", *options, f"{self.world.site}/{RELEASE}")
+        return self.dnf("install", *options, f"{self.history.site}/{RELEASE}")
 
     def dnf(self, *words: str, fails: bool = False) -> str:
-        status, said = self.client.run(self.program, "-y", "--releasever=43", *words)
-        assert (status != 0) is fails, said
-        return said
+        status, output = self.client.run(self.program, "-y", "--releasever=43", *words)
+        assert (status != 0) is fails, output
+        return output
 
     def upgrade(self) -> None:
         self.dnf("upgrade", "--refresh")
 
     def has(self, name: str = "mistralrs-ada") -> str:
         """The installed version and release; "" without."""
-        status, said = self.client.run("rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}", name)
-        return "" if status else said
+        status, output = self.client.run("rpm", "-q", "--qf", "%{VERSION}-%{RELEASE}", name)
+        return "" if status else output
 
     def signed_by(self, name: str = "mistralrs-ada") -> str:
-        """The world's key that signed an installed package, from rpm."""
-        fingerprint = self.world.signers[signer_of(self.client.run("rpm", "-qi", name)[1])]
-        return next(name for name, known in self.world.keys.items() if known == fingerprint)
+        """The history's key that signed an installed package, from rpm."""
+        fingerprint = self.history.signers[signer_of(self.client.run("rpm", "-qi", name)[1])]
+        return next(name for name, known in self.history.keys.items() if known == fingerprint)
 
     def knows(self) -> list[str]:
-        """The world's keys that are in the file that mistralrs-release owns."""
+        """The history's keys that are in the file that mistralrs-release owns."""
         with tempfile.NamedTemporaryFile("w") as file:
             file.write(self.client.run("cat", KEY_PATH)[1])
             file.flush()
             certificates = read_certificates(Path(file.name))
-        return [name for fingerprint in certificates for name, known in self.world.keys.items() if known == fingerprint]
+        return [
+            name for fingerprint in certificates for name, known in self.history.keys.items() if known == fingerprint
+        ]
 
 
 def test_a_user_of_the_release_package_gets_the_next_key_by_an_upgrade_before_it_signs(
-    world: World, user: User
+    history: SiteHistory, user: User
 ) -> None:
     user.take_release()
     user.dnf("install", "mistralrs-ada")
     assert (user.has(), user.has("mistralrs-release"), user.knows()) == ("0.9.1-1.fc43", "43-1", ["old"])
-    world.become("overlap")
+    history.serve("overlap")
     user.upgrade()
     assert (user.has(), user.has("mistralrs-release"), user.knows()) == ("0.9.2-1.fc43", "43-2", ["old", "new"])
     assert user.signed_by("mistralrs-release") == user.signed_by() == "old"
-    world.become("switched")
+    history.serve("switched")
     user.upgrade()
     assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
-    world.become("settled")
+    history.serve("settled")
     user.upgrade()
     assert (user.has("mistralrs-release"), user.signed_by("mistralrs-release")) == ("43-3", "new")
 
 
-def test_a_user_of_the_sites_repo_file_upgrades_through_the_rotation(world: World, user: User) -> None:
+def test_a_user_of_the_sites_repo_file_upgrades_through_the_rotation(history: SiteHistory, user: User) -> None:
     user.take_repo_file()
     user.dnf("install", "mistralrs-ada")
-    world.become("overlap")
+    history.serve("overlap")
     user.upgrade()
     assert (user.has(), user.signed_by()) == ("0.9.2-1.fc43", "old")
-    world.become("switched")
+    history.serve("switched")
     user.upgrade()
     assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
 
 
-def test_a_user_of_the_sites_repo_file_may_miss_the_overlap(world: World, user: User) -> None:
+def test_a_user_of_the_sites_repo_file_may_miss_the_overlap(history: SiteHistory, user: User) -> None:
     user.take_repo_file()
     user.dnf("install", "mistralrs-ada")
-    world.become("settled")
+    history.serve("settled")
     user.upgrade()
     assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["dnf's defaults", "local packages are checked too"])
 def test_a_user_of_the_release_package_who_missed_the_overlap_gets_an_error_and_recovers_by_one_command(
-    world: World, user: User, strict: bool
+    history: SiteHistory, user: User, strict: bool
 ) -> None:
     user.take_release()
     user.dnf("install", "mistralrs-ada")
-    world.become("settled")
-    said = user.dnf("upgrade", "--refresh", fails=True)
-    assert "repomd.xml GPG signature verification error" in said
+    history.serve("settled")
+    output = user.dnf("upgrade", "--refresh", fails=True)
+    assert "repomd.xml GPG signature verification error" in output
     # The messages of dnf 4 and of dnf5.
-    assert "Bad GPG signature" in said or "Signing key not found" in said
+    assert "Bad GPG signature" in output or "Signing key not found" in output
     assert user.has() == "0.9.1-1.fc43"
 
     # The command of docs/keys.md.
-    heal = ("install", "--disablerepo=mistralrs*", f"{world.site}/{RELEASE}")
+    heal = ("install", "--disablerepo=mistralrs*", f"{history.site}/{RELEASE}")
     if strict:
         user.client.write("/etc/dnf/dnf.conf", f"{DNF_CONF}localpkg_gpgcheck=1\n")
         user.dnf(*heal, fails=True)
         # "rpm --import URL" in two steps: rpm fetches by curl, which is on Fedora and not in every tree.
-        user.client.write("/run/key", (world.operator.folder / "settled" / KEY_FILE).read_text())
+        user.client.write("/run/key", (history.operator.folder / "settled" / KEY_FILE).read_text())
         assert user.client.run("rpm", "--import", "/run/key")[0] == 0
     user.dnf(*heal)
     assert user.knows() == ["old", "new"]
@@ -237,8 +239,10 @@ def test_a_user_of_the_release_package_who_missed_the_overlap_gets_an_error_and_
 
 
 @pytest.mark.parametrize("way", ["take_release", "take_repo_file"])
-def test_a_new_user_after_the_switch_installs_old_packages_and_new_ones(world: World, user: User, way: str) -> None:
-    world.become("settled")
+def test_a_new_user_after_the_switch_installs_old_packages_and_new_ones(
+    history: SiteHistory, user: User, way: str
+) -> None:
+    history.serve("settled")
     getattr(user, way)()
     user.dnf("install", "mistralrs-ada-0.9.1")
     assert user.signed_by() == "old"
@@ -248,19 +252,19 @@ def test_a_new_user_after_the_switch_installs_old_packages_and_new_ones(world: W
     assert user.signed_by() == "old"
 
 
-def test_an_existing_repo_file_stays_and_works_through_the_rotation(world: World, user: User) -> None:
+def test_an_existing_repo_file_stays_and_works_through_the_rotation(history: SiteHistory, user: User) -> None:
     user.take_repo_file()
     mine = user.client.path(REPO_PATH).read_text()
     user.dnf("install", "mistralrs-ada", "mistralrs-release")
     assert user.client.path(REPO_PATH).read_text() == mine
     assert "gpgkey=file:///etc/pki" in user.client.path(f"{REPO_PATH}.rpmnew").read_text()
-    world.become("settled")
+    history.serve("settled")
     user.upgrade()
     assert (user.has(), user.signed_by(), user.has("mistralrs-release")) == ("0.9.3-1.fc43", "new", "43-3")
     assert user.client.path(REPO_PATH).read_text() == mine
 
 
-def test_a_channel_that_the_user_enabled_stays_enabled_through_the_rotation(world: World, user: User) -> None:
+def test_a_channel_that_the_user_enabled_stays_enabled_through_the_rotation(history: SiteHistory, user: User) -> None:
     user.take_release()
     file = "/etc/yum.repos.d/mistralrs-unstable.repo"
     assert "enabled=0" in user.client.path(file).read_text()
@@ -269,25 +273,25 @@ def test_a_channel_that_the_user_enabled_stays_enabled_through_the_rotation(worl
     user.client.run("sed", "-i", "s/enabled=0/enabled=1/", file)
     user.upgrade()
     assert user.has().startswith("0.9.2^20260822.1")
-    world.become("overlap")
+    history.serve("overlap")
     user.upgrade()
     assert (user.has("mistralrs-release"), user.knows()) == ("43-2", ["old", "new"])
     assert "enabled=1" in user.client.path(file).read_text()
 
 
-def test_a_user_who_deletes_a_retired_key_needs_only_the_new_one(world: World, user: User) -> None:
+def test_a_user_who_deletes_a_retired_key_needs_only_the_new_one(history: SiteHistory, user: User) -> None:
     user.take_release()
     user.dnf("install", "mistralrs-ada")
-    world.become("overlap")
+    history.serve("overlap")
     user.upgrade()
-    world.become("retired")
+    history.serve("retired")
     user.upgrade()
     assert (user.has(), user.signed_by(), user.knows()) == ("0.9.3-1.fc43", "new", ["new"])
     assert len(user.client.run("rpm", "-qa", "gpg-pubkey*")[1].split()) == 2
 
     # The command of docs/keys.md; rpm 4 has no --delete.
     old = user.client.run("rpm", "-qa", "gpg-pubkey*", "--qf", "%{NVR} %{SUMMARY}\n")[1].split()[0]
-    forget = ("rpmkeys", "--delete", world.keys["old"].lower()) if user.program == "dnf5" else ("rpm", "-e", old)
+    forget = ("rpmkeys", "--delete", history.keys["old"].lower()) if user.program == "dnf5" else ("rpm", "-e", old)
     assert user.client.run(*forget)[0] == 0
     assert user.client.run("sh", "-c", f"rm -r /var/cache/{user.cache}/mistralrs-*/pubring")[0] == 0
     user.dnf("makecache", "--refresh")
@@ -298,9 +302,9 @@ def test_a_user_who_deletes_a_retired_key_needs_only_the_new_one(world: World, u
 # Keys that expire.
 
 
-def test_packages_of_an_expired_key_can_still_be_installed(client: tuple[str, Client], ended: World) -> None:
+def test_packages_of_an_expired_key_can_still_be_installed(client: tuple[str, Client], ended: SiteHistory) -> None:
     """It was valid when it signed them; the new key signs the metadata."""
-    ended.become("replaced")
+    ended.serve("replaced")
     user = User(*client, ended)
     user.take_repo_file()
     user.dnf("install", "mistralrs-ada-0.8.0")
@@ -310,17 +314,17 @@ def test_packages_of_an_expired_key_can_still_be_installed(client: tuple[str, Cl
 
 
 def test_clients_accept_a_new_key_after_the_old_one_expired_but_dnf5_ignores_its_new_date(
-    client: tuple[str, Client], ended: World
+    client: tuple[str, Client], ended: SiteHistory
 ) -> None:
     """The reason why a key is replaced and not extended."""
-    ended.become("ended")
+    ended.serve("ended")
     user = User(*client, ended)
     user.take_repo_file()
     user.dnf("makecache", "--refresh", fails=True)  # from now on it knows the key with its old date
-    ended.become("extended")
-    said = user.dnf("makecache", "--refresh", fails=user.program == "dnf5")
-    assert ("key has expired" in said) is (user.program == "dnf5")
-    ended.become("replaced")
+    ended.serve("extended")
+    output = user.dnf("makecache", "--refresh", fails=user.program == "dnf5")
+    assert ("key has expired" in output) is (user.program == "dnf5")
+    ended.serve("replaced")
     user.dnf("install", "--refresh", "mistralrs-ada")
     assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
 

@@ -141,9 +141,9 @@ def test_the_systems_rust_is_accepted_when_recent_enough(tmp_path: Path, monkeyp
     with pytest.raises(PipelineError, match="the system's Rust is missing, and 1.95.0 or later is needed"):
         provide(dist, "system")
     assert provide(dist, "system", check=True)[1] is False, "its package may not be installed yet"
-    for program in ("rustc", "cargo"):
-        (tmp_path / program).write_text(program("1.94.1"))
-        (tmp_path / program).chmod(0o755)
+    for name in ("rustc", "cargo"):
+        (tmp_path / name).write_text(program("1.94.1"))
+        (tmp_path / name).chmod(0o755)
     with pytest.raises(PipelineError, match="the system's Rust is 1.94.1"):
         provide(dist, "system")
     (tmp_path / "rustc").write_text(program("1.96.0"))

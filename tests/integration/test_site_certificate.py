@@ -99,7 +99,7 @@ def test_an_expired_certificate_fails(serve, trusted, run_module):
     assert finding["found"] == "it does not verify: certificate has expired"
 
 
-def test_it_is_read_through_the_proxy_of_the_environment(tmp_path, monkeypatch, run_module):
+def test_the_certificate_is_read_through_the_proxy_of_the_environment(tmp_path, monkeypatch, run_module):
     site = Site(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", site.environment["SSL_CERT_FILE"])
     monkeypatch.setenv("https_proxy", site.environment["https_proxy"])

@@ -174,7 +174,9 @@ def test_a_pattern_that_matches_nothing_or_everything_is_refused(
 # Yanked
 
 
-def test_a_yanked_package_is_gone_and_never_comes_back(site: Site, packages: list[Package], heads: list[str]) -> None:
+def test_a_yanked_package_is_removed_and_its_name_is_never_reused(
+    site: Site, packages: list[Package], heads: list[str]
+) -> None:
     done = site.engine.remove(["*-0.9.1-*"], yank=True, reason="a token in its template")
     assert done.snapshot
     assert (changes(done), done.snapshot.yanked) == ((True, (), (MIDDLE,)), (MIDDLE,))
@@ -206,7 +208,7 @@ def test_a_removed_package_can_still_be_yanked(site: Site, heads: list[str]) -> 
 # Rolled back
 
 
-def test_the_channel_goes_back_to_an_older_snapshot(site: Site, heads: list[str]) -> None:
+def test_a_channel_is_rolled_back_to_an_older_snapshot(site: Site, heads: list[str]) -> None:
     before = site.served()
     assert changes(site.engine.rollback(heads[0], check=True)) == (True, (), (MIDDLE, NEW))
     assert site.served() == before
@@ -261,7 +263,7 @@ def test_a_rollback_goes_to_the_parent_of_the_head_as_it_was_at_the_start(site: 
     assert site.names() == [OLD, MIDDLE]
 
 
-def test_two_operators_at_once_do_not_undo_each_other(site: Site) -> None:
+def test_two_concurrent_operators_do_not_undo_each_other(site: Site) -> None:
     done = meanwhile(site, lambda: site.engine.remove([MIDDLE])).remove([OLD])
     assert changes(done) == (True, (), (OLD,))
     assert site.names() == [NEW]

@@ -1,4 +1,4 @@
-"""Trials find out whether compilers and libraries work together: the real gcc, linker and nvcc."""
+"""Trials detect whether compilers and libraries work together: the real gcc, linker and nvcc."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def toolkit() -> Toolkit:
 
 
 def test_nvcc_and_gcc_compile_a_kernel(toolkit: Toolkit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NVCC_APPEND_FLAGS", "--no-such-option")  # a build's environment has none of the caller's
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "--no-such-option")  # a build ignores variables of the caller
     assert trials.compiles(toolkit.nvcc, "sm_89", PATH) == ""
     assert "sm_35" in trials.compiles(toolkit.nvcc, "sm_35", PATH)
 
 
-def test_a_gcc_that_nvcc_refuses_is_found_whatever_it_says_of_itself(toolkit: Toolkit, tmp_path: Path) -> None:
+def test_a_gcc_that_nvcc_refuses_is_found_whatever_version_it_prints(toolkit: Toolkit, tmp_path: Path) -> None:
     """nvcc's own header checks the preprocessor, which reports gcc 16 here."""
     gcc = tmp_path / "gcc"
     gcc.write_text(f'#!/bin/sh\nexec {shutil.which("gcc", path=PATH)} -U__GNUC__ -D__GNUC__=16 "$@"\n')
@@ -55,7 +55,7 @@ def test_a_broken_toolkit_is_found(toolkit: Toolkit, tmp_path: Path) -> None:
     assert "cuda_runtime.h: No such file or directory" in reason
 
 
-def test_the_header_itself_says_whether_it_is_mended(toolkit: Toolkit, tmp_path: Path) -> None:
+def test_the_header_shows_whether_it_is_patched(toolkit: Toolkit, tmp_path: Path) -> None:
     header = Path(toolkit.folder, "include/crt/math_functions.h")
     assert is_mended(header)
     text = header.read_text()
@@ -72,11 +72,11 @@ LIBRARIES = ("stdc++", "m", "cuda", "cudart")
 
 def test_libraries_are_found_by_linking_them(toolkit: Toolkit) -> None:
     assert trials.links(LIBRARIES, toolkit.library_path, PATH) == {}
-    # The compiler alone has no NCCL; a file of the name that is no library does not count.
+    # The compiler-only toolkit lacks NCCL.
     assert set(trials.links((*LIBRARIES, "nccl"), toolkit.library_path, PATH)) == {"nccl"}
 
 
-def test_a_file_with_the_name_of_a_library_is_not_one(toolkit: Toolkit, tmp_path: Path) -> None:
+def test_an_invalid_file_with_the_name_of_a_library_is_missing(toolkit: Toolkit, tmp_path: Path) -> None:
     (tmp_path / "libnccl.so").write_bytes(b"\x7fELF and no more")
     failed = trials.links((*LIBRARIES, "nccl"), [*toolkit.library_path, str(tmp_path)], PATH)
     assert set(failed) == {"nccl"}
@@ -85,7 +85,7 @@ def test_a_file_with_the_name_of_a_library_is_not_one(toolkit: Toolkit, tmp_path
     assert "Feature nccl links it. cuda_toolkit_components=full brings it with wheels" in finding.remedy
 
 
-def test_libraries_that_link_alone_and_not_together_are_told(tmp_path: Path) -> None:
+def test_a_library_with_an_undefined_symbol_is_missing(tmp_path: Path) -> None:
     (tmp_path / "one.c").write_text("int elsewhere(void); int one(void) { return elsewhere(); }\n")
     for name in ("one", "two"):
         source = tmp_path / f"{name}.c"
@@ -97,26 +97,26 @@ def test_libraries_that_link_alone_and_not_together_are_told(tmp_path: Path) -> 
     assert "elsewhere" in failed["one"]
 
 
-def test_what_passed_is_not_tried_again_until_it_changes(tmp_path: Path) -> None:
-    made, answers = [], iter(["it fails", "", "", ""])
+def test_a_passed_trial_is_cached_until_its_inputs_change(tmp_path: Path) -> None:
+    calls, answers = [], iter(["it fails", "", "", ""])
 
     def attempt() -> str:
-        made.append(1)
+        calls.append(1)
         return next(answers)
 
     known = Trials(tmp_path / "cache" / "trials.json")
     assert known.failure("link", ["a"], attempt) == "it fails"
     assert known.failure("link", ["a"], attempt) == ""  # a failed trial runs again
     assert known.failure("link", ["a"], attempt) == ""
-    assert len(made) == 2
+    assert len(calls) == 2
     assert Trials(known.file).failure("link", ["b"], attempt) == ""
-    assert len(made) == 3
+    assert len(calls) == 3
     known.file.write_text("{ spoilt")
     assert dataclasses.replace(known).failure("link", ["b"], attempt) == ""
-    assert len(made) == 4
+    assert len(calls) == 4
 
 
-def test_a_program_that_is_replaced_is_another_one(tmp_path: Path) -> None:
+def test_a_replaced_program_has_another_identity(tmp_path: Path) -> None:
     program = tmp_path / "gcc"
     assert trials.identity(program) == [str(program)]
     program.write_text("one")
@@ -126,6 +126,6 @@ def test_a_program_that_is_replaced_is_another_one(tmp_path: Path) -> None:
     assert trials.identity(None) == []
 
 
-def test_where_nothing_can_be_noted_the_trial_is_made_each_time(tmp_path: Path) -> None:
+def test_a_trial_runs_each_time_if_its_cache_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
     assert Trials(tmp_path / "cache" / "trials.json").failure("link", ["a"], lambda: "") == ""

@@ -1,4 +1,4 @@
-"""What tests share: sites, hosts, disks and machines of their own, made of real programs."""
+"""Helpers of the tests: sites, hosts, disks and machines made of real programs."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""What a signer does, in small: keys, tiny signed packages, signed snapshots, uploads.
+"""A small signer: keys, tiny signed packages, signed snapshots, uploads.
 
-Independent of the pipeline's own composer, so that the publisher agent is tested against the wire
-format and not against that code. RSA 2048 keys: quick, and good enough for a test.
+It is independent of the pipeline's composer, so the publisher agent is tested against the wire format
+and not against that code. RSA 2048 keys are fast to generate.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def make_package(
     return path
 
 
-# Snapshots made within one second need revisions that rise all the same.
+# Revisions must increase even between snapshots of the same second.
 _LATER = itertools.count()
 
 
@@ -122,9 +122,9 @@ class Maker:
         new: list[Path] | None = None,
         **changes: object,
     ) -> Transaction:
-        """A transaction of a snapshot that holds ``packages``; ``before`` are its parent's.
+        """A transaction whose snapshot holds ``packages``; ``before`` are its parent's.
 
-        ``new`` are uploaded (by default those that the parent lacks); ``changes`` replace fields of
+        ``new`` are uploaded, by default those missing from the parent. ``changes`` replace fields of
         the snapshot's record before it is signed.
         """
         transaction = f"{self.channel}-{os.urandom(4).hex()}"
@@ -156,7 +156,7 @@ class Maker:
         return Transaction(transaction, record, str(root))
 
     def write_metadata(self, repodata: Path, packages: list[Path], revision: int) -> None:
-        """repomd.xml, signed, and the gzip files that it names."""
+        """Write a signed repomd.xml and its gzip files."""
         repomd = cr.Repomd()
         repomd.set_revision(str(revision))
         loaded = []
@@ -180,7 +180,7 @@ class Maker:
         self.key.sign_file(repodata / "repomd.xml")
 
     def forge_primary(self, transaction: Transaction, old: str, new: str) -> Transaction:
-        """Change text of primary.xml, with everything above it made again and signed; another record."""
+        """Change text in primary.xml; update and sign repomd.xml and the snapshot's record to match."""
         repodata = Path(transaction.folder, "snapshot/repodata")
         (path,) = repodata.glob("*-primary.xml.gz")
         text = gzip.decompress(path.read_bytes()).decode()
@@ -199,7 +199,7 @@ class Maker:
         )
 
     def change_record(self, transaction: Transaction, **changes: object) -> Transaction:
-        """Another record in snapshot.json, signed."""
+        """Replace fields of snapshot.json and sign it."""
         record = replace(transaction.snapshot, **changes)  # type: ignore[arg-type]
         path = Path(transaction.folder, "snapshot/snapshot.json")
         record.write(path)

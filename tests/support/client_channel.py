@@ -1,7 +1,7 @@
 """A small signed channel for tests of the proof: real rpmbuild, rpmsign, createrepo_c, gpg and nginx.
 
-Its layout is the design's: a pool, immutable snapshots, a mirrorlist, a .repo file. Its packages are made by the real
-spec; their binary is a shell script.
+It has the layout of a real repository: a pool, immutable snapshots, a mirrorlist, a .repo file. Packages are built from
+the real spec with a shell script as the binary.
 """
 
 from __future__ import annotations

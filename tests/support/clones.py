@@ -1,4 +1,4 @@
-"""A developer's clone, and whether anything of it changed."""
+"""Detects changes in a developer's clone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def state(*folders: Path) -> str:
-    """A digest of all below the folders: names, bytes and modes, and the times of files."""
+    """A digest of everything below the folders: names, contents and modes, and the modification times of files."""
     digest = hashlib.sha256()
     for path in sorted(path for folder in folders for path in folder.rglob("*")):
         about = path.lstat()

@@ -1,7 +1,6 @@
-"""A stand-in for Cloudflare's API on loopback: the one of the test hosts, behind its own proxy.
+"""The test hosts' stand-in for Cloudflare's API on loopback, behind its own proxy.
 
-Calls through the proxy (https_proxy) reach this api.cloudflare.com instead of Cloudflare's, with a certificate of the
-stand-in's authority.
+Requests through the proxy (https_proxy) reach this api.cloudflare.com, with a certificate of the stand-in's authority.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import cloudflare
 TOKEN = "t" * 40
 
 
-class Door(cloudflare.Handler):
-    """The API, and CONNECT to it for every address."""
+class ProxyHandler(cloudflare.Handler):
+    """Serves the API, and answers CONNECT to any address with it."""
 
     def do_CONNECT(self) -> None:  # noqa: N802 http.server's name
         self.send_response(200)
@@ -38,7 +37,7 @@ class Site(http.server.ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         self.zone = cloudflare.Zone()
         facts = {"zone": self.zone, "token": TOKEN, "memory": folder / "cloudflare.json"}
-        super().__init__(("127.0.0.1", 0), type("Api", (Door,), facts))
+        super().__init__(("127.0.0.1", 0), type("Api", (ProxyHandler,), facts))
         self.environment = {
             "https_proxy": f"http://127.0.0.1:{self.server_port}",
             "SSL_CERT_FILE": str(authority(folder)),
@@ -48,7 +47,7 @@ class Site(http.server.ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def add(self, kind: str, name: str, content: str, **more: object) -> None:
-        """Adds a record as somebody does by hand."""
+        """Add a record behind the role's back."""
         self.zone.add({"type": kind, "name": name, "content": content, **more})
 
     def of(self, name: str) -> set[str]:
@@ -57,7 +56,7 @@ class Site(http.server.ThreadingHTTPServer):
 
 
 def authority(folder: Path) -> Path:
-    """A certificate authority for a few days; its certificate."""
+    """The certificate of a short-lived certificate authority, created on first use."""
     if not (folder / "ca.pem").exists():
         usage = "keyUsage=critical,keyCertSign,cRLSign"  # without it Python 3.13 rejects the authority
         _openssl(folder / "ca.key", folder / "ca.pem", "-subj", "/CN=stand-in", "-addext", usage)
@@ -65,7 +64,7 @@ def authority(folder: Path) -> Path:
 
 
 def certificate(folder: Path, name: str, *words: str) -> tuple[Path, Path]:
-    """A certificate of the authority, and its key."""
+    """Issue a certificate by the authority; returns the paths of certificate and key."""
     files = folder / f"{name}.pem", folder / f"{name}.key"
     names = f"subjectAltName={'IP' if name[0].isdigit() else 'DNS'}:{name}"
     signed = ["-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-addext", "basicConstraints=critical,CA:false"]

@@ -1,4 +1,7 @@
-"""One call of the channel engine as a program, ``twins.publisher``: a trial starts it by the dozen, or kills it."""
+"""Publishes packages with the channel engine, as a program (see ``site_copies.publish_argv``).
+
+Fault tests run many of them in parallel, or kill one.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""What somebody says who has a publishing key, for the channel stable alone, and wants more than it gives.
+"""Commands of an attacker who holds a publishing key for the channel stable and tries to exceed its rights.
 
-Data only, from the standard library only: also the test hosts run it (molecule/release).
+Data only, without imports: molecule/release uses it too.
 """
 
 FLAGS = "-tre.iLsfxCIvu"
 TX = "tx-hostile-01"
 REFUSALS = ("this command is not allowed here", "there is no channel")
 
-# Each in the place of a command of the agent; the exit status is 2.
+# Sent instead of a command of the agent. Each exits with status 2.
 COMMANDS = {
     "a shell": "sh",
     "a program": "/bin/cat /etc/passwd",
@@ -75,7 +75,7 @@ COMMANDS = {
     "deep quotes": "head " + "'\"" * 10_000,
 }
 
-# What a real rsync is asked for. MINE is a folder of the caller's, HOST the repo host, SRV its root.
+# Arguments for a real rsync. MINE is a folder of the caller, HOST the repo host, SRV its root.
 RSYNCS = [
     ["-rt", "--delete", "MINE/", f"HOST:stable/{TX}/"],
     ["-rt", "--remove-source-files", "--delete-excluded", "MINE/", f"HOST:stable/{TX}/"],

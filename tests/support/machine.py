@@ -1,4 +1,4 @@
-"""The pipeline as its operator runs it: ansible-playbook, with every host on this machine below a folder of its own."""
+"""The pipeline as an operator runs it: ansible-playbook, with all hosts on this machine below one folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .ports import free_port
 
 @dataclass
 class Run:
-    """How a playbook ended and what it printed."""
+    """The exit status and the output of a playbook."""
 
     status: int
     output: str
@@ -27,20 +27,20 @@ class Run:
     def changed(self) -> int:
         return sum(int(n) for n in re.findall(r"changed=(\d+)", self.output.rpartition("PLAY RECAP")[2]))
 
-    def row(self, stage: str, flavour: str = "") -> str:
-        """The summary's line for a stage, or ""."""
-        found = re.search(rf"^{stage} +{flavour} +[\d.]+ s +(.*)$", self.output, re.MULTILINE)
+    def row(self, step: str, flavour: str = "") -> str:
+        """The result of a step in the summary, or ""."""
+        found = re.search(rf"^{step} +{flavour} +[\d.]+ s +(.*)$", self.output, re.MULTILINE)
         return found[1] if found else ""
 
     @property
     def message(self) -> str:
-        """All that was printed, with Ansible's line folding undone."""
+        """The output on one line, without Ansible's line folding."""
         return re.sub(r"\s+", " ", self.output)
 
 
 @dataclass
 class Pipeline:
-    """One operator's machine. ``upstream`` is its own copy of the stand-in, for the tests to change."""
+    """An operator's machine. ``upstream`` is its own copy of the stand-in, which tests may change."""
 
     project: Path
     root: Path
@@ -81,12 +81,12 @@ class Pipeline:
         return self.root / "srv/rpm/fedora/43/x86_64"
 
     def published(self, channel: str = "") -> list[str]:
-        """The files of a channel's pool but mistralrs-release, which carries keys and .repo files."""
+        """The files of a channel's pool, without mistralrs-release."""
         pool = self.channel / channel / "Packages"
         return sorted(path.name for path in pool.glob("*") if not path.name.startswith("mistralrs-release-"))
 
     def state(self) -> str:
-        """A digest of everything that is published and of the agent's journal; its log of commands is left out."""
+        """A digest of everything published and of the agent's journal, without its log and uploads."""
         digest = hashlib.sha256()
         for path in sorted((self.root / "srv").rglob("*")):
             if "incoming" in path.parts or path.name in ("lock", "log"):
@@ -100,14 +100,14 @@ class Pipeline:
 
 
 def interrupt(process: subprocess.Popen[str]) -> str:
-    """What ctrl-c does in a terminal: SIGINT to the whole foreground group."""
+    """Send SIGINT to the whole foreground process group, as ctrl-c in a terminal does; returns the output."""
     os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    return said
+    output, _ = process.communicate(timeout=60)
+    return output
 
 
 def new_machine(root: Path, project: Path, stand_in: ModuleType) -> Pipeline:
-    """A machine on which nothing was released yet; only the CUDA toolkit of ``make release`` is shared with it."""
+    """A machine without a release. It shares only the CUDA toolkit with ``make release``."""
     upstream = root / "upstream.git"
     stand_in.create(upstream)
     port = free_port()

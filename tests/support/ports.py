@@ -8,9 +8,10 @@ _held: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port for a server to listen on; until this process ends it is given to nobody else who asks for any port.
+    """A port for a server, reserved until this process ends.
 
-    A socket that is bound and does not listen holds it. A server that says SO_REUSEADDR, as all do, may listen there.
+    A bound socket that does not listen reserves it: the kernel gives the port to no other process that asks for any
+    port, but a server with SO_REUSEADDR can listen on it.
     """
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

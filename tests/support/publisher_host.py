@@ -70,7 +70,7 @@ class Host:
         return self.state / "incoming" / transaction.id
 
     def tree(self) -> dict[str, str]:
-        """All that is served, and the journal: mode, and link target or digest, by path."""
+        """Mode, and link target or digest, of every served file and of the journal, by path."""
         found = {}
         tops = [path for path in self.root.iterdir() if path.name != ".publisher"]
         below = [path for top in tops for path in top.rglob("*")]
@@ -101,7 +101,7 @@ def refused(host: Host, transaction: Transaction, message: str) -> None:
 
 
 def ssh(host: Host, command: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as sshd does, for a key whose forced command has these options."""
+    """Run a command as sshd does for a key whose forced command has these options."""
     return subprocess.run(
         [*AGENT, "--config", host.config, "--ssh", *options],
         env={**os.environ, "SSH_ORIGINAL_COMMAND": command, "SSH_CONNECTION": "192.0.2.7 1 192.0.2.1 22"},

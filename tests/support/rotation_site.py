@@ -1,6 +1,6 @@
-"""An operator with a signer, a repo host and a web server: the steps of rotate_key.yml and release.yml.
+"""An operator with a signer, a repo host and a web server, and the steps of rotate_key.yml and release.yml.
 
-The steps call the modules' logic. The agent trusts a copy of the keys, as on another host.
+The steps call the logic of the modules. The agent trusts a copy of the keys, as on a separate host.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Operator:
 
     @classmethod
     def make(cls, folder: Path) -> Operator:
-        """A key, and nothing published."""
+        """An operator with a key and empty repositories."""
         operator = cls(folder, Site(folder / "srv", free_port(), folder / "nginx"))
         operator.web.root.mkdir(parents=True)
         config = {
@@ -100,7 +100,7 @@ class Operator:
     # The playbooks' steps.
 
     def trust(self) -> None:
-        """tasks/trusted_keys.yml: the keys on the site and in the agent."""
+        """tasks/trusted_keys.yml: copy the trusted keys to the site and the agent."""
         shutil.copy(self.public, self.web.root / KEY_FILE)
         shutil.copy(self.public, self.folder / "trusted.asc")
 
@@ -108,7 +108,7 @@ class Operator:
         return sign_package(package, self.signer).package
 
     def publish(self, version: str, channel: str = "stable", flavour: str = "ada") -> Package:
-        """A package of this version: built, signed, published."""
+        """Build, sign and publish a package of this version."""
         package = self.sign(make_package(self.folder / "unsigned" / version, version, flavour=flavour, text=version))
         self.engine(channel).publish([package], reason=version)
         return package
@@ -136,7 +136,7 @@ class Operator:
         return decision
 
     def introduce(self) -> Rotation:
-        """rotate_key.yml up to the point where clients can have the next key."""
+        """rotate_key.yml up to the point where clients can fetch the next key."""
         begun = rotation.introduce(self.signer, self.recipe)
         self.trust()
         self.publish_release()
@@ -147,7 +147,7 @@ class Operator:
         return rotation.schedule(self.signer, overlap_days=days)
 
     def switch(self) -> str:
-        """The overlap is over: the day in use-from.json has come. The certificate that signs now."""
+        """End the overlap: set the times in use-from.json to now. Returns the signing certificate's fingerprint."""
         file = self.home / USE_FROM
         times = json.loads(file.read_text())
         assert all(times.values()), "the rotation was not scheduled"

@@ -41,7 +41,7 @@ install -Dm 0644 /dev/null %{{buildroot}}/usr/share/mistralrs-{flavour}/{version
 
 
 class QuickFolder(tempfile.TemporaryDirectory[str]):
-    """A temporary folder that, as a GnuPG home, is quick."""
+    """A temporary folder that is a fast GnuPG home."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
@@ -49,7 +49,7 @@ class QuickFolder(tempfile.TemporaryDirectory[str]):
 
 
 def make_quick(home: Path) -> None:
-    """Fix gpg-agent's work on a passphrase: otherwise each of its starts measures for seconds what is adequate."""
+    """Fix gpg-agent's S2K count; without it each start of gpg-agent calibrates the count for seconds."""
     home.mkdir(mode=0o700, exist_ok=True)
     (home / "gpg-agent.conf").write_text("s2k-count 65536\n")
 
@@ -105,11 +105,11 @@ class Site:
 
     @classmethod
     def make(cls, folder: Path, **retention: int) -> Site:
-        """A new site; ``retention`` is the repo host's own (snapshots, days, grace_hours)."""
+        """A new site; ``retention`` is that of the agent (snapshots, days, grace_hours)."""
         return cls(folder, make_signer(folder / "keys"))._configured(retention)
 
     def another(self, folder: Path, *, empty: bool = False) -> Site:
-        """A copy of this site, with the same key; ``empty`` without published packages."""
+        """A copy of this site with the same key; with ``empty``, no packages are published in it."""
         configured = json.loads((self.folder / "publisher.json").read_text())["channels"]["stable"]
         retention = {name: value for name, value in configured.items() if name != "path"}
         site = Site(folder, self.signer_in(folder))._configured(retention)
@@ -118,7 +118,7 @@ class Site:
         return site
 
     def signer_in(self, folder: Path) -> Signer:
-        """The same key, with another folder for the signer's work."""
+        """The same key with another working folder."""
         return replace(self.signer, root=folder / "signer")
 
     def _configured(self, retention: dict[str, int]) -> Site:
@@ -167,7 +167,7 @@ class Site:
         return [package.filename for package in self.channel.read(snapshot).packages]
 
     def served(self) -> dict[str, str]:
-        """Every file that clients can reach, with its digest or link."""
+        """The digest or link target of every file that clients can reach, by path."""
         return {
             str(path.relative_to(self.root)): str(path.readlink()) if path.is_symlink() else sha256_file(path)
             for path in self.root.rglob("*")

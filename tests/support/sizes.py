@@ -1,4 +1,4 @@
-"""How much the trials try."""
+"""The sizes of the fault tests: short by default, long for ``make faults``."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is tried."""
+    """The amount of work in a run of tests/faults."""
 
     round_seconds: float
-    """Clients refresh for so long, first under our way of publishing, then under the control."""
+    """Seconds of a round, for the engine and then for the control."""
     refreshes: int
-    """Rounds are added until clients have refreshed and installed so often."""
+    """Minimum of refreshes and installations by clients; rounds repeat until it is reached."""
     publishers: int
+    """Concurrent publishers."""
     points: int | None
-    """System calls of each kind of call at which a program is killed; None for every one of them."""
+    """System calls at which a program is killed, for each scenario; all if None."""
     losses: int | None
-    """The same for power losses, each with a file system of its own."""
+    """The same for power losses."""
     spaces: int | None
-    """The same for calls that find no space on the disk."""
+    """The same for calls that fail with ENOSPC."""
     large_mib: int
-    """The size of a package that is not to be sent twice."""
+    """Size in MiB of the package whose upload is resumed."""
 
 
 SHORT = Sizes(round_seconds=8, refreshes=1, publishers=5, points=3, losses=2, spaces=1, large_mib=16)

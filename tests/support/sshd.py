@@ -1,4 +1,4 @@
-"""A real sshd on loopback whose one key may only call the publisher agent, as on the repo host."""
+"""A real sshd on loopback whose only key may only run the publisher agent, as on the repo host."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pipeline.channel.agent_client import AgentClient
 from .ports import free_port
 from .signer_site import AGENT, Site
 
-# What a host allows by default stays allowed: the key's own restrictions are on trial. AcceptEnv is wider than
-# any distribution's. HOME: the publishing account has no dot files, and bash would read those of this one.
+# Everything that sshd allows by default stays allowed: the tests are about the key's own restrictions. AcceptEnv is
+# wider than in any distribution. HOME: the publishing account has no dot files; bash would read this account's.
 CONFIG = """\
 ListenAddress 127.0.0.1:{port}
 HostKey {folder}/host_key
@@ -45,13 +45,13 @@ SetEnv HOME={folder}
 
 @dataclass(frozen=True)
 class Ssh:
-    """The way to an sshd in ``folder`` that listens on ``port``."""
+    """A client of the sshd in ``folder`` that listens on ``port``."""
 
     folder: Path
     port: int
 
     def options(self, port: int = 0) -> list[str]:
-        """ssh's options; with ``port``, by another way to the same host."""
+        """ssh's options; ``port`` connects to the same host through a proxy."""
         words = {
             "Port": port or self.port,
             "User": getpass.getuser(),
@@ -68,7 +68,7 @@ class Ssh:
 
     @contextmanager
     def shared(self) -> Iterator[AgentClient]:
-        """The same over one connection that stays, which is quick."""
+        """An agent client over one shared connection, which is faster."""
         control = self.folder / "control"
         with subprocess.Popen(["ssh", "-M", "-N", "-S", control, *self.options(), "127.0.0.1"]) as master:
             try:
@@ -87,7 +87,7 @@ class Ssh:
 
 @contextmanager
 def sshd(folder: Path, site: Site, *only: str) -> Iterator[Ssh]:
-    """Serve ``site`` by its agent; ``only`` are the channels that the key may see, by default all."""
+    """Serve ``site`` by its agent; ``only`` are the channels that the key may access, by default all."""
     folder.mkdir()
     for name in ("host_key", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
@@ -100,7 +100,7 @@ def sshd(folder: Path, site: Site, *only: str) -> Iterator[Ssh]:
     (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=ssh.port))
     with _privilege_separation(), (folder / "log").open("wb") as log:
         program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-        assert program, "there is no sshd: install openssh-server"
+        assert program, "sshd is missing: install openssh-server"
         server = subprocess.Popen([program, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
         try:
             _await(server, ssh)
@@ -112,10 +112,10 @@ def sshd(folder: Path, site: Site, *only: str) -> Iterator[Ssh]:
 
 @contextmanager
 def _privilege_separation() -> Iterator[None]:
-    """The empty folder that Debian's sshd wants, and that only its service makes.
+    """The empty folder that Debian's sshd requires and only its service creates.
 
-    Trials that run at once share it, under a lock of the folder itself, and the last one takes it away; its mode
-    says that a trial made it.
+    Concurrent tests share it under a lock of the folder itself, and the last one removes it. Its mode marks
+    a folder that a test created.
     """
     folder, ours = Path("/run/sshd"), 0o711
     while True:

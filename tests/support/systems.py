@@ -1,4 +1,4 @@
-"""The systems on which a client is proven: this machine's own, and beside dnf 4 a tree with dnf5 and rpm 6."""
+"""The systems of the client tests: this machine's own, and a tree with dnf5 and rpm 6 if this machine has dnf 4."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from . import PROJECT
 
 HERE = "dnf5" if shutil.which("dnf5") else "dnf"
-"""The client of this machine's own system."""
+"""This machine's own client."""
 
 CLIENTS = tuple(dict.fromkeys((HERE, "dnf5")))
-"""The clients to prove with, for a test's parameters: collecting tests makes no tree."""
+"""The clients as parameters of a test. Collecting tests creates no tree."""
 
 
 @functools.cache
 def forky() -> Path:
-    """The root of a Debian forky tree with rpm 6 and dnf5; made when it is missing, by root only."""
+    """The root of a Debian forky tree with rpm 6 and dnf5, created if missing. Requires root."""
     words = [PROJECT / "scripts/system-tree", "forky"]
     return Path(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
 
@@ -29,5 +29,5 @@ def root_of(client: str) -> Path:
 
 
 def systems() -> list[tuple[str, Path]]:
-    """Every client that can be proven here, with the root of its system."""
+    """All clients of this machine, each with the root of its system."""
     return [(client, root_of(client)) for client in CLIENTS]

@@ -30,7 +30,7 @@ def certificate(left: timedelta, lifetime: timedelta, *names: str) -> bytes:
 
 @pytest.fixture
 def lineage(tmp_path: Path):
-    """Lays certbot's folder out: a certificate with ``left`` of its ``lifetime``, from a directory."""
+    """A function that creates certbot's folder with a certificate that has ``left`` of its ``lifetime``."""
 
     def lay(left: timedelta, lifetime: timedelta, *names: str, server: str = DIRECTORY) -> Path:
         for folder in (f"live/{NAME}", "renewal"):

@@ -43,7 +43,7 @@ def test_nvcc_against_the_flavour(found, needed, fits):
         ("14.0", "0.6.0", True),  # before the first row nothing is known
     ],
 )
-def test_cuda_against_what_the_tag_accepts(facts, cuda, version, fits):
+def test_cuda_against_the_tags_limit(facts, cuda, version, fits):
     assert compatibility.check_cuda_limit(cuda, version, facts.upstream_cuda).fits is fits
 
 

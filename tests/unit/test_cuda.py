@@ -40,7 +40,7 @@ def test_only_exactly_the_release_is_accepted(compiler: str, version: str, *, fi
     assert is_release(compiler, version) is fits
 
 
-def test_the_operators_folder_comes_before_found_ones(tmp_path: Path) -> None:
+def test_the_operators_folder_overrides_found_ones(tmp_path: Path) -> None:
     real = tmp_path / "opt/cuda/bin/nvcc"
     real.parent.mkdir(parents=True)
     real.touch(mode=0o755)

@@ -70,7 +70,7 @@ def test_a_whole_configuration_is_taken_as_it_is() -> None:
     assert made.health == "http://[::1]:8080/health"
 
 
-def test_the_token_goes_into_the_environment() -> None:
+def test_the_token_is_in_the_environment_file() -> None:
     (made,) = read_instances([QWEN | {"environment": {"CUDA_VISIBLE_DEVICES": 0}, "token": "hf_file\n"}], "ada")
     assert made.environment.splitlines()[1:] == ['CUDA_VISIBLE_DEVICES="0"', 'HF_TOKEN="hf_file"']
     assert "hf_" not in made.config

@@ -60,7 +60,7 @@ def spliced(packed: dict[str, bytes], drop: Iterable[str], add: Iterable[str]) -
     return {kind: b"".join(metadata.splice(kind, packed[kind], old, edits)) for kind in TYPES}
 
 
-def test_a_splice_is_what_createrepo_c_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_splice_equals_the_output_of_createrepo_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random packages are added and dropped, at the ends too; blocks end anywhere."""
     chance = random.Random(43)  # noqa: S311  only trials
     versions = [f"0.{number}" for number in range(60)]

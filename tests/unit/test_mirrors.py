@@ -131,7 +131,7 @@ def test_the_commits_of_cutlass_are_read_in_a_build_script(script, commits):
 
 
 def package(name: str, folder: Path, script: str = "") -> dict[str, object]:
-    """One package of ``cargo metadata``, with a build script if there is a text for one."""
+    """One package of ``cargo metadata``, with a build script if its text is given."""
     targets = [{"kind": ["lib"], "src_path": f"{folder}/src/lib.rs"}]
     if script:
         folder.mkdir(parents=True)
@@ -209,7 +209,7 @@ Caused by:
 """
 
 
-def test_a_failed_download_says_first_why_and_what_is_missing():
+def test_the_reasons_of_a_failed_download_include_its_cause_and_the_missing_file():
     git = reasons([line for line in GIT_FAILED.splitlines() if line])
     assert git[0] == "fatal: repository 'http://mirror.example/leaf/' not found"
     assert "unable to update https://git.invalid/group/leaf?rev=1111#1111" in git

@@ -1,4 +1,4 @@
-"""What the publisher agent takes for a command, for metadata, for a configuration, and what its client hears."""
+"""The publisher agent's parsing of commands, uploads, metadata and configuration, and its client's errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TX = "stable-20261121-0001"
 ID = "20261121T105321Z-e3814494"
 
 
-def test_the_commands() -> None:
+def test_valid_commands_are_parsed() -> None:
     for verb in ("head", "prune", "verify", "status"):
         assert parse(f"{verb} stable") == Command(verb, "stable")
     for verb in ("stage", "publish"):
@@ -40,7 +40,7 @@ def test_the_commands() -> None:
         ["-tre31.14iLsfxC", "--partial"],  # a pre-release
     ],
 )
-def test_what_rsync_sends(flags: list[str]) -> None:
+def test_an_upload_by_rsync_is_a_command(flags: list[str]) -> None:
     command = f"rsync --server {' '.join(flags)} . stable/{TX}/"
     assert parse(command) == Command("rsync", "stable", TX, flags=tuple(flags))
 
@@ -81,7 +81,7 @@ def test_what_rsync_sends(flags: list[str]) -> None:
         f"publish stable '{TX}\n' --parent -",
         f"rsync --server --sender -tre.iLsfxCIvu . stable/{TX}/",
         f"rsync --server -tre.iLsfxCIvu --sender . stable/{TX}/",
-        f"rsync --server -stre.iLsfxCIvu . stable/{TX}/",  # secluded arguments come by the pipe
+        f"rsync --server -stre.iLsfxCIvu . stable/{TX}/",  # secluded arguments arrive on stdin
         "rsync --server -stre.iLsfxCIvu",
         f"rsync --server -ltre.iLsfxCIvu . stable/{TX}/",
         f"rsync --server -logDtpre.iLsfxCIvu . stable/{TX}/",
@@ -92,7 +92,7 @@ def test_what_rsync_sends(flags: list[str]) -> None:
         f"rsync --server -tre.iLsfxCIvu --temp-dir=/tmp . stable/{TX}/",
         f"rsync --server -tre.iLsfxCIvu --backup-dir=/tmp . stable/{TX}/",
         f"rsync --server --daemon --config=/tmp/x . stable/{TX}/",
-        f"rsync --server -tre.iLsfxCIvu --timeout=0 . stable/{TX}/",  # would wait without an end
+        f"rsync --server -tre.iLsfxCIvu --timeout=0 . stable/{TX}/",  # would wait forever
         f"rsync --server -tre.iLsfxCIvu . stable/{TX}",
         f"rsync --server -tre.iLsfxCIvu . stable/{TX}/../",
         f"rsync --server -tre.iLsfxCIvu . stable/{TX}/Packages/",
@@ -125,7 +125,7 @@ FIXED = {
 PACKAGE = "Packages/mistralrs-ada-0.8.4~rc4-1.fc43.x86_64.rpm"
 
 
-def test_the_layout_of_an_upload() -> None:
+def test_a_valid_layout_is_accepted() -> None:
     check_layout({**FIXED, **METADATA, PACKAGE: 250 << 20})
     check_layout({**FIXED, **METADATA})
 
@@ -145,13 +145,13 @@ def test_the_layout_of_an_upload() -> None:
         ({f"snapshot/repodata/{'b' * 64}-other.xml.gz": 300 << 20}, "too large"),
     ],
 )
-def test_what_an_upload_may_not_hold(extra: dict[str, int], message: str) -> None:
+def test_a_foreign_or_too_large_file_is_refused(extra: dict[str, int], message: str) -> None:
     with pytest.raises(Refused, match=message):
         check_layout({**FIXED, **METADATA, **extra})
 
 
 @pytest.mark.parametrize("name", list(FIXED))
-def test_what_an_upload_must_hold(name: str) -> None:
+def test_an_upload_without_a_required_file_is_incomplete(name: str) -> None:
     with pytest.raises(Refused, match="incomplete") as refused:
         check_layout({path: size for path, size in (FIXED | METADATA).items() if path != name})
     assert refused.value.where == name
@@ -164,7 +164,7 @@ HEAD = (
 
 
 def package(name: str, more: str = "") -> bytes:
-    """Its text in primary.xml."""
+    """The text of a package in primary.xml."""
     return f"""<package type="rpm">
   <name>{name}</name>
   <arch>noarch</arch>
@@ -204,7 +204,7 @@ def test_primary_metadata_is_cut_into_packages(tmp_path: Path, names: list[str])
         (HEAD % 1).replace(b"UTF-8", b"UTF-7") + package("a") + b"</metadata>",
     ],
 )
-def test_primary_metadata_of_another_shape(tmp_path: Path, text: bytes) -> None:
+def test_primary_metadata_of_another_shape_is_refused(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(Refused, match="the primary metadata is not fit for this channel"):
         parse_primary(primary(tmp_path, text))
 
@@ -212,7 +212,7 @@ def test_primary_metadata_of_another_shape(tmp_path: Path, text: bytes) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        package("a").replace(b"</version>", b"").replace(b"<arch>", b"<!-- <arch>"),  # a comment that goes on
+        package("a").replace(b"</version>", b"").replace(b"<arch>", b"<!-- <arch>"),  # an unclosed comment
         package("a").replace(b"</name>", b"</name><![CDATA["),
         package("a").replace(b"<arch>", b"</package><package><arch>"),
         b"</metadata>" + package("a"),
@@ -222,13 +222,13 @@ def test_primary_metadata_of_another_shape(tmp_path: Path, text: bytes) -> None:
         package("a").replace(b"<name>a", b"<name>&b;"),
     ],
 )
-def test_a_package_of_another_shape(text: bytes) -> None:
-    """Cut out of its file it must be one whole element, or what stands beside it could change what it means."""
+def test_a_package_of_another_shape_is_refused(text: bytes) -> None:
+    """The text must be one complete element; otherwise neighbouring text could change its meaning."""
     with pytest.raises(Refused, match="the primary metadata is not fit for this channel"):
         parse_package(text.removesuffix(b"</package>\n"))
 
 
-def test_only_what_comes_or_goes_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_added_and_removed_packages_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {name: package(name).removesuffix(b"</package>\n") for name in "abcd"}
     parent = ParentSnapshot(
         ID,
@@ -263,7 +263,7 @@ def configured(folder: Path, **row: object) -> Any:
     return Config.read(path)
 
 
-def test_what_a_configuration_leaves_out(tmp_path: Path) -> None:
+def test_missing_keys_of_a_configuration_have_defaults(tmp_path: Path) -> None:
     config = configured(tmp_path)
     assert config.channels == {"stable": ChannelRow("fedora/43/x86_64", snapshots=50, days=180, grace_hours=48)}
     assert (config.reserve, config.incoming) == (1 << 30, 20 << 30)
@@ -283,7 +283,7 @@ def test_what_a_configuration_leaves_out(tmp_path: Path) -> None:
         {"versions": 3},
     ],
 )
-def test_a_configuration_that_does_not_fit(tmp_path: Path, row: dict[str, object]) -> None:
+def test_an_invalid_configuration_is_refused(tmp_path: Path, row: dict[str, object]) -> None:
     with pytest.raises(Refused, match="the configuration (cannot be read|has an invalid root or channel)"):
         configured(tmp_path, **row)
 
@@ -291,47 +291,47 @@ def test_a_configuration_that_does_not_fit(tmp_path: Path, row: dict[str, object
 @pytest.mark.parametrize(
     ("status", "kind"), [(1, PipelineError), (2, PipelineError), (3, ParentMoved), (4, Busy), (255, PipelineError)]
 )
-def test_a_refusal_reaches_the_operator_whole(status: int, kind: type[PipelineError]) -> None:
-    said = 'debug: x\n{"error": "the head is B, no longer A", "where": "stable", "remedy": "Compose again"}\n'
-    error = AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], status, "", said))
+def test_an_answer_becomes_the_error_of_its_status(status: int, kind: type[PipelineError]) -> None:
+    stderr = 'debug: x\n{"error": "the head is B, no longer A", "where": "stable", "remedy": "Compose again"}\n'
+    error = AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], status, "", stderr))
     assert type(error) is kind
     assert (error.what, error.where, error.remedy) == ("the head is B, no longer A", "stable", "Compose again")
 
 
-def test_of_a_refused_upload_the_agents_status_counts() -> None:
-    """rsync ends with a status of its own."""
-    said = '{"error": "busy", "where": "", "remedy": "Wait", "status": 4}\nrsync error: (code 12)\n'
-    assert isinstance(AgentClient(["ssh"], "repo")._translate(CommandFailed(["rsync"], 12, "", said)), Busy)
+def test_the_agents_status_overrides_that_of_rsync() -> None:
+    """rsync exits with its own status after a refused upload."""
+    stderr = '{"error": "busy", "where": "", "remedy": "Wait", "status": 4}\nrsync error: (code 12)\n'
+    assert isinstance(AgentClient(["ssh"], "repo")._translate(CommandFailed(["rsync"], 12, "", stderr)), Busy)
 
 
-def test_an_answer_that_is_none_of_the_agents(tmp_path: Path) -> None:
+def test_a_foreign_answer_is_an_error(tmp_path: Path) -> None:
     for answer in ("", "[]", "{}", "hello", '{"snapshot"'):
         with pytest.raises(PipelineError, match="the repo host gave no answer of the publisher agent"):
             AgentClient(["printf", answer], "").head("stable")
 
 
 @pytest.mark.parametrize(
-    "said",
+    "stderr",
     [
         "kex_exchange_identification: Connection closed by remote host\nConnection closed by 192.0.2.1 port 22",
         "kex_exchange_identification: read: Connection reset by peer",
         "Not allowed at this time",
     ],
 )
-def test_a_host_that_many_knock_at_is_busy(said: str) -> None:
-    error = AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 255, "", said))
+def test_a_host_that_refuses_connections_is_busy(stderr: str) -> None:
+    error = AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 255, "", stderr))
     assert isinstance(error, Busy)
     assert "MaxStartups" in error.remedy
-    assert not isinstance(AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 1, "", said)), Busy)
+    assert not isinstance(AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 1, "", stderr)), Busy)
 
 
-def test_a_dead_connection_says_what_to_check() -> None:
+def test_a_failed_connection_has_a_remedy() -> None:
     error = AgentClient(["ssh", "-p", "2"], "repo")._translate(CommandFailed(["ssh"], 255, "", "Connection refused"))
     assert "status 255: Connection refused" in error.what
     assert error.where == "ssh -p 2 repo"
     assert "Check that the host is up" in error.remedy
 
 
-def test_a_machine_that_never_released_says_so() -> None:
+def test_a_missing_local_agent_has_a_remedy() -> None:
     with pytest.raises(PipelineError, match="there is no publisher agent yet.*make release"):
         AgentClient(["/nonexistent/mistralrs-publisher", "--rsh"], "local").head("stable")

@@ -15,18 +15,18 @@ MODULES = re.findall(r"\w+", ORDER[1]) if ORDER else []
 
 
 def imports(module: str) -> tuple[set[str], set[str]]:
-    """The agent's own modules and the others that a module imports, wherever in it."""
-    own, others = set(), set()
+    """The agent's own modules and the foreign modules that a module imports anywhere."""
+    own, foreign = set(), set()
     with open(f"{FOLDER}/{module}.py", encoding="utf-8") as file:  # noqa: PTH123
         nodes = list(ast.walk(ast.parse(file.read())))
     for node in nodes:
         if isinstance(node, ast.Import):
-            others |= {alias.name.partition(".")[0] for alias in node.names}
+            foreign |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level:
             own |= {node.module or ""}
         elif isinstance(node, ast.ImportFrom):
-            others |= {(node.module or "").partition(".")[0]}
-    return own, others
+            foreign |= {(node.module or "").partition(".")[0]}
+    return own, foreign
 
 
 def test_the_order_names_each_module(project) -> None:
@@ -37,6 +37,6 @@ def test_the_order_names_each_module(project) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_those_before_it(module: str) -> None:
-    own, others = imports(module)
+    own, foreign = imports(module)
     assert own <= set(MODULES[: MODULES.index(module)])
-    assert others <= sys.stdlib_module_names
+    assert foreign <= sys.stdlib_module_names

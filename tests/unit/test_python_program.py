@@ -43,15 +43,15 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def said(program: Path) -> str:
+def printed(program: Path) -> str:
     return subprocess.run([program], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_it_runs_and_a_second_installation_changes_nothing(install, tmp_path):
+def test_a_program_runs_and_a_second_installation_changes_nothing(install, tmp_path):
     assert install(version("a"), check=True)["changed"]
     assert tree(tmp_path) == {}
     assert install(version("a"))["changed"]
-    assert said(tmp_path / "program") == "aa"
+    assert printed(tmp_path / "program") == "aa"
     before = tree(tmp_path)
     assert not install(version("a"))["changed"]
     assert not install(version("a"), check=True)["changed"]
@@ -70,7 +70,7 @@ def test_a_module_that_a_later_version_lacks_is_gone(install, tmp_path):
     assert {entry["after_header"] for entry in done["diff"]} == {
         "shown/first.py", "shown/second.py", "shown/left.py", str(tmp_path / "program"),
     }  # fmt: skip
-    assert said(tmp_path / "program") == "bb"
+    assert printed(tmp_path / "program") == "bb"
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_a_version_that_does_not_start_is_not_installed(install, tmp_path, spoil
     assert done["failed"]
     assert message in done["msg"]
     assert tree(tmp_path) == before
-    assert said(tmp_path / "program") == "aa"
+    assert printed(tmp_path / "program") == "aa"
 
 
 def test_an_interrupted_installation_is_completed(install, tmp_path):
-    """Whatever lies beside the version, or is lost or added in it, a repetition sets right."""
+    """A repetition repairs a version with missing or added files and removes leftovers beside it."""
     folder = Path(install(version("a"))["folder"])
     (tmp_path / "program.d/new-1/shown").mkdir(parents=True)
     assert install(version("a"))["changed"]
@@ -105,7 +105,7 @@ def test_an_interrupted_installation_is_completed(install, tmp_path):
         spoil()
         assert install(version("a"))["changed"]
         assert not install(version("a"))["changed"]
-        assert said(tmp_path / "program") == "aa"
+        assert printed(tmp_path / "program") == "aa"
         assert [path.name for path in (tmp_path / "program.d").iterdir()] == [folder.name]
 
 
@@ -134,7 +134,7 @@ def test_a_command_in_mid_upgrade_runs_one_version_whole(install, tmp_path):
 def test_an_account_that_cannot_write_there_gets_the_bytecode(install, tmp_path):
     folder = Path(install(version("a"))["folder"])
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert said(tmp_path / "program") == "aa"
+    assert printed(tmp_path / "program") == "aa"
     trace = subprocess.run(
         ["python3", "-I", "-v", tmp_path / "program"], capture_output=True, text=True, check=True
     ).stderr

@@ -32,7 +32,7 @@ def test_json_and_back_is_the_same(record, tmp_path):
         ({"commit_time": True}, "Source.commit_time must be int"),
     ],
 )
-def test_what_does_not_fit_is_named(change, message):
+def test_the_error_names_an_invalid_value(change, message):
     with pytest.raises(PipelineError, match=message):
         Source.from_dict(SOURCE.to_dict() | change)
 
@@ -44,7 +44,7 @@ def test_a_missing_key_is_named():
         Source.from_dict(data)
 
 
-def test_a_broken_manifest_says_where_and_what_to_do(tmp_path):
+def test_the_error_of_a_broken_manifest_has_its_path_and_a_remedy(tmp_path):
     (tmp_path / "m.json").write_text("{")
     with pytest.raises(PipelineError, match=r"not JSON.*m\.json.*Delete it"):
         Source.read(tmp_path / "m.json")

@@ -29,7 +29,7 @@ def put(folder, text, mode=0o600):
     file.chmod(mode)
 
 
-def test_the_file_comes_before_the_environment(folder):
+def test_the_file_overrides_the_environment(folder):
     put(folder, "of the file\n")
     assert secret.find("token", folder, None) == "of the file"
 

@@ -1,4 +1,4 @@
-"""Any target of make may be the first command in a checkout: it sets up what it needs, and no more."""
+"""Any target of make may be the first command in a checkout: it installs its own requirements and no more."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def test_a_finished_set_up_of_tests_runs_nothing(checkout: Path, target: str) ->
 
 
 @pytest.mark.parametrize("target", RUNS)
-def test_a_target_that_runs_the_pipeline_sets_up_without_the_tests(checkout: Path, target: str) -> None:
+def test_targets_that_run_the_pipeline_omit_the_set_up_of_tests(checkout: Path, target: str) -> None:
     for stamp in STAMPS:
         (checkout / stamp).unlink()
     commands = make(checkout, target)
@@ -59,14 +59,14 @@ def test_a_target_that_runs_the_pipeline_sets_up_without_the_tests(checkout: Pat
 
 
 @pytest.mark.parametrize("target", TESTS)
-def test_a_target_that_tests_sets_up_both(checkout: Path, target: str) -> None:
+def test_targets_that_test_run_both_set_ups(checkout: Path, target: str) -> None:
     for stamp in STAMPS:
         (checkout / stamp).unlink()
     assert make(checkout, target)[:2] == ["scripts/setup", "scripts/setup tests"]
 
 
 @pytest.mark.parametrize("target", TESTS)
-def test_a_target_that_tests_adds_to_a_set_up_for_runs(checkout: Path, target: str) -> None:
+def test_targets_that_test_run_only_the_missing_set_up(checkout: Path, target: str) -> None:
     (checkout / STAMPS[1]).unlink()
     assert make(checkout, target)[0] == "scripts/setup tests"
 
@@ -84,14 +84,14 @@ def test_a_changed_lock_of_the_tests_sets_up_the_tests_again(checkout: Path) -> 
     assert make(checkout, "unit")[0] == "scripts/setup tests"
 
 
-def test_a_python_that_has_gone_sets_up_again(checkout: Path) -> None:
+def test_a_missing_python_sets_up_again(checkout: Path) -> None:
     python = checkout / ".venv/bin/python"
     python.unlink()
     python.symlink_to("/nonexistent/python3")
     assert make(checkout, "setup") == ["scripts/setup"]
 
 
-def test_a_checkout_that_was_moved_is_set_up_again(checkout: Path, tmp_path: Path) -> None:
+def test_a_moved_checkout_is_set_up_again(checkout: Path, tmp_path: Path) -> None:
     assert make(checkout.rename(tmp_path / "moved"), "setup") == ["scripts/setup"]
 
 
@@ -109,9 +109,7 @@ def test_a_checkout_that_was_moved_is_set_up_again(checkout: Path, tmp_path: Pat
         ),
     ],
 )
-def test_variables_reach_ansible_as_they_were_typed(
-    checkout: Path, words: list[str], variables: dict[str, str]
-) -> None:
+def test_variables_reach_ansible_unchanged(checkout: Path, words: list[str], variables: dict[str, str]) -> None:
     (command,) = make(checkout, "release", *words)
     program, playbook, *rest = shlex.split(command)
     assert (program, playbook) == ("ansible-playbook", "playbooks/release.yml")
@@ -145,7 +143,7 @@ def test_a_machine_without_a_usable_python_gets_a_remedy(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("words", "message"), [(["tests"], "the environment is not set up"), (["x"], "Usage: ")])
-def test_a_wrong_call_changes_nothing(checkout: Path, words: list[str], message: str) -> None:
+def test_invalid_arguments_change_nothing(checkout: Path, words: list[str], message: str) -> None:
     (checkout / STAMPS[0]).unlink()
     done = subprocess.run([checkout / "scripts/setup", *words], check=False, capture_output=True, text=True)
     assert done.returncode == 1
@@ -157,7 +155,7 @@ def locked(path: str) -> set[str]:
     return set(re.findall(r"^([\w.-]+)==", (ROOT / path).read_text(), re.MULTILINE))
 
 
-def test_each_package_is_locked_once_and_runs_need_no_tool_of_the_tests() -> None:
+def test_each_package_is_locked_once_and_runs_require_no_tool_of_the_tests() -> None:
     runs, tests = locked("requirements.lock"), locked("requirements-tests.lock")
     assert not runs & tests
     assert {"ansible-core", "bindep", "uv"} <= runs
@@ -169,7 +167,7 @@ def test_no_lock_and_no_pin_names_a_registry() -> None:
         assert "://" not in path.read_text(), path
 
 
-def test_tools_of_the_tests_are_no_packages_of_a_release() -> None:
+def test_a_release_requires_no_system_package_of_the_tests() -> None:
     rows = [line for line in (ROOT / "bindep.txt").read_text().splitlines() if line and not line.startswith("#")]
     for_runs = {row.split()[0] for row in rows if "test" not in row}
     assert {"git", "rsync", "nginx"} <= for_runs

@@ -1,4 +1,4 @@
-"""The shares of the builders: the same each time and fair, and another builder takes over from a lost one."""
+"""The builders' shares of flavours are deterministic and fair, and another builder takes over from a lost one."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def test_one_builder_has_all_in_the_tables_order():
     ("builders", "wanted", "shares"),
     [
         pytest.param([FORGE, ANVIL], TABLE, {"forge": ("ampere", "blackwell"), "anvil": ("ada",)}, id="in turn"),
-        pytest.param([FORGE, ANVIL], ["ada"], {"anvil": ("ada",)}, id="one alone goes to its warm home"),
+        pytest.param([FORGE, ANVIL], ["ada"], {"anvil": ("ada",)}, id="one flavour stays with its cache"),
         pytest.param(
             [FORGE, ANVIL], ["ampere", "blackwell"], {"forge": ("ampere",), "anvil": ("blackwell",)},
-            id="two of one home are spread anyway",
+            id="two flavours of one builder are distributed",
         ),
         pytest.param(
             [FORGE, Builder("anvil", flavours=("ada",))], ["ada", "blackwell"],
-            {"anvil": ("ada",), "forge": ("blackwell",)}, id="a builder that may build little gets that",
+            {"anvil": ("ada",), "forge": ("blackwell",)}, id="a restricted builder gets its flavours",
         ),
         pytest.param(
             [Builder("forge", weight=3), ANVIL], TABLE, {"forge": tuple(TABLE)}, id="a fast one gets more"
         ),
         pytest.param([Builder("forge", answers=False), ANVIL], TABLE, {"anvil": tuple(TABLE)}, id="one is down"),
-        pytest.param([Builder("forge", in_run=False), ANVIL], TABLE, {"anvil": tuple(TABLE)}, id="one has no part"),
+        pytest.param([Builder("forge", in_run=False), ANVIL], TABLE, {"anvil": tuple(TABLE)}, id="one is excluded"),
     ],
 )  # fmt: skip
-def test_shares(builders, wanted, shares):
+def test_flavours_are_distributed(builders, wanted, shares):
     assert spread(wanted, builders, TABLE).shares == shares
     assert spread(wanted, builders, TABLE).missing == ()
     assert spread(wanted, builders, TABLE).lost == tuple(b.name for b in builders if not b.answers)
@@ -98,7 +98,7 @@ def test_after_the_last_round_an_unbuilt_flavour_is_missing():
     assert missing.reason == "ada: tongs could build it, but no round is left: run again"
 
 
-def test_with_no_builder_left_the_reason_names_each():
+def test_the_error_without_a_remaining_builder_names_each_builder():
     builders = [Builder("forge", answers=False), Builder("anvil", flavours=("ada",)), Builder("tongs", in_run=False)]
     (missing,) = spread(["ampere"], builders, TABLE).missing
     assert missing.reason == (
@@ -134,7 +134,7 @@ def test_a_package_with_another_digest_than_on_its_builder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/builder/packages/mistralrs-ada.rpm", "../../mistralrs-ada.rpm"])
-def test_a_package_lies_in_the_signers_inbox_whatever_folder_its_builder_reports(path, tmp_path):
+def test_a_packages_path_is_in_the_signers_inbox_whatever_its_builder_reports(path, tmp_path):
     (tmp_path / "mistralrs-ada.rpm").write_bytes(b"a package")
     outcome = FlavourOutcome(PACKAGED, package=package_at(path), inbox=str(tmp_path))
     (package,) = verified([Builder("anvil", outcomes={"ada": outcome})])

@@ -1,4 +1,4 @@
-"""The stand-in upstream: the same repository everywhere, and a history that a test can go on with."""
+"""The stand-in upstream: the same repository on every machine, with a history that tests can extend."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_ids_do_not_depend_on_the_machine(
     )
 
 
-def test_it_serves_what_a_build_fetches(repository: Path, tmp_path: Path) -> None:
+def test_the_repository_serves_shallow_and_partial_clones(repository: Path, tmp_path: Path) -> None:
     assert git(repository, "symbolic-ref", "HEAD") == "refs/heads/master"
     assert git(repository, "fsck", "--strict") == ""
     older = git(repository, "rev-parse", "master~2")
@@ -126,7 +126,7 @@ def test_the_newest_stable_tag_is_the_workspace_on_disk(repository: Path, tmp_pa
     assert committed == upstream.read_workspace()
 
 
-def test_each_tag_says_its_version_and_a_candidate_the_plain_one(
+def test_each_tag_has_its_version_and_a_candidate_that_of_its_release(
     repository: Path,
 ) -> None:
     tags = git(repository, "tag", "--list").split()
@@ -175,7 +175,7 @@ def test_a_second_call_changes_nothing(repository: Path) -> None:
     assert [path.name for path in repository.parent.iterdir()] == [repository.name]
 
 
-def test_many_at_once_make_one(tmp_path: Path) -> None:
+def test_concurrent_calls_create_one_repository(tmp_path: Path) -> None:
     dest = tmp_path / "deep" / "upstream.git"
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(upstream.create, [dest] * 4))
@@ -210,7 +210,7 @@ def test_an_edit_that_no_longer_fits_is_named_and_nothing_changes(own_fixture: M
     assert refs(dest) == before
 
 
-def test_something_else_is_never_replaced(tmp_path: Path) -> None:
+def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(upstream.RepositoryError, match="is not a repository of this fixture"):
@@ -218,7 +218,7 @@ def test_something_else_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
 
 
-def test_a_commit_may_be_made_from_the_present_text(repository: Path) -> None:
+def test_a_commit_can_change_the_current_text(repository: Path) -> None:
     parent = git(repository, "rev-parse", "master")
     commit = upstream.add_commit(
         repository,
@@ -244,7 +244,7 @@ def test_a_candidate_is_followed_by_its_release(repository: Path) -> None:
     assert git(repository, "show", "--format=", "--name-only", final) == "README.md"
 
 
-def test_a_tag_can_move_but_not_be_made_twice(repository: Path) -> None:
+def test_a_tag_can_move_but_not_be_created_twice(repository: Path) -> None:
     with pytest.raises(upstream.RepositoryError, match="already exists"):
         upstream.tag(repository, "v0.9.1", "v0.9.2")
     upstream.move_tag(repository, "v0.9.1", "master")
@@ -253,7 +253,7 @@ def test_a_tag_can_move_but_not_be_made_twice(repository: Path) -> None:
         upstream.move_tag(repository, "v9.9.9", "master")
 
 
-def test_the_command_says_what_it_did(tmp_path: Path) -> None:
+def test_the_command_prints_its_result(tmp_path: Path) -> None:
     def run(dest: Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, SCRIPT, dest], capture_output=True, text=True, check=False)
 

@@ -1,12 +1,12 @@
-"""A line to a server on loopback that is slow, or breaks.
+"""A TCP proxy on loopback that delays requests or cuts the connection.
 
 Rules:
 
-1. ``delay`` seconds pass before each request goes on. A request ends with an empty line and has no body, as
-   a web client's GET; connections that are kept alive are.
-2. After ``cut`` bytes from the client the line is dead: the client is cut off, and the server comes to the end
-   of what got through.
-3. ``sent`` counts the bytes that clients got through, over all connections.
+1. ``delay``: seconds before each request is forwarded. A request ends with an empty line and has no body, like
+   a web client's GET; keep-alive connections are supported.
+2. ``cut``: after this many bytes from clients the proxy aborts the client's connection; the server reads the
+   forwarded bytes and then an end of file.
+3. ``sent`` counts the bytes that were forwarded from clients, over all connections.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Self
 
 
-class Line:
-    """It lasts as long as the context; clients connect to ``port``."""
+class FaultyProxy:
+    """Forwards connections on ``port`` to the port ``target`` while the context lasts."""
 
     def __init__(self, target: int, *, delay: float = 0, cut: int | None = None) -> None:
         self.target, self.delay, self.cut = target, delay, cut
@@ -46,7 +46,7 @@ class Line:
 
     async def _close(self) -> None:
         self._server.close()
-        await asyncio.sleep(0)  # a connection that was just accepted gets its task
+        await asyncio.sleep(0)  # lets the task of a connection just accepted start
         while running := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in running:
                 task.cancel()
@@ -86,7 +86,7 @@ class Line:
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """To the end, also when nobody listens any more: an answer that is not read would end the server's side early."""
+    """Read to the end even after the client has gone: an unread answer would reset the server's connection early."""
     while data := await reader.read(1 << 16):
         with suppress(OSError):
             writer.write(data)

@@ -1,7 +1,7 @@
-"""Killing a program at a chosen system call, by strace.
+"""Kills a program at a chosen system call, by strace.
 
-A point is the n-th call of one name that a program's own process makes, before that call has any effect. The
-programs that it starts in turn are left alone.
+A point is the n-th call of one name by the program's own process, before the call takes effect. Child processes
+are not traced.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Between two of these a folder does not change, but for an empty new file.
+# A folder changes only by these calls, apart from new empty files.
 CHANGING = (
     *("write", "pwrite64", "writev", "sendfile", "copy_file_range", "ftruncate", "truncate", "fallocate"),
     *("rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat"),
@@ -34,7 +34,7 @@ class Point:
 
 
 def points(argv: Sequence[str | Path], log: Path, calls: Sequence[str] = CHANGING) -> list[Point]:
-    """The points of a complete run, in their order; the run must succeed."""
+    """The points of a complete run in order. The run must succeed."""
     done = traced(argv, log, calls)
     assert done.returncode == 0, done.stderr
     seen: Counter[str] = Counter()
@@ -58,13 +58,13 @@ def traced(
 
 
 def killed(argv: Sequence[str | Path], point: Point, log: Path) -> None:
-    """Run ``argv`` until it is killed at ``point``."""
+    """Run ``argv`` and kill it at ``point``."""
     done = traced(argv, log, [point.name], inject=f"{point.name}:signal=SIGKILL:when={point.nth}")
-    assert done.returncode == -9, f"{point} was not met: {done.stderr}"
+    assert done.returncode == -9, f"{point} was not reached: {done.stderr}"
 
 
 def spread(points: Sequence[Point], number: int | None) -> list[Point]:
-    """``number`` of them, evenly; None for all."""
+    """``number`` points at even distances; all if None."""
     if number is None or number >= len(points):
         return list(points)
     return [points[int((index + 0.5) * len(points) / number)] for index in range(number)]

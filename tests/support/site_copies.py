@@ -1,4 +1,4 @@
-"""Repo hosts for a trial to spoil, and publishers for it to kill."""
+"""Copies of a repo host for fault tests, and the command line of a publisher process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from . import PROJECT
 from .signer_site import STABLE, Site
 
 
-def twin(site: Site, folder: Path, **configuration: object) -> Site:
-    """A site of the same signer whose repo host is as ``site``'s; ``configuration`` changes its agent's."""
+def copy_site(site: Site, folder: Path, **configuration: object) -> Site:
+    """A copy of ``site`` with the same signer's key; ``configuration`` overrides keys of the agent's configuration."""
     folder.mkdir(parents=True)
     subprocess.run(["cp", "-a", site.root, folder], check=True)
     made = Site(folder, site.signer_in(folder))
@@ -26,10 +26,10 @@ def twin(site: Site, folder: Path, **configuration: object) -> Site:
     return made
 
 
-def publisher(site: Site, packages: Sequence[Package], way: AgentClient, order: Path) -> list[str]:
-    """The command that adds ``packages`` at ``site`` by this ``way``: an engine in a process of its own.
+def publish_argv(site: Site, packages: Sequence[Package], way: AgentClient, order: Path) -> list[str]:
+    """The command that publishes ``packages`` to ``site`` in a process of its own, by the agent client ``way``.
 
-    ``order`` is the file that tells it what to do.
+    Writes the arguments of engine_run.py to the file ``order``.
     """
     known = {
         "location": str(site.root / STABLE),
@@ -41,5 +41,5 @@ def publisher(site: Site, packages: Sequence[Package], way: AgentClient, order: 
         "packages": [package.to_dict() for package in packages],
     }
     order.write_text(json.dumps(known))
-    way_in = f"PYTHONPATH={PROJECT / 'module_utils'}"
-    return ["env", way_in, sys.executable, "-B", str(Path(__file__).with_name("engine_run.py")), str(order)]
+    path = f"PYTHONPATH={PROJECT / 'module_utils'}"
+    return ["env", path, sys.executable, "-B", str(Path(__file__).with_name("engine_run.py")), str(order)]

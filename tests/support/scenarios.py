@@ -1,6 +1,6 @@
-"""Repo hosts on the brink of a call of the agent, for trials that break the call off.
+"""Repo hosts prepared for one command of the agent, which fault tests interrupt.
 
-What must hold afterwards, wherever it broke off, is ``Plot.survived``.
+``Scenario.check_recovery`` asserts the invariants after an interruption at any point.
 """
 
 from __future__ import annotations
@@ -21,52 +21,53 @@ from pipeline.channel.engine import Engine
 from pipeline.channel.reader import Repository
 
 from .signer_site import AGENT, STABLE, Site
-from .twins import twin
+from .site_copies import copy_site
 
-Place = TypeVar("Place")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Plot:
-    """``words`` are about to be said to the agent of ``site``; they lead from the head ``old`` to ``new``."""
+class Scenario:
+    """``command`` is the next command for the agent of ``site``; it moves the head from ``old`` to ``new``."""
 
     name: str
     site: Site
-    words: str
+    command: str
     old: str
     new: str
-    wanted: Callable[[Engine], object]
-    """Does by the engine what the words do, from whatever state."""
+    complete: Callable[[Engine], object]
+    """Does the same by the engine, from any state."""
     other: Package
-    held: frozenset[str]
-    """The packages of the head when ``wanted`` and the publishing of ``other`` were done, by SHA-256."""
+    """The package of an independent transaction."""
+    expected: frozenset[str]
+    """SHA-256 of the head's packages after ``complete`` and the publication of ``other``."""
 
     def argv(self, site: Site) -> list[str]:
-        return [*AGENT, "--config", str(site.folder / "publisher.json"), "--rsh", "local", self.words]
+        return [*AGENT, "--config", str(site.folder / "publisher.json"), "--rsh", "local", self.command]
 
-    def say(self, site: Site) -> subprocess.CompletedProcess[str]:
+    def run(self, site: Site) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.argv(site), capture_output=True, text=True, check=False)
 
-    def survived(self, site: Site, *, repeat: bool) -> None:
-        """What must hold when the words were broken off. ``repeat``: they are said again before all else."""
+    def check_recovery(self, site: Site, *, repeat: bool) -> None:
+        """Check the invariants after an interruption. With ``repeat`` the command runs again first."""
         consistent(site)
         assert site.agent.head("stable") in {self.old, self.new}
         consistent(site)
         if repeat:
-            done = self.say(site)
+            done = self.run(site)
             assert done.returncode == 0, done.stderr
             consistent(site)
         site.engine.publish([self.other], reason="another transaction")
         consistent(site)
-        self.wanted(site.engine)
+        self.complete(site.engine)
         consistent(site)
         verdict = site.engine.verify()
         assert verdict.findings == ()
-        assert {package.sha256 for package in site.channel.read().packages} == self.held
+        assert {package.sha256 for package in site.channel.read().packages} == self.expected
 
 
 def consistent(site: Site) -> None:
-    """Clients by mirrorlist and clients by baseurl read signed metadata whose packages are all there."""
+    """Check the repository as clients read it, by mirrorlist and by baseurl: signed metadata, intact packages."""
     folder = site.root / STABLE
     plain = folder / "repodata"
     channel = Repository(str(folder), site.signer.trusted_keys)
@@ -81,7 +82,7 @@ class _Uploaded(Exception):
 
 
 class _UploadOnly(AgentClient):
-    """Breaks a publishing off when all is uploaded."""
+    """Aborts a publication after its upload."""
 
     def stage(self, transaction: Transaction) -> NoReturn:
         kept = shutil.copytree(transaction.folder, tempfile.mkdtemp(), dirs_exist_ok=True)
@@ -91,7 +92,7 @@ class _UploadOnly(AgentClient):
 
 
 def upload_only(site: Site, act: Callable[[Engine], object]) -> Transaction:
-    """What ``act`` uploads to publish it, and no more; its files stay in ``folder``."""
+    """Upload the transaction that ``act`` would publish, and stop there; its ``folder`` keeps the files."""
     try:
         act(replace(site.engine, agent=_UploadOnly(site.agent.rsh, site.agent.host)))
     except _Uploaded as uploaded:
@@ -102,14 +103,15 @@ def upload_only(site: Site, act: Callable[[Engine], object]) -> Transaction:
     raise AssertionError("nothing was uploaded")
 
 
-def make_plots(folder: Path) -> dict[str, Plot]:
-    """By name. The channel holds 1 and 2, after 0 was removed from it; 3 is new, and 4 is another's.
+def make_scenarios(folder: Path) -> dict[str, Scenario]:
+    """All scenarios by name.
 
-    In "first" it has no snapshot yet.
+    Packages 1 and 2 are in the channel, 0 was removed, 3 is new, 4 belongs to another transaction.
+    In "first" the channel has no snapshot.
     """
     start = Site.make(folder / "start")
     packages = [start.package(f"0.9.{number}") for number in range(5)]
-    empty = twin(start, folder / "empty")
+    empty = copy_site(start, folder / "empty")
     for package in packages[:3]:
         start.publish(package)
     start.engine.remove([packages[0].filename], reason="superseded")
@@ -127,42 +129,48 @@ def make_plots(folder: Path) -> dict[str, Plot]:
     def drop(engine: Engine) -> object:
         return engine.agent.drop("stable", upload.id)
 
-    def plot(
-        name: str, site: Site, words: str, new: str, wanted: Callable[[Engine], object], *held: int, old: str = head
-    ) -> Plot:
-        digests = frozenset(packages[number].sha256 for number in held)
-        return Plot(name, site, words, old, new, wanted, packages[4], digests)
+    def scenario(
+        name: str,
+        site: Site,
+        command: str,
+        new: str,
+        complete: Callable[[Engine], object],
+        *expected: int,
+        old: str = head,
+    ) -> Scenario:
+        digests = frozenset(packages[number].sha256 for number in expected)
+        return Scenario(name, site, command, old, new, complete, packages[4], digests)
 
     begun = upload_only(empty, add)
-    uploaded = twin(start, folder / "uploaded")
+    uploaded = copy_site(start, folder / "uploaded")
     upload = upload_only(uploaded, add)
     publish = f"publish stable {upload.id} --parent {head}"
-    staged_site = twin(uploaded, folder / "staged")
+    staged_site = copy_site(uploaded, folder / "staged")
     staged_site.agent.stage(upload)
-    yanked_site = twin(start, folder / "yanked")
+    yanked_site = copy_site(start, folder / "yanked")
     yanking = upload_only(yanked_site, yank)
-    pruned = twin(start, folder / "pruned", channels={
+    pruned = copy_site(start, folder / "pruned", channels={
         "stable": {"path": STABLE, "snapshots": 1, "days": 0, "grace_hours": 0}
     })  # fmt: skip
     new = upload.snapshot.id
-    plots = [
-        plot("first", empty, f"publish stable {begun.id} --parent -", begun.snapshot.id, add, 3, 4, old=""),
-        plot("stage", uploaded, f"stage stable {upload.id} --parent {head}", head, add, 1, 2, 3, 4),
-        plot("publish", uploaded, publish, new, add, 1, 2, 3, 4),
-        plot("publish of a staged", staged_site, publish, new, add, 1, 2, 3, 4),
-        plot("drop of an upload", uploaded, f"drop stable {upload.id}", head, drop, 1, 2, 4),
-        plot("drop of a staged", staged_site, f"drop stable {upload.id}", head, drop, 1, 2, 4),
-        plot("yank", yanked_site, f"publish stable {yanking.id} --parent {head}", yanking.snapshot.id, yank, 2, 4),
-        plot("prune", pruned, "prune stable", head, prune, 1, 2, 4),
+    scenarios = [
+        scenario("first", empty, f"publish stable {begun.id} --parent -", begun.snapshot.id, add, 3, 4, old=""),
+        scenario("stage", uploaded, f"stage stable {upload.id} --parent {head}", head, add, 1, 2, 3, 4),
+        scenario("publish", uploaded, publish, new, add, 1, 2, 3, 4),
+        scenario("publish of a staged", staged_site, publish, new, add, 1, 2, 3, 4),
+        scenario("drop of an upload", uploaded, f"drop stable {upload.id}", head, drop, 1, 2, 4),
+        scenario("drop of a staged", staged_site, f"drop stable {upload.id}", head, drop, 1, 2, 4),
+        scenario("yank", yanked_site, f"publish stable {yanking.id} --parent {head}", yanking.snapshot.id, yank, 2, 4),
+        scenario("prune", pruned, "prune stable", head, prune, 1, 2, 4),
     ]
-    return {plot.name: plot for plot in plots}
+    return {scenario.name: scenario for scenario in scenarios}
 
 
 NAMES = ("first", "stage", "publish", "publish of a staged", "drop of an upload", "drop of a staged", "yank", "prune")
 
 
-def each(points: Sequence[Place], trial: Callable[[int, Place], None]) -> None:
-    """Try all points, two at a time; the error names the point."""
+def each(points: Sequence[Item], trial: Callable[[int, Item], None]) -> None:
+    """Run ``trial`` at all points, two at a time. Errors carry the point as a note."""
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(trial, number, point) for number, point in enumerate(points)]
         failed = []
