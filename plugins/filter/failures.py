@@ -42,11 +42,11 @@ from ansible.errors import AnsibleFilterError
 # Ansible puts module_utils on the path of modules only.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
 
-from pipeline.base.errors import PipelineError
-from pipeline.plan import outcomes as plan
-
 
 def failures(outcomes: Mapping[str, Mapping[str, Any]], upstream: bool | None = None) -> list[str]:
+    from pipeline.base.errors import PipelineError
+    from pipeline.plan import outcomes as plan
+
     try:
         return plan.failures(plan.outcomes_of(outcomes), upstream=upstream)
     except PipelineError as error:

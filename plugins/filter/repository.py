@@ -10,8 +10,6 @@ from typing import Any
 # Ansible finds module_utils for modules only.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
 
-from pipeline.channel.repo_file import ChannelRow
-
 
 def repositories(channels: Mapping[str, Mapping[str, Any]], location: str, agent: Mapping[str, Any]) -> dict[str, Any]:
     """The modules' option ``repository`` for each row of the table of channels, by the channel's name.
@@ -26,6 +24,8 @@ def repositories(channels: Mapping[str, Mapping[str, Any]], location: str, agent
 
 def repo_file(row: Mapping[str, Any], channel: str, url: str, key: str, *, enabled: bool = True) -> str:
     """The .repo file of a row of the table of channels; ``key`` is the URL of the trusted keys."""
+    from pipeline.channel.repo_file import ChannelRow
+
     return ChannelRow.of(channel, row).repo_file(url, key, enabled=enabled)
 
 
