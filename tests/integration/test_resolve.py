@@ -5,7 +5,21 @@ from __future__ import annotations
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
-from pipeline.source.upstream import resolve
+from pipeline.source.upstream import resolve, resolve_commit
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://me:hunter2@git.invalid/a.git", "https://hunter2@git.invalid/a.git", "ssh://me:hunter2@git.invalid/a"],
+)
+def test_an_account_in_upstreams_address_is_refused_and_not_shown(url, tmp_path):
+    """Before any program gets it as an argument."""
+    with pytest.raises(PipelineError, match="upstream's address holds an account.*git.invalid.*upstream_url") as error:
+        resolve(url, tmp_path / "mirror", kind="tag")
+    assert "hunter2" not in str(error.value)
+    with pytest.raises(PipelineError, match="holds an account"):
+        resolve_commit(url, tmp_path / "mirror", "0123456")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_newest_final_tag_is_taken(upstream, tmp_path):

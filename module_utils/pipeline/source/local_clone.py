@@ -30,7 +30,7 @@ from ..base.git import OFFLINE, git, has, initialise, parents_and_time, remote_r
 from ..base.records import Flavour, Source
 from ..base.run import CommandFailed
 from ..base.versions import commit_version
-from .upstream import BRANCHES, base_release, update_mirror
+from .upstream import BRANCHES, base_release, refuse_account, update_mirror
 
 CHANNEL = "unstable"
 """The one channel for packages of commits."""
@@ -187,6 +187,7 @@ def resolve_local(request: DevRequest, url: str, mirror: Path, known: Iterable[s
 
     Costs one ``git ls-remote`` of upstream, for its releases. If upstream is unreachable, the known ones count.
     """
+    refuse_account(url)
     clone = Clone.at(Path(request.source))
     with _scratch(clone.common / "objects", mirror / "objects") as scratch:
         head = clone.commit(request.ref or "HEAD", scratch)

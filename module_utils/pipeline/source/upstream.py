@@ -10,13 +10,29 @@ import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..base.errors import PipelineError
 from ..base.git import OFFLINE, git, initialise, peeled, remote_refs
 from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed
+from ..base.text import without_account
 from ..base.versions import Release, commit_version, nearest, releases
+
+
+def refuse_account(url: str) -> None:
+    """PipelineError for an address with a password, or with an account for http(s), which may be a token.
+
+    The address is in the package's VCS tag, in manifests, reports, logs and arguments of programs.
+    """
+    parts = urlsplit(url)
+    if parts.password is not None or (parts.username is not None and parts.scheme in ("http", "https")):
+        raise PipelineError(
+            "upstream's address holds an account, which packages, reports and logs would show",
+            where=without_account(url),
+            remedy="Take it out of upstream_url. git reads accounts from ~/.netrc or its credential helper",
+        )
 
 
 def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str = "") -> Source:
@@ -27,6 +43,7 @@ def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str
     ancestors. Costs one ``git ls-remote``, and a fetch if a ref moved. Raises PipelineError for an unreachable upstream
     and for an unknown version or branch.
     """
+    refuse_account(url)
     refs = remote_refs(url)
     known = releases(name.removeprefix("refs/tags/") for name in refs if name.startswith("refs/tags/"))
     if kind == "tag":
@@ -60,6 +77,7 @@ def resolve_commit(url: str, mirror: Path, wanted: str) -> tuple[Source, list[st
     by its whole id; some servers refuse that, and GitHub serves commits of forks too. Raises PipelineError if there is
     no such commit, or more than one.
     """
+    refuse_account(url)
     if not re.fullmatch(r"[0-9a-f]{7,40}", wanted):
         raise PipelineError(
             f"{wanted!r} is no commit's id",
