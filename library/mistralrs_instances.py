@@ -61,7 +61,7 @@ attributes:
     description: Returns the same and writes nothing.
     support: full
   diff_mode:
-    description: Shows the files before and after, without secrets.
+    description: Shows the names of the values and which of them change. Shows no value, since any may be a token.
     support: full
 """
 
@@ -158,8 +158,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             {
                 "before_header": str(folder / name),
                 "after_header": str(folder / name),
-                "before": logic.without_secrets(name, found.texts.get(name, "")),
-                "after": logic.without_secrets(name, changes.write.get(name, "")),
+                "before": logic.shown(name, found.texts.get(name, ""), ""),
+                "after": logic.shown(name, changes.write.get(name, ""), found.texts.get(name, "")),
             }
             for name in (*changes.write, *changes.remove)
         ],

@@ -18,8 +18,8 @@ from pipeline.hosts.instances import (
     merge,
     quoted,
     read_instances,
+    shown,
     to_toml,
-    without_secrets,
 )
 
 PLUGIN = Path(__file__).resolve().parents[2] / "plugins/action/mistralrs_instances.py"
@@ -279,9 +279,27 @@ def test_a_value_for_systemd() -> None:
     assert quoted('a"b$c`d\\e') == r'"a\"b\$c\`d\\e"'
 
 
-def test_a_diff_shows_no_secret() -> None:
-    assert without_secrets("q.env", "# mark\nHF_TOKEN=x\nA=1\n") == "# mark\nHF_TOKEN=(hidden)\nA=(hidden)\n"
-    assert without_secrets("q.conf", 'api_key = "x"\nport = 1\n') == "api_key = (hidden)\nport = 1\n"
+def test_a_diff_shows_which_values_change_and_none_of_them() -> None:
+    env = "# mark\nHF_TOKEN=x\nA=1\n"
+    assert shown("q.env", env, env) == "A (value hidden)\nHF_TOKEN (value hidden)\n"
+    assert shown("q.env", "A=2\nHF_TOKEN=x\n", env) == "A (other value, hidden)\nHF_TOKEN (value hidden)\n"
+    toml = 'command = "serve"\n[server]\nport = 1\n[[models]]\nid = "a"\n'
+    assert shown("q.conf", toml.replace("port = 1", "port = 2"), toml) == (
+        "command (value hidden)\nmodels.0.id (value hidden)\nserver.port (other value, hidden)\n"
+    )
+    assert shown("q.conf", "", toml) == ""
+    assert shown("q.conf", "[server\n", toml) == "(no TOML, hidden)\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'hf-token = "hunter2"', 'auth = "hunter2"', 'key = """\nhunter2\n"""', "headers = {Authorization = 'hunter2'}",
+        'a.b.secret = "hunter2"', '"bearer" = ["x", "hunter2"]', "credential='hunter2'",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_a_token_gets_into_a_diff(line: str) -> None:
+    assert "hunter2" not in shown("q.conf", f"{line}\n", "")
 
 
 @pytest.mark.parametrize(

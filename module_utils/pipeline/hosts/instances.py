@@ -45,7 +45,6 @@ DEFAULT_PORT = 1234
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
-_SECRET = re.compile(r"""^(\s*["']?[\w-]*(?:token|secret|password|api_?key)[\w-]*["']?\s*=\s*).*""", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -294,11 +293,38 @@ def quoted(value: str) -> str:
     return '"' + re.sub(r'(["\\`$])', r"\\\1", value) + '"'
 
 
-def without_secrets(name: str, text: str) -> str:
-    """A file's text for a diff: without the values of variables and of keys that name a secret."""
+def shown(name: str, text: str, other: str) -> str:
+    """A file as a diff may show it beside ``other``: the names of its values, and which are others. No value.
+
+    A value may be a token under any name, so none is shown.
+    """
+    if not text:
+        return ""
+    try:
+        values, others = _values(name, text), _values(name, other)
+    except tomllib.TOMLDecodeError:
+        return "(no TOML, hidden)\n"
+    words = {True: "value hidden", False: "other value, hidden"}
+    same = {key: not others or others.get(key) == value for key, value in values.items()}
+    return "".join(f"{key} ({words[same[key]]})\n" for key in sorted(values))
+
+
+def _values(name: str, text: str) -> dict[str, object]:
+    """The values of a file by their names; those in tables and arrays by the path to them."""
     if name.endswith(".env"):
-        return re.sub(r"(?m)^(\w+=).*", r"\1(hidden)", text)
-    return "".join(_SECRET.sub(r"\1(hidden)", line) for line in text.splitlines(keepends=True))
+        return dict(re.findall(r"(?m)^(\w+)=(.*)$", text))
+    found: dict[str, object] = {}
+
+    def walk(value: object, path: str) -> None:
+        if isinstance(value, dict | list) and value:
+            rows = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, inner in rows:
+                walk(inner, f"{path}.{key}" if path else str(key))
+        else:
+            found[path] = value
+
+    walk(tomllib.loads(text), "")
+    return {key: value for key, value in found.items() if key}
 
 
 def _repeated(values: Iterable[_T]) -> list[_T]:
