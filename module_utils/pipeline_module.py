@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -89,7 +90,8 @@ def run(
 
     ``options`` are AnsibleModule's, such as ``required_if``. Check mode is always supported.
     """
-    module = AnsibleModule(argument_spec=dict(argument_spec), supports_check_mode=True, **options)
+    # A copy: Ansible fills the defaults of suboptions in place, and several modules share the options above.
+    module = AnsibleModule(argument_spec=copy.deepcopy(dict(argument_spec)), supports_check_mode=True, **options)
     try:
         result = work(module)
     except PipelineError as error:

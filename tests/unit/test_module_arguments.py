@@ -64,3 +64,12 @@ def test_the_documentation_is_that_of_the_argument_spec(name: str) -> None:
     options = documented_options(module)
     assert plain(options, "suboptions") == plain(module.ARGUMENT_SPEC, "options")
     assert described(options)
+
+
+def test_a_run_leaves_the_shared_options_as_they_are(run_module: Any) -> None:
+    """Ansible fills the defaults of suboptions in place."""
+    from ansible.module_utils import pipeline_module
+
+    assert run_module("cargo_build", {"root": "/nonexistent", "source": {}, "flavour": {}, "package": "p", "binary": "b",
+                                      "rustflags": ""})["failed"]  # fmt: skip
+    assert pipeline_module.BUILD["mirrors"]["default"] == {}
