@@ -70,6 +70,6 @@ def test_a_run_leaves_the_shared_options_as_they_are(run_module: Any) -> None:
     """Ansible fills the defaults of suboptions in place."""
     from ansible.module_utils import pipeline_module
 
-    assert run_module("cargo_build", {"root": "/nonexistent", "source": {}, "flavour": {}, "package": "p", "binary": "b",
-                                      "rustflags": ""})["failed"]  # fmt: skip
+    arguments = {"root": "/nonexistent", "source": {}, "flavour": {}, "package": "p", "binary": "b", "rustflags": ""}
+    assert run_module("cargo_build", arguments)["failed"]
     assert pipeline_module.BUILD["mirrors"]["default"] == {}
