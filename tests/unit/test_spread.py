@@ -171,3 +171,9 @@ def test_the_module_reads_answers_and_outcomes_in_the_builders_order(run_module)
     assert done["shares"] == {}
     assert done["missing"] == [{"flavour": "ada", "reason": "ada (task Build): no"}]
     assert done["step"]["result"] == "forge is lost; ampere by anvil"
+
+
+def test_an_unknown_state_of_an_outcome_is_an_error() -> None:
+    """A playbook writes it: a misspelt one would otherwise lose the flavour without a word."""
+    with pytest.raises(PipelineError, match="unknown state 'pakaged'.*packaged, failed, handed_on"):
+        outcomes_of({"ada": {"state": "pakaged"}})

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base.errors import PipelineError
 from ..base.records import Package, Record
 
 PACKAGED, FAILED, HANDED_ON, SKIPPED, WARMED = STATES = ("packaged", "failed", "handed_on", "skipped", "warmed")
@@ -36,6 +37,12 @@ class FlavourOutcome(Record):
     package: Package | None = None
     inbox: str = ""
     crate_version: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state not in STATES:
+            raise PipelineError(
+                f"an outcome has the unknown state {self.state!r}", remedy=f"States: {', '.join(STATES)}"
+            )
 
     def reason(self, flavour: str) -> str:
         """The failure in one line, for a person."""
