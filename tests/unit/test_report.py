@@ -10,10 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pipeline.base.records import Artifact, CacheCount, Flavour, Source
-from pipeline.build import report, report_data
-from pipeline.build.limits import Parallel
-from pipeline.build.report_data import Amount, BuildReport, Kernel, Level, Observed, build_report
+from pipeline.base.records import Artifact, CacheCount, Flavour, Parallel, Source
+from pipeline.report import report, report_data
+from pipeline.report.report_data import Amount, BuildReport, Kernel, Level, Observed, build_report
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "report"
 TIMINGS = (FIXTURES / "cargo-timing.html").read_text()

@@ -27,11 +27,11 @@ from ..base.run import run
 from ..cache.compile_cache import Session, Usage, session
 from ..source.checkout import Checkout, move
 from ..toolchain import nvcc
-from . import processes, report, variants
+from ..report import report
+from . import processes, variants
 from .cargo import Cargo
 from .fetch import fetch, packages
 from .inputs import REMAP, Build, build_argv, environment
-from .report_data import Level, Observed, build_report
 
 # Files of upstream's tree that a package contains beside the binary.
 _COMPANIONS = ("LICENSE", "chat_templates")

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..base.text import clock
+
 _PROGRESS = re.compile(r"Building \[[=> ]*\] (?P<done>\d+)/(?P<total>\d+)(?:: (?P<crates>.*))?")
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -39,13 +41,6 @@ class Progress:
         # The first tenth of the units is too cheap to estimate the rest.
         estimate = self.done * 10 >= self.total and self.done < self.total
         return f"{line}, about {clock(left)} left" if estimate else line
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 3:10 or 1:02:03."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class LineReader:

@@ -12,8 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..base.records import Artifact, CacheCount, Record
-from .limits import Parallel
+from ..base.records import Artifact, CacheCount, Parallel, Record
 
 SLOWEST = 10
 """The number of units and kernels that are listed."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .progress import clock
+from ..base.text import clock
 from .report_data import BuildReport, hit_share, requests
 
 _TEMPLATE = """<!DOCTYPE html>
