@@ -297,6 +297,7 @@ def _facts(report: BuildReport) -> list[tuple[str, str]]:
         ("host compiler", report.host_compiler),
         ("Cargo.lock", "used as it is" if artifact.locked else "stale: cargo changed it"),
         ("incremental", "yes" if artifact.incremental else "no"),
+        ("trust", report.trust),
         ("SHA-256", artifact.sha256),
         ("inputs", artifact.inputs),
         ("artifact", artifact.folder),
