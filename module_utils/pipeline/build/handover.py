@@ -17,8 +17,8 @@ import os
 import re
 import shutil
 import stat
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -87,7 +87,7 @@ def plain(data: Any) -> Any:
 
 def last(error: Exception) -> str:
     """The error's text, short enough for a message: it may quote the build's own data."""
-    return plain(str(error) or type(error).__name__)[:200]
+    return _CONTROL.sub("?", str(error) or type(error).__name__)[:200]
 
 
 def _refuse(constant: str) -> float:

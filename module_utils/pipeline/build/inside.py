@@ -107,15 +107,19 @@ def work(job: Job) -> int:
     return 0
 
 
+def _log(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
 def _enter_variant(job: Job) -> bool:
     """Put the build's variant in place; returns whether another one was there."""
     target = Path(job.target)
     # cargo's own lock of the target directory: without a sandbox the cargo of a killed module may still be running.
     lock = target / "release" / ".cargo-lock"
-    with held(lock, lambda: print(f"[{job.flavour}] waiting for a cargo that still runs here")):
+    with held(lock, lambda: _log(f"[{job.flavour}] waiting for a cargo that still runs here")):
         changed = variants.enter(target, job.variant)
         if job.variant and (forgotten := variants.forget_kernels(target, job.variant, Path(job.checkout))):
-            print(f"kernel headers changed: {', '.join(forgotten)} recompile from nothing")
+            _log(f"kernel headers changed: {', '.join(forgotten)} recompile from nothing")
     return changed
 
 
@@ -129,7 +133,7 @@ def _cache(job: Job) -> Cache | None:
 
 def _compile(job: Job, variables: Mapping[str, str]) -> tuple[list[dict[str, Any]], int]:
     """Run cargo; returns its messages and its status. Its lines go to the log."""
-    print(f"$ {' '.join(job.argv)}")
+    _log(f"$ {' '.join(job.argv)}")
     with tempfile.TemporaryFile(dir=job.scratch) as stdout:
         status = subprocess.call(  # noqa: S603
             job.argv, cwd=job.checkout, env=dict(variables), stdin=subprocess.DEVNULL,
@@ -140,7 +144,7 @@ def _compile(job: Job, variables: Mapping[str, str]) -> tuple[list[dict[str, Any
     for line in output:
         # sccache prints there which signal killed a compiler.
         if line and not line.startswith("{"):
-            print(line)
+            _log(line)
     return [json.loads(line) for line in output if line.startswith("{")], status
 
 

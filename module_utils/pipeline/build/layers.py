@@ -113,7 +113,7 @@ def words(build: Build) -> list[str]:
 
 
 @contextmanager
-def prepared(build: Build, cache: Path | None) -> Iterator[Folders]:
+def prepared(build: Build) -> Iterator[Folders]:
     """The build's folders, made before it and emptied after it. The builder's lock is held."""
     folders = Folders(build.state / "output", build.state / "scratch")
     for folder in (folders.output, folders.scratch):
@@ -170,7 +170,7 @@ def remove(folder: Path) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     if os.geteuid() and not folder.is_symlink():
-        subprocess.run(["chmod", "-R", "u+rwX", "--", folder], check=False, capture_output=True)  # noqa: S603, S607
-    subprocess.run(["rm", "-rf", "--one-file-system", "--", folder], check=False, capture_output=True)  # noqa: S603, S607
+        subprocess.run(["chmod", "-R", "u+rwX", "--", folder], check=False, capture_output=True)  # noqa: S603
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", folder], check=False, capture_output=True)  # noqa: S603
     if folder.exists():
         raise PipelineError("a folder of an earlier build cannot be deleted", str(folder), "Delete it as root")
