@@ -1,7 +1,9 @@
+# ruff: noqa: PTH115, PTH208
 """What a hostile build script tries. Writes the names of the attempts that succeeded to a file, as JSON.
 
 The first argument is a JSON file of the facts that an attacker may know: paths of the builder, the operator and the
-signer, a process, a port and sockets of the host. Attempts that succeed change nothing but what they name.
+signer, a process, a port and sockets of the host. An attempt that succeeds leaves nothing outside of the test's own
+folder; ``only``, where it is not empty, names the attempts that run.
 """
 
 import contextlib
@@ -30,8 +32,11 @@ def writes(path: Path) -> Callable[[], object]:
     """Whether a file can be created at a path, its folders too, or opened for writing where it exists."""
 
     def work() -> bool:
+        there = path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o755))
+        if not there:
+            path.unlink()
         return True
 
     return work
@@ -99,10 +104,12 @@ attempt("reach a server on loopback", connects(socket.AF_INET, ("127.0.0.1", FAC
 attempt("reach the network", connects(socket.AF_INET, ("192.0.2.1", 80)))
 attempt("reach a socket of the host", connects(socket.AF_UNIX, FACTS["socket"]))
 attempt("reach an abstract socket of the host", connects(socket.AF_UNIX, "\0" + FACTS["abstract"]))
+OWN = Path(FACTS["result"]).with_name("own")
+OWN.mkdir(parents=True, exist_ok=True)
 for words in (
-    ["unshare", "--user", "--map-root-user", "true"], ["mount", "-t", "tmpfs", "tmpfs", "/tmp"],
+    ["unshare", "--user", "--map-root-user", "true"], ["mount", "-t", "tmpfs", "tmpfs", str(OWN)],
     ["chroot", "/proc/1/root", "true"], ["nsenter", "--target", "1", "--mount", "true"],
-    ["mount", "-o", "remount,rw", "/"], ["mount", "-o", "remount,rw,bind", str(ROOT / "src")],
+    ["mount", "-o", "remount,rw,bind", str(ROOT / "src")], ["mount", "--bind", str(OWN), str(ROOT / "src")],
 ):  # fmt: skip
     attempt(" ".join(words), lambda words=words: not subprocess.run(words, capture_output=True, check=False).returncode)
 attempt("signal a process of the host", lambda: not os.kill(int(FACTS["process"]), 0))
@@ -118,7 +125,7 @@ if FACTS["left"]:
 succeeded = []
 for title, function in ATTEMPTS.items():
     with contextlib.suppress(OSError):
-        if function():
+        if (not FACTS["only"] or title in FACTS["only"]) and function():
             succeeded.append(title)
 place = Path(FACTS["result"])
 place.parent.mkdir(parents=True, exist_ok=True)
@@ -159,4 +166,7 @@ if FACTS["forge"]:
     for path in Path("/proc").glob("[0-9]*/fd/1"):
         with contextlib.suppress(OSError):
             if b"--message-format" in path.parents[1].joinpath("cmdline").read_bytes():
-                path.open("a").write("\n" + line + "\n")
+                # Behind all that cargo will write.
+                with path.open("r+b") as stream:
+                    stream.seek(1 << 20)
+                    stream.write(f"\n{line}\n".encode())

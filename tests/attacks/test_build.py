@@ -33,7 +33,6 @@ from pipeline.build.inputs import Build
 from pipeline.build.inside import Result
 from pipeline.cache.compile_cache import Cache
 from pipeline.report.report_data import BuildReport
-from pipeline.toolchain.rust import Rust
 from support.builds import build_of, source_of
 
 SCRIPT = """
@@ -57,7 +56,7 @@ class Site:
             "root": str(self.root), "secret": str(folder / "signer/key"), "home": str(folder / "operator"),
             "rustc": str(build_of(self.root, source_of(self.repository, folder)).rust.bin / "rustc"),
             "socket": str(folder / "socket"), "abstract": f"attacked-{os.getpid()}", "disk": "/dev/vda",
-            "left": "", "poison": False, "swap": "", "forge": "",
+            "left": "", "poison": False, "swap": "", "forge": "", "only": [],
         }  # fmt: skip
         for name in ("signer/key", "operator/.bashrc", "builder/home/.netrc", "builder/cache/sccache.env"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -213,23 +212,20 @@ def test_a_forged_message_of_cargo_brings_no_file_of_the_host(site: Site) -> Non
 
 
 def test_without_a_sandbox_the_same_attacks_succeed_and_every_report_repeats_it(tmp_path, stand_in) -> None:
-    """The attacks are real. Those on the machine itself are left out."""
-    site = Site(tmp_path, stand_in)
+    """The attacks are real: those that change nothing outside of the test's own folder succeed."""
+    site, only = Site(tmp_path, stand_in), [
+        "write src/.git/hooks/post-checkout", "write .cargo/config.toml", "write toolchain/nvcc-1/bin/nvcc",
+        "write the operator's .bashrc", "reach a server on loopback", "signal a process of the host",
+        f"read {tmp_path / 'signer/key'}", f"read {tmp_path / 'builder/cache/sccache.env'}",
+    ]  # fmt: skip
     with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(["sleep", "60"]) as victim:
         site.facts |= {"process": str(victim.pid), "port": server.getsockname()[1], "rustc": str(tmp_path / "rustc")}
-        site.attack(result=str(tmp_path / "attempts.json"))
-        harmless = Path(__file__).with_name("hostile_build.py").read_text()
-        start, end = harmless.index('for path in (\n    FACTS["rustc"]'), harmless.index("# To read:")
-        harmless = harmless[:start] + harmless[end:]
-        stand_in.add_commit(site.repository, "harmless", {"mistralrs-mcp/attack.py": harmless})
+        site.attack(result=str(tmp_path / "attempts.json"), only=only)
         warnings: list[str] = []
         build = site.build(protected=False, share_trust=True, cache=None)
         artifact = cargo_build.make(build, site.root / "log/x.log", warn=warnings.append)
         victim.kill()
-    succeeded = json.loads((tmp_path / "attempts.json").read_text())["succeeded"]
-    assert {"write src/.git/hooks/post-checkout", "write .cargo/config.toml", "write toolchain/nvcc-1/bin/nvcc",
-            "write the operator's .bashrc", "reach a server on loopback"} <= set(succeeded)  # fmt: skip
-    assert len(succeeded) > 25
+    assert sorted(json.loads((tmp_path / "attempts.json").read_text())["succeeded"]) == sorted(only)
     assert [warning.partition(":")[0] for warning in warnings] == ["sandbox is none", "builder_share_trust is true"]
     assert "sandbox is none" in Path(artifact.report).read_text()
 
@@ -242,12 +238,10 @@ from pathlib import Path
 from pipeline.base.records import Source
 from pipeline.build import cargo_build
 from support.builds import build_of
-from pipeline.toolchain.rust import Rust
 data = json.loads(sys.argv[1])
 root = Path(data["root"])
 for trust in ("release", "try"):
-    rust = Rust(Path(data["rust"]), "1.95.0", "rustc")
-    build = build_of(root, Source(**data[trust]), rust=rust, trust=trust)
+    build = build_of(root, Source(**data[trust]), trust=trust)
     print(cargo_build.make(build, root / "log" / f"{trust}.log").sha256)
 """
 
@@ -263,13 +257,13 @@ def test_an_unprivileged_account_builds_in_the_same_sandbox(stand_in: ModuleType
     site.facts |= {"process": str(os.getpid()), "port": 1, "rustc": str(folder / "rust/bin/rustc")}
     site.attack(left="61.6")
     sources = {trust: site.build(trust).source.to_dict() for trust in ("release", "try")}
-    for path in (site.root, *site.root.rglob("*")):
+    for path in (site.root, site.repository, *site.root.rglob("*"), *site.repository.rglob("*")):
         os.chown(path, ACCOUNT, ACCOUNT)
-    data = {"root": str(site.root), "rust": str(folder / "rust/bin"), **sources}
+    data = {"root": str(site.root), **sources}
     words = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups", "/usr/bin/python3", "-c"]
     done = subprocess.run(
         [*words, UNPRIVILEGED, json.dumps(data)],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(folder / "code")},
+        env={"PATH": f"{folder}/rust/bin:/usr/bin:/bin", "PYTHONPATH": str(folder / "code")},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -310,8 +304,12 @@ def second_name(path: Path) -> None:
     path.hardlink_to(path.with_name("other"))
 
 
+def nothing(path: Path) -> None:
+    pass
+
+
 @pytest.mark.parametrize("name", ["binary", "result.json"])
-@pytest.mark.parametrize("make", [link, fifo, device, Path.mkdir, huge, second_name, lambda path: None])
+@pytest.mark.parametrize("make", [link, fifo, device, Path.mkdir, huge, second_name, nothing])
 def test_output_that_is_no_plain_file_is_refused_at_once(tmp_path: Path, make: Any, name: str) -> None:
     output, began = tmp_path / "output", time.monotonic()
     output.mkdir()
