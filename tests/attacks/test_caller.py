@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -243,3 +244,34 @@ def test_files_have_the_same_modes_whatever_the_umask(tmp_path: Path, run_module
     assert modes == {
         "0": "0o644", "0.d": "0o755", "1": "0o644", "1.d": "0o755", "module-0": "0o644", "module-1": "0o644",
     }  # fmt: skip
+
+
+# ---------------------------------------------------------------- the project's own scripts
+
+
+def test_a_script_works_in_its_own_checkout(tmp_path: Path, project: Path) -> None:
+    """cd searches CDPATH: another folder scripts/ there would stand for the project's."""
+    for folder in ("checkout/scripts", "other/scripts", "other/.venv"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(project / "scripts/setup", tmp_path / "checkout/scripts/setup")
+    (tmp_path / "other/.venv/.ready").touch()
+    (tmp_path / "other/.venv/.ready-tests").touch()
+    done = subprocess.run(
+        ["scripts/setup", "tests"], cwd=tmp_path / "checkout", env={**os.environ, "CDPATH": str(tmp_path / "other")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "the environment is not set up" in done.stderr
+    assert (tmp_path / "other/.venv/.ready-tests").exists()
+
+
+def test_make_passes_no_setting_of_the_callers_shell_or_python_on(tmp_path: Path, project: Path) -> None:
+    hostile = {"BASH_ENV": f"{tmp_path}/rc", "PYTHONPATH": str(tmp_path), "LANGUAGE": "ru", "CDPATH": "/", "ENV": "/x"}
+    (tmp_path / "rc").write_text(f"touch {tmp_path}/ran\n")
+    shutil.copy(project / "Makefile", tmp_path / "Makefile")
+    (tmp_path / "more.mk").write_text("include Makefile\nshow: ; @env\n")
+    done = subprocess.run(
+        ["make", "-f", "more.mk", "show"], cwd=tmp_path, env={**os.environ, **hostile}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert {line.partition("=")[0] for line in done.stdout.splitlines()}.isdisjoint(hostile), done.stdout
+    assert not (tmp_path / "ran").exists()
