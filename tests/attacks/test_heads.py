@@ -160,6 +160,7 @@ def operations(attacked: Attacked) -> dict[str, Callable[[], object]]:
 
 
 def test_a_mirrorlist_that_is_set_back_is_refused_by_every_operation(attacked: Attacked, refused) -> None:
+    shutil.copy(attacked.bad.path, attacked.tree / "Packages")
     attacked.serve(attacked.heads[2])
     for name, operation in operations(attacked).items():
         message = refused(f"the head {attacked.heads[2]} is older than the known head, {attacked.heads[3]}", operation)
