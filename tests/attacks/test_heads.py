@@ -257,6 +257,29 @@ def test_a_chain_with_a_hidden_link_is_refused(attacked: Attacked, refused) -> N
     refused(f"has no snapshot {middle.id}, a parent of it", attacked.watched.read)
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["later", "the first one"])
+def test_a_snapshot_whose_proof_failed_is_refused_as_the_head(attacked: Attacked, first: bool) -> None:
+    """The signer signed it, and it descends from the known head: only the signer knows that it was dropped."""
+    if first:
+        shutil.rmtree(attacked.site.root)
+        attacked.site.root.mkdir()
+        attacked.memory().path.unlink()
+    staged = attacked.engine.stage([attacked.next])
+    assert staged.transaction
+    assert staged.snapshot
+    kept = attacked.site.folder / "kept"
+    shutil.copytree(attacked.tree, kept, symlinks=True)
+    attacked.engine.drop(staged.transaction)
+    shutil.rmtree(attacked.tree)
+    shutil.copytree(kept, attacked.tree, symlinks=True)
+    attacked.serve(staged.snapshot.id)
+    before = state(attacked)
+    for operation in (attacked.watched.read, lambda: attacked.engine.remove([GOOD, NEXT])):
+        with pytest.raises(HeadRefused, match="was staged and dropped by this signer, never published .*accept_head="):
+            operation()
+    assert state(attacked) == before
+
+
 def test_a_head_dated_in_the_future_is_refused_even_at_first_contact(attacked: Attacked) -> None:
     """No later snapshot could be published on it."""
     known = attacked.site.channel.state(attacked.heads[-1])

@@ -159,6 +159,8 @@ class Engine:
         there = any(row["staged"] and row["id"] == transaction.snapshot.id for row in status["snapshots"])
         there = there or any(row["transaction"] == transaction.id for row in status["incoming"])
         if there and not check:
+            if self.repository.memory:
+                self.repository.memory.dropped(transaction.snapshot.id)
             self._patiently(lambda: self.agent.drop(self.channel, transaction.id))
         return Result(there, status["snapshot"])
 
@@ -173,9 +175,9 @@ class Engine:
 
     def rollback(self, snapshot: str = "", *, reason: str = "", check: bool = False) -> Result:
         """Publish the packages of an older snapshot again; "" is the parent of the head as it is at the start."""
-        status = self.agent.status(self.channel)
-        published = [row["id"] for row in status["snapshots"] if not row["staged"]]
-        target = snapshot or (status["snapshot"] and self.repository.record(status["snapshot"]).parent)
+        head = self.repository.head_state(lambda: self.agent.head(self.channel))
+        published = [row["id"] for row in self.agent.status(self.channel)["snapshots"] if not row["staged"]]
+        target = snapshot or head.record.parent
         if target not in published:
             raise PipelineError(
                 f"the channel has no snapshot {target or 'before its first'}",

@@ -6,7 +6,8 @@ given, so a yank would be lost. Therefore each reading of a head by the signer i
 Rules:
 
 1. A head is the known one, with the same content, or descends from it: the chain of parents leads to the known head.
-   Any other head is refused: an older, a rewritten, a forked one, none after one, or one that lacks a known yank.
+   Any other head is refused: an older, a rewritten, a forked one, none after one, or one that lacks a known yank. So
+   is one that this signer staged and dropped: it is signed, and its proof failed.
 2. Without a memory the head is taken on trust, with a note. A memory that cannot be read is never taken for none.
 3. A head of another channel, or dated in the future, is refused whatever is known.
 4. The operator accepts one named head. Known yanks that it lacks are owed: no package of that name is published, and
@@ -25,7 +26,7 @@ import re
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -35,8 +36,11 @@ from ..base.records import Record, Snapshot, digest_of
 from ..base.text import SNAPSHOT_ID, moment
 from ..sign.signer import Signer
 
+NONE = Snapshot(id="", channel="", parent="", time=0, reason="")
+"""The record of an empty repository's head."""
 EMPTY = "empty"
 """How the operator accepts a repository without a head."""
+DROPPED = 100  # dropped snapshots that are remembered
 SKEW = 3600  # seconds that the clock of another signer may be ahead
 RECIPE = "docs/operate.md, A head that the signer refuses"
 
@@ -50,10 +54,10 @@ class HeadRefused(PipelineError):
 
 @dataclass(frozen=True)
 class KnownHead(Record):
-    """The last head of the repository of ``channel`` at ``location``; ``head`` is "" for an accepted empty one.
+    """The last head of the repository of ``channel`` at ``location``; ``head`` is "" for a known empty one.
 
     ``content`` is the digest of snapshot.json and repomd.xml. ``yanked`` is the head's own list; ``owed`` are the known
-    yanks that an accepted head lacks.
+    yanks that an accepted head lacks. ``dropped`` are the newest snapshots that were staged and never published.
     """
 
     channel: str
@@ -63,6 +67,7 @@ class KnownHead(Record):
     content: str
     yanked: tuple[str, ...] = ()
     owed: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 def content_of(record: Snapshot, repomd: str) -> str:
@@ -90,6 +95,8 @@ def contradiction(known: KnownHead, record: Snapshot, content: str, ancestor: An
         return (
             "" if content == known.content else f"the head {record.id} was rewritten: the known one has other content"
         )
+    if record.id in known.dropped:
+        return f"the head {record.id} was staged and dropped by this signer, never published"
     if not record.id:
         return f"the repository is empty, its known head is {shown(known)}"
     if record.time < known.time:
@@ -109,6 +116,8 @@ def broken_chain(known: KnownHead, record: Snapshot, ancestor: Ancestor) -> str:
             return f"the repository has no snapshot {record.parent}, a parent of it"
         if not known.time < parent.time < record.time:
             return f"its parent {parent.id} is no snapshot after the known one"
+        if parent.id in known.dropped:
+            return f"its parent {parent.id} was staged and dropped, never published"
         record = parent
     return ""
 
@@ -151,7 +160,8 @@ class Memory:
         keep: bool = True,
     ) -> Self:
         """The memory of a signer."""
-        return cls(signer.root / "heads", channel, location.rstrip("/"), signer.accept_head, note, keep)
+        place = re.sub("(?<!:)//+", "/", location).rstrip("/")
+        return cls(signer.root / "heads", channel, place, signer.accept_head, note, keep)
 
     @property
     def path(self) -> Path:
@@ -163,7 +173,7 @@ class Memory:
         try:
             known = KnownHead.from_dict(json.loads(self._read()))
             if (known.channel, known.location) != (self.channel, self.location):
-                raise self._damaged(f"it is of {known.channel} at {known.location}")
+                raise PipelineError(f"it is of {known.channel} at {known.location}")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -181,7 +191,7 @@ class Memory:
         """
         if why := foreign(record, self.channel, self.now()):
             raise HeadRefused(why, self.location, f"Nothing was changed. Check the clocks and the site; see {RECIPE}")
-        content, owed, accepted = content_of(record, repomd), set(known.owed) if known else set[str](), False
+        content, accepted = content_of(record, repomd), False
         if known is None and record.id:
             self.note(
                 f"this signer has no memory of {self.channel} at {self.location}, and takes the head {record.id} of"
@@ -197,20 +207,29 @@ class Memory:
                     f" another reason, accept it once: -e accept_head={name}; see {RECIPE}",
                 )
             self.note(f"accepted as the operator asks (accept_head): {why}")
-            owed, accepted = owed | set(known.yanked), True
-        new = self._known(record, content, owed)
+            known, accepted = replace(known, owed=(*known.owed, *known.yanked)), True
+        new = self._after(known, record, content)
         if new != known and (record.id or known):
             self._write(new, back=accepted)
         return new.owed
 
     def published(self, record: Snapshot, repomd: str) -> None:
         """Remember the head that this signer just published."""
-        known = self.recall()
-        self._write(self._known(record, content_of(record, repomd), set(known.owed) if known else set()))
+        self._write(self._after(self.recall(), record, content_of(record, repomd)))
 
-    def _known(self, record: Snapshot, content: str, owed: set[str]) -> KnownHead:
-        left = tuple(sorted(owed - set(record.yanked)))
-        return KnownHead(self.channel, self.location, record.id, record.time, content, record.yanked, left)
+    def dropped(self, snapshot: str) -> None:
+        """Remember that a staged snapshot was dropped: it is signed, and must not become the head."""
+        known = self.recall() or self._after(None, NONE, content_of(NONE, ""))  # it was staged on nothing
+        others = [other for other in known.dropped if other != snapshot]
+        self._write(replace(known, dropped=(*others, snapshot)[-DROPPED:]))
+
+    def _after(self, known: KnownHead | None, record: Snapshot, content: str) -> KnownHead:
+        """What is known once this is the head."""
+        new = KnownHead(self.channel, self.location, record.id, record.time, content, record.yanked)
+        if known is None:
+            return new
+        owed = tuple(sorted(set(known.owed) - set(record.yanked)))
+        return replace(new, owed=owed, dropped=tuple(other for other in known.dropped if other != record.id))
 
     def _write(self, new: KnownHead, *, back: bool = False) -> None:
         """Replace the file, whole or not at all; unless ``back``, only where no other run knows a later head by now."""
@@ -242,7 +261,7 @@ class Memory:
         with open(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), encoding="utf-8") as stream:  # noqa: PTH123
             about = os.fstat(stream.fileno())
             if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o022:
-                raise self._damaged("it is no file that only this account can write")
+                raise PipelineError("it is no file that only this account can write")
             return stream.read()
 
     def _damaged(self, why: str) -> PipelineError:

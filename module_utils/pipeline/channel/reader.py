@@ -26,7 +26,7 @@ from ..base.errors import PipelineError
 from ..base.records import Package, Record, Snapshot
 from ..base.text import SNAPSHOT_ID
 from ..sign.trust import verify_detached
-from .heads import Memory
+from .heads import NONE, Memory
 from .metadata import TYPES, Identity, packages_txt, read_identities, read_packages, read_pkgids
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class State:
         return {package.filename: package.sha256 for package in self.packages}
 
 
-EMPTY = State(Snapshot(id="", channel="", parent="", time=0, reason=""), Index(0, {}), ())
+EMPTY = State(NONE, Index(0, {}), ())
 
 
 class Repository:
