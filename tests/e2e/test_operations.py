@@ -178,12 +178,11 @@ def test_a_head_that_was_set_back_is_refused_until_the_operator_accepts_it(pipel
         f"http://127.0.0.1:{pipeline.port}/fedora/43/x86_64/snapshots/{older}/\n"
     )
     before = pipeline.state()
-    for playbook in ("release", "status"):
-        run = pipeline.run(playbook)
-        assert run.status != 0
-        assert f"the head {older} is older than the known head, {known.id}" in run.message
-        assert f"it lacks known yanks: {SECOND}" in run.message
-        assert f"-e accept_head={older}" in run.message
+    run = pipeline.run("release")
+    assert run.status != 0
+    assert f"the head {older} is older than the known head, {known.id}" in run.message
+    assert f"it lacks known yanks: {SECOND}" in run.message
+    assert f"-e accept_head={older}" in run.message
     assert pipeline.state() == before
     run = pipeline.run("prune", accept_head=older)
     assert run.status == 0, run.output
@@ -192,7 +191,6 @@ def test_a_head_that_was_set_back_is_refused_until_the_operator_accepts_it(pipel
     assert head(pipeline).parent == older
     assert SECOND in head(pipeline).yanked
     assert SECOND not in listed(pipeline)
-    assert pipeline.run("status").status == 0
 
 
 def test_status_finds_changed_metadata(pipeline):
