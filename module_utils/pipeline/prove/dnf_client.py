@@ -29,7 +29,7 @@ from ..base.errors import PipelineError
 from ..base.records import Package, sha256_file
 from ..base.run import CommandFailed, ProgramMissing, run
 from ..base.text import last_words
-from ..sign.trust import signer_of
+from ..sign.trust import CLIENT_KEYS, KEYS_NAME, signer_of
 from .proof import (
     Proof,
     ProofOrder,
@@ -72,18 +72,20 @@ def prove(order: ProofOrder) -> Proof:
         raise PipelineError(
             f"the trusted keys cannot be read: {error.strerror}", order.trusted_keys, "Export them from the signer"
         ) from error
-    for key in repo.keys:
-        if strangers := set(fingerprints_of(fetch(key), key)) - set(trusted):
-            raise PipelineError(
-                f"the channel offers a key that is not trusted: {', '.join(sorted(strangers))}",
-                key,
-                f"Find out who put it there; the trusted keys are in {order.trusted_keys}",
-            )
+    key = f"{order.url.rstrip('/')}/{KEYS_NAME}"
+    offered = fetch(key)
+    if strangers := set(fingerprints_of(offered, key)) - set(trusted):
+        raise PipelineError(
+            f"the site offers a key that is not trusted: {', '.join(sorted(strangers))}",
+            key,
+            f"Find out who put it there; the trusted keys are in {order.trusted_keys}",
+        )
 
     with Client(transcript, order.library_path, Path(order.system)) as client:
         fingerprints = (f for primary, subkeys in trusted.items() for f in (primary, *subkeys))
         prover = Prover(order, client, program, repo, fingerprints)
         versions = prover.prepare()
+        client.write(CLIENT_KEYS, offered.decode(errors="replace"))
         for step in steps:
             with _name_in_errors(step):
                 prover.carry_out(step)
