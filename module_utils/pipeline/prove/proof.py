@@ -186,7 +186,7 @@ def read_repo_file(text: str, url: str, where: str) -> RepoFile:
     """Parse and check a .repo file (rule 1); it must read from below ``url``. PipelineError names the fault."""
 
     def refuse(what: str) -> PipelineError:
-        return PipelineError(what, where, "Correct the .repo file's template and publish it again")
+        return PipelineError(what, where, "Publish the .repo files again: playbooks/repo_host.yml writes them")
 
     parser = configparser.ConfigParser(interpolation=None)
     try:
