@@ -150,7 +150,11 @@ def test_a_valid_repo_file_gives_its_id() -> None:
         ("enabled=1", "enabled=0", "enables 0 repositories"),
         ("metadata_expire", "[other]\nname", "enables 2 repositories"),
         (f"mirrorlist={URL}", "mirrorlist=http://elsewhere", "refers to http://elsewhere/fedora"),
-        ("file:///etc/pki", f"{URL}/pki", f"takes its keys from {URL}/pki/rpm-gpg/RPM-GPG-KEY-mistralrs, not from file:"),
+        (
+            "file:///etc/pki",
+            f"{URL}/pki",
+            f"takes its keys from {URL}/pki/rpm-gpg/RPM-GPG-KEY-mistralrs, not from file:",
+        ),
         ("RPM-GPG-KEY-mistralrs\n", f"RPM-GPG-KEY-mistralrs,{URL}/key\n", f"mistralrs,{URL}/key, not from file:"),
         ("RPM-GPG-KEY-mistralrs\n", f"RPM-GPG-KEY-mistralrs\n  {URL}/key\n", f"mistralrs {URL}/key, not from file:"),
         ("file:///etc/pki/rpm-gpg", "file:///tmp", "takes its keys from file:///tmp/RPM-GPG-KEY-mistralrs, not"),

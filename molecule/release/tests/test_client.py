@@ -1,4 +1,4 @@
-"""A client downloads the key and the .repo file, and installs a published package, over https, with both signatures required."""
+"""A client downloads the key and the .repo file, and installs a package over https, with both signatures required."""
 
 from __future__ import annotations
 
