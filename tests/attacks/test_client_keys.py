@@ -38,11 +38,11 @@ BAD_PACKAGE = r"Public key for \S+ is not installed|GPG check FAILED|Import of t
 BAD_FILE = r"Public key for \S+ is not installed|does not have any OpenPGP keys configured"
 UNSIGNED_PACKAGE = r"Package \S+ is not signed|The package is not signed"
 SHIMS = {
-    # Programs of a user's machine that the trees lack. curl's only use here is curl -fo FILE URL and curl -fO URL.
+    # Programs of a user's machine that the trees lack. curl's only uses here are curl -f URL and curl -fo FILE URL.
     "sudo": 'exec "$@"',
     "curl": """exec python3 -c 'import sys, urllib.request as u
-url = sys.argv[-1]; name = sys.argv[2] if sys.argv[1] == "-fo" else url.split("/")[-1]
-open(name, "wb").write(u.urlopen(url).read())' "$@" """,
+name = sys.argv[2] if sys.argv[1] == "-fo" else 1
+open(name, "wb").write(u.urlopen(sys.argv[-1]).read())' "$@" """,
 }
 
 
@@ -285,6 +285,36 @@ def test_a_release_package_of_another_key_is_not_installed_at_the_first_contact(
         output = stranger.dnf("install", "--setopt=localpkg_gpgcheck=1", f"{address.url}/{RELEASE}")
     assert re.search(BAD_FILE, output), output
     assert stranger.state() == before
+
+
+def damaged(honest: str, other: str) -> Iterator[str]:
+    """Files in which gpg --show-keys shows the honest key alone, and rpm 4, rpm 6 or both find the other."""
+    yield honest.rstrip("\n") + other
+    yield honest + other.replace("-----BEGIN", " -----BEGIN").replace("-----END", " -----END")
+    yield "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n" + other.replace("-----BEGIN", "- -----BEGIN") + honest
+
+
+def test_rpm_imports_no_key_that_the_user_was_not_shown(address: Address, stranger: User) -> None:
+    root = address.copy()
+    other = address.other.signs().fingerprint[-8:].lower()
+    hidden = []
+    for text in damaged(address.honest.public.read_text(), address.other.public.read_text()):
+        (root / KEYS_NAME).write_text(text)
+        with address.serving(root):
+            shown = stranger.documented("## Install", 0)
+        assert re.findall(r"^pub .*\n +(\w+)$", shown, re.MULTILINE) == [address.honest.signs().fingerprint]
+        stranger.client.write("/run/raw", text)
+        known = [
+            stranger.shell(
+                f"rm -rf /run/db; mkdir /run/db; rpmkeys --dbpath /run/db --import {file} || true;"
+                "rpm --dbpath /run/db -qa gpg-pubkey --qf '%{VERSION} '"
+            )
+            for file in ("/run/raw", KEYS_NAME)
+        ]
+        hidden.append(other in known[0])
+        assert known[1].endswith(f"{address.honest.signs().fingerprint[-8:].lower()} ")
+        assert len(known[1].split()) == 1
+    assert any(hidden), "rpm reads such files like gpg now: user.md can become shorter"
 
 
 def test_a_client_without_the_release_package_refuses_another_site(address: Address, stranger: User) -> None:
