@@ -5,8 +5,8 @@
 Rules:
 
 1. The second root is ``<root>/reproduce``: another path of another length. It has its own checkout, whose objects are
-   hard links to the first one's, a CARGO_HOME with only the first one's downloads, an empty target directory, and no compile
-   cache. The toolchain is the same.
+   hard links to the first one's, a CARGO_HOME with only the first one's downloads, an empty target directory, and no
+   compile cache. The toolchain is the same.
 2. The binaries and the unsigned packages are compared byte by byte. Signatures are not.
 3. On a difference the report names the place (sections, the first strings that only one has; diffoscope's output where
    it is installed) and the crates: those that were compiled to other bytes although none of their dependencies was,
