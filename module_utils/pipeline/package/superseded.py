@@ -4,7 +4,8 @@ A builder has ``artifacts/<flavour>/<digest>/`` and ``packages/<digest>/``; the 
 packages in its inbox, and ``signed/<digest>/``, those that it signed. Rules:
 
 1. The newest artifacts of each flavour stay: the same number of releases', of other commits', and of those compiled
-   incrementally; and the same number of packages of each name in each folder. The age of an artifact is its manifest's, the age of a package its file's.
+   incrementally; and the same number of packages of each name in each folder. The age of an artifact is its manifest's,
+   the age of a package its file's.
 2. What is in use stays: files younger than ``GRACE`` seconds, and packages that a run asked a builder for within them,
    since the next step may still read them. Packaging and pruning of a flavour on a builder exclude each other.
 3. A removal is atomic: the folder is renamed first. The same inputs make it again.
