@@ -81,7 +81,7 @@ _NETWORK = (
     "Check the builder's network and proxy, then run again; behind a firewall set git_mirrors and cargo_registry_mirror"
 )
 _STALE = (
-    "Delete target/ below the builder's root, or try/ there for a build that is no release, and run again: everything is "
+    "Delete target/ below the builder's root (try/ there for a build that is no release) and run again: everything is "
     "recompiled"
 )
 _INSTALL = "Install it on the builder"
