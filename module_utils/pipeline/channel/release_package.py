@@ -28,7 +28,7 @@ from ..base.run import CommandFailed, run
 from ..package.rpm import alone, read_package, rpm_errors, rpmbuild_argv, rpmbuild_environment
 from ..sign.keyring import parse_keys
 from ..sign.signer import Signer
-from ..sign.trust import list_public_keys, read_certificates
+from ..sign.trust import KEYS_NAME, list_public_keys, read_certificates
 from .heads import Memory
 from .metadata import read_packages, texts
 from .reader import Repository
@@ -37,7 +37,6 @@ from .signatures import head_signer, require_unused, signing_key
 
 NAME = "mistralrs-release"
 SPEC = "mistralrs-release.spec"
-KEY_FILE = "RPM-GPG-KEY-mistralrs"
 TIMEOUT = 300
 
 _CONTENT = re.compile(
@@ -60,9 +59,8 @@ class Contents:
     @property
     def sources(self) -> dict[str, str]:
         """Its files by name."""
-        key = f"file:///etc/pki/rpm-gpg/{KEY_FILE}"
-        return {KEY_FILE: "".join(self.keys.values())} | {
-            row.repo: row.repo_file(self.url, key, enabled=row.name == ENABLED) for row in self.rows
+        return {KEYS_NAME: "".join(self.keys.values())} | {
+            row.repo: row.repo_file(self.url, enabled=row.name == ENABLED) for row in self.rows
         }
 
     @cached_property
