@@ -70,6 +70,8 @@ def drop(channel: Channel, command: Command) -> str:
             if transaction := StagedTransaction.read(channel, command.transaction):
                 take_back(channel, transaction)
         remove_upload(upload)
+        if upload.exists():
+            raise Refused("the upload cannot be removed", upload, "Remove it as root, and find out whose files it has")
         remove_abandoned(channel)
         return channel.head()
 

@@ -24,7 +24,7 @@ from .command import Command
 from .confine import Limits, adopt_orphans, confined
 from .disk import ENVIRONMENT, flock, locked, make_folder, missing_program, paths_in, remove_tree
 from .host import Channel, Config
-from .inside import FOLDERS, contents, size_of, unlink_hidden
+from .inside import FOLDERS, contents, opened, size_of, unlink_hidden
 from .refusal import Busy, Refused
 
 MAX_FILE = 4 << 30  # bytes of one file
@@ -109,16 +109,13 @@ def upload_lock(folder: Path) -> Iterator[int]:
     """Hold the lock of an upload, and make its folder if needed; Busy if another command holds the lock."""
     while True:
         make_folder(folder, 0o700)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
+        with opened(folder) as descriptor:
             if not flock(descriptor):
                 raise Busy("this transaction is being uploaded or published already", folder.name)
             # The folder may have been removed before the lock was taken: then this locks an orphan.
             if folder.is_dir() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
                 yield descriptor
                 return
-        finally:
-            os.close(descriptor)
 
 
 def supervise(rsync: subprocess.Popen[bytes], channel: Channel, folder: Path) -> None:
@@ -221,8 +218,9 @@ def remove_upload(upload: Path) -> None:
 @contextlib.contextmanager
 def upload_unused(upload: Path) -> Iterator[bool]:
     """Whether no command uses an upload, and none can during the block; True if there is none."""
-    if not upload.is_dir():
-        yield True
-        return
-    with locked(upload) as free:
+    with contextlib.ExitStack() as stack:
+        try:
+            free = flock(stack.enter_context(opened(upload)))
+        except FileNotFoundError:
+            free = True
         yield free
