@@ -66,7 +66,7 @@ def serve_and_log(config: Config, text: str, only: Iterable[str]) -> int:
     try:
         status_ = serve(config, text, only)
         outcome = f"rsync ended with status {status_}" if status_ else ""
-    except (Refused, OSError) as error:
+    except Exception as error:
         refused = refusal(error)
         status_, outcome = refused.status, refused.what
         raise refused from error

@@ -160,8 +160,17 @@ def run(
         raise missing_program(str(argv[0])) from error
     except subprocess.TimeoutExpired as error:
         raise Refused(f"the program {argv[0]} took longer than {MAX_RUN} s", str(argv[-1])) from error
+    except subprocess.SubprocessError as error:
+        raise unconfined(str(argv[0])) from error
     texts = (output.decode(errors="replace") for output in (done.stdout, done.stderr))
     return subprocess.CompletedProcess(done.args, done.returncode, *texts)
+
+
+def unconfined(name: str) -> Refused:
+    return Refused(
+        f"the program {name} cannot be confined on the repo host",
+        remedy="See the kernel's log; a container needs the system calls of Landlock allowed or absent",
+    )
 
 
 def missing_program(name: str) -> Refused:

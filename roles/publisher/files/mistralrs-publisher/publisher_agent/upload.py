@@ -22,7 +22,7 @@ from pathlib import Path
 
 from .command import Command
 from .confine import Limits, adopt_orphans, confined
-from .disk import ENVIRONMENT, flock, locked, make_folder, missing_program, paths_in, remove_tree
+from .disk import ENVIRONMENT, flock, locked, make_folder, missing_program, paths_in, remove_tree, unconfined
 from .host import Channel, Config
 from .inside import FOLDERS, contents, opened, size_of, unlink_hidden
 from .refusal import Busy, Refused
@@ -63,6 +63,8 @@ def receive(channel: Channel, command: Command) -> int:
                 )
             except FileNotFoundError as error:
                 raise missing_program("rsync") from error
+            except subprocess.SubprocessError as error:
+                raise unconfined("rsync") from error
             try:
                 supervise(rsync, channel, folder)
             finally:
