@@ -53,5 +53,6 @@ The agent uses the standard library and the host's rsync, gpgv and rpm. It share
 purpose: a defect of the signer's code must not be able to hide here. The state on disk is described in host.
 
 A module imports only modules to its left: refusal, confine, formats, command, disk, inside, host, metadata, trust,
-upload, staged, examine, publish, prune, report, command_line. All imports are at the top: a running agent does not depend on its files.
+upload, staged, examine, publish, prune, report, command_line. All imports are at the top: a running agent does not
+depend on its files.
 """
