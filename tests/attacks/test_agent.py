@@ -563,5 +563,14 @@ def test_no_process_of_an_upload_outlives_it(host: Host, honest: Transaction) ->
         assert left == ""
 
 
-def test_status_shows_whether_uploads_are_confined(host: Host) -> None:
+@pytest.mark.parametrize("version", [0, 1])
+def test_an_older_kernel_confines_less_and_status_shows_it(host: Host, second: Transaction, version: int) -> None:
+    old = changed_agent(
+        host,
+        f"confine.landlock = lambda: {version}",
+        "from publisher_agent import report",
+        "report.landlock = confine.landlock",
+    )
+    old.publish(second)
+    assert old.publisher.status("stable")["landlock"] == version
     assert host.publisher.status("stable")["landlock"] == landlock()

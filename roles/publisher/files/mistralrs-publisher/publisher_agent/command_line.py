@@ -27,7 +27,7 @@ from .publish import drop, stage_or_publish
 from .refusal import Refused, refusal
 from .report import status, verify
 from .staged import interrupted, recover
-from .upload import receive, room
+from .upload import receive, room, slot
 
 MAX_LOG = 1 << 20  # bytes until the log is rotated
 
@@ -96,7 +96,8 @@ def serve(config: Config, text: str, only: Iterable[str]) -> int:
         case "prune":
             answer = prune(channel, dry_run=command.dry_run)
         case "verify":
-            answer = verify(channel)
+            with slot(channel):
+                answer = verify(channel)
         case "status":
             answer = status(channel)
         case _:

@@ -75,7 +75,7 @@ def receive(channel: Channel, command: Command) -> int:
 
 @contextlib.contextmanager
 def slot(channel: Channel) -> Iterator[None]:
-    """Hold one of the places that the caller's key has for uploads and their verification; Busy without a free one."""
+    """Hold one of the places that the caller's key has for long work; Busy without a free one."""
     channel.make_state()
     with contextlib.ExitStack() as stack:
         for number in range(AT_ONCE):
