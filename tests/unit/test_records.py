@@ -15,7 +15,9 @@ ARTIFACT = Artifact(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("record", [SOURCE, ARTIFACT, Snapshot("20260822T143813Z-0123abcd", "stable", "", 1, "why", ("a.rpm",))])
+@pytest.mark.parametrize(
+    "record", [SOURCE, ARTIFACT, Snapshot("20260822T143813Z-0123abcd", "stable", "", 1, "why", ("a.rpm",))]
+)
 def test_json_and_back_is_the_same(record, tmp_path):
     assert type(record).from_dict(json.loads(json.dumps(record.to_dict()))) == record
     record.write(tmp_path / "r.json")

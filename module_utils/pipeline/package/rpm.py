@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,8 +107,9 @@ class Packaging:
         began = time.monotonic()
         try:
             output = run_rpmbuild(
-                self.spec_folder / SPEC, topdir, self.defines(), self.handed.artifact.source.commit_time, TIMEOUT
-            )
+                self.spec_folder / SPEC, topdir, self.defines(), self.handed.artifact.source.commit_time, TIMEOUT,
+                readable=(self.handed.folder,),
+            )  # fmt: skip
         except CommandFailed as error:
             log.write_text(error.stdout + error.stderr)
             raise PipelineError(
@@ -178,13 +179,23 @@ def require_tools() -> None:
         ) from error
 
 
-def run_rpmbuild(spec: Path, topdir: Path, defines: Mapping[str, str], built: int, timeout: float) -> str:
-    """Run rpmbuild in a sandbox that sees the spec's folder and writes ``topdir``; its output.
+def run_rpmbuild(
+    spec: Path,
+    topdir: Path,
+    defines: Mapping[str, str],
+    built: int,
+    timeout: float,
+    readable: Sequence[Path] = (),
+) -> str:
+    """Run rpmbuild in a sandbox that reads the spec's folder and ``readable``, and writes ``topdir``; its output.
 
     ``built`` is the time in the package. Raises CommandFailed.
     """
     sandbox = Sandbox(
-        readable=(spec.parent,), writable=(topdir,), environment=rpmbuild_environment(topdir, built), cwd=topdir
+        readable=(spec.parent, *readable),
+        writable=(topdir,),
+        environment=rpmbuild_environment(topdir, built),
+        cwd=topdir,
     )
     done = sandbox.run(rpmbuild_argv(spec, topdir, defines), timeout=timeout)
     return done.stdout + done.stderr
