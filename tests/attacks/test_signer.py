@@ -1,4 +1,4 @@
-"""A lying builder and a lying repo host, against the signer: it packages by itself, and nothing of theirs names a path."""
+"""A lying builder and a lying repo host: the signer packages by itself, and nothing of theirs becomes a path."""
 
 from __future__ import annotations
 
@@ -155,8 +155,8 @@ def test_sizes_have_limits(artifact, tmp_path, signs):
     claims = tarfile.TarInfo("mistralrs")
     claims.size = 1 << 30
     claims_only = tar(tmp_path / "builder/short.tar", ("manifest.json", manifest_of(artifact)))
-    data = claims_only.read_bytes()[:2048] + claims.tobuf(tarfile.USTAR_FORMAT) + b"few"
-    claims_only.write_bytes(data)
+    end = 512 + -(-len(manifest_of(artifact)) // 512) * 512
+    claims_only.write_bytes(claims_only.read_bytes()[:end] + claims.tobuf(tarfile.USTAR_FORMAT) + b"few")
     refused(signs(claims_only), "it ends within mistralrs")
 
 
@@ -229,7 +229,7 @@ def test_a_manifest_of_another_form_is_refused(data, tmp_path, signs):
 
 def test_nothing_that_the_builder_names_is_in_the_package(artifact, tmp_path, signs):
     """All of these are lines of text, which a manifest may hold: no path, argument or macro is made of them."""
-    lies = {name: f"{MACRO} --define 'x y' ../../other" for name in ("folder", "log", "report", "rustflags", "rustc")}
+    lies = dict.fromkeys(("folder", "log", "report", "rustflags", "rustc"), f"{MACRO} --define 'x y' ../../other")
     file = tar(tmp_path / "builder/x.tar", ("manifest.json", manifest_of(artifact, **lies)), ("mistralrs", elf()))
     done = signs(file)
     assert not done.get("failed"), done
@@ -302,7 +302,7 @@ class Local:
     def __init__(self, send: Callable[[Path], object]) -> None:
         self.send = send
 
-    def fetch_file(self, source: str, target: str) -> None:
+    def fetch_file(self, _: str, target: str) -> None:
         self.send(Path(target))
 
 

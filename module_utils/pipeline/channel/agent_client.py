@@ -59,10 +59,10 @@ def _plain(data: Any) -> Any:
 
 
 def _require_ids(answer: Mapping[str, Any]) -> None:
-    """ValueError unless each snapshot of an answer has an id: ids become parts of paths and addresses."""
+    """ValueError or TypeError unless each snapshot of an answer has an id: ids become parts of paths and addresses."""
     rows = answer.get("snapshots", [])
     if not isinstance(rows, list | int):
-        raise ValueError("the snapshots are no list")
+        raise TypeError("the snapshots are no list")
     ids = [row["id"] if isinstance(row, dict) else row for row in rows] if isinstance(rows, list) else []
     if not all(isinstance(one, str) and re.fullmatch(rf"|{SNAPSHOT_ID}", one) for one in [*ids, answer["snapshot"]]):
         raise ValueError("a snapshot's id is none")
