@@ -27,6 +27,7 @@ from .reproduce import (
     differing_crates,
     differing_sections,
     differing_strings,
+    is_of,
     units,
 )
 
@@ -47,8 +48,10 @@ class Built:
 
 
 def units_of(artifact: Artifact) -> str:
-    """The units of the target directory that the artifact was built in, as JSON."""
+    """The units of the target directory that the artifact was built in, as JSON; "" if it holds another build now."""
     target = Path(artifact.folder).parents[2] / "target"
+    if not is_of(target, artifact):
+        return ""
     uses = {name: sorted(some) for name, some in dependencies(target).items()}
     return json.dumps({"units": units(target), "uses": uses, "names": crate_names(target)}, sort_keys=True)
 
@@ -87,9 +90,9 @@ def difference(first: Built, second: Built) -> str:
     if first.binary.name not in names:
         return line
     ours, theirs = _read(first.units), _read(second.units)
-    crates = differing_crates(
-        ours.get("units", {}), theirs.get("units", {}), theirs.get("uses", {}), theirs.get("names", {})
-    )
+    crates = []
+    if ours and theirs:
+        crates = differing_crates(ours["units"], theirs["units"], theirs["uses"], theirs["names"])
     crates = crates or crates_named(differing_strings(first.binary, second.binary))
     if crates:
         return f"{line}, caused by {', '.join(crates[:SHOWN])}"

@@ -32,6 +32,7 @@ from ..base.errors import PipelineError
 from ..base.git import initialise
 from ..base.records import Artifact, Package, Record, digest_of, sha256_file
 from ..base.run import run
+from ..base.sandbox import Sandbox
 
 FOLDER = "reproduce"
 MARK = ".reproduce"
@@ -157,7 +158,7 @@ def compare(root: Path, first: Artifact, second: Artifact) -> Comparison:
     strings = differing_strings(one, other)
     crates = crates_named(strings)
     targets = root / "target", second_root(root) / "target"
-    if _is_of(targets[0], first):
+    if is_of(targets[0], first):
         crates = [*culprits(*targets), *crates]
     return Comparison(
         "binary", *digests, tuple(differing_sections(one, other)), tuple(strings), tuple(dict.fromkeys(crates))
@@ -177,7 +178,7 @@ def compare_packages(first: Package, second: Package) -> Comparison:
     return Comparison("package", *digests, tuple(sections[:SHOWN]))
 
 
-def _is_of(target: Path, artifact: Artifact) -> bool:
+def is_of(target: Path, artifact: Artifact) -> bool:
     """Whether cargo's target directory still holds the artifact's binary."""
     binary = target / "release" / artifact.binary
     return binary.is_file() and sha256_file(binary) == artifact.sha256
@@ -194,8 +195,9 @@ def _tags(path: Path) -> dict[str, str]:
 
 
 def sections(path: Path) -> dict[str, str]:
-    """The digest of each section of an ELF file that has bytes, by its name."""
-    found = _SECTION.findall(run(["readelf", "--section-headers", "--wide", path]).stdout)
+    """The digest of each section of an ELF file that has bytes, by its name. The file may be hostile to readelf."""
+    words = ["readelf", "--section-headers", "--wide", path]
+    found = _SECTION.findall(Sandbox(readable=(path.parent,)).run(words, timeout=120).stdout)
     data = path.read_bytes()
     return {
         name: digest_of(data[int(at, 16) : int(at, 16) + int(size, 16)].hex())
@@ -205,7 +207,11 @@ def sections(path: Path) -> dict[str, str]:
 
 
 def differing_sections(one: Path, other: Path) -> list[str]:
-    first, second = sections(one), sections(other)
+    """The names of the sections that differ; none where they cannot be read."""
+    try:
+        first, second = sections(one), sections(other)
+    except PipelineError:
+        return []
     return [name for name in {**first, **second} if first.get(name) != second.get(name)][:SHOWN]
 
 
