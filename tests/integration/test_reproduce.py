@@ -157,7 +157,8 @@ def test_a_path_that_is_compiled_in_is_found_and_its_crate_named(
     })  # fmt: skip
     digests = [artifact.sha256[:16] for artifact in artifacts]
     assert result["msg"].startswith(
-        f"builders disagree about cpu: forge {digests[0]}, anvil {digests[1]}; mistralrs differs, caused by mistralrs-mcp "
+        f"builders disagree about cpu: forge {digests[0]}, anvil {digests[1]}; mistralrs differs, caused by "
+        "mistralrs-mcp "
     )
     assert not (tmp_path / "signer/packages").exists()
 

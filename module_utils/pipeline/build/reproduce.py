@@ -196,7 +196,7 @@ def _tags(path: Path) -> dict[str, str]:
 
 def sections(path: Path) -> dict[str, str]:
     """The digest of each section of an ELF file that has bytes, by its name. The file may be hostile to readelf."""
-    words = ["readelf", "--section-headers", "--wide", path]
+    words = ["readelf", "--section-headers", "--wide", str(path)]
     found = _SECTION.findall(Sandbox(readable=(path.parent,)).run(words, timeout=120).stdout)
     data = path.read_bytes()
     return {
