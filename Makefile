@@ -115,8 +115,8 @@ faults: .venv/.ready-tests ## Run tests/faults in the long form, 45 minutes
 bench: .venv/.ready-tests ## Measure a release, and compression of a real payload
 	pytest tests/bench/test_release.py tests/bench/test_payload.py $(ARGS)
 
-bench-build: .venv/.ready-tests ## Measure builds: clean, warm, another flavour, a changed file
-	pytest tests/bench/test_build.py $(ARGS)
+bench-build: .venv/.ready-tests ## Measure builds: clean, warm, another flavour, a changed file, the sandbox
+	pytest tests/bench/test_build.py tests/bench/test_sandbox.py $(ARGS)
 
 bench-channel: .venv/.ready-tests ## Measure publishing into a repository of 10,000 packages
 	pytest tests/bench/test_channel.py $(ARGS)
