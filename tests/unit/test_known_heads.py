@@ -130,6 +130,17 @@ def test_the_first_head_is_taken_on_trust_with_one_note(memory: Memory) -> None:
     assert memory.folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_the_known_head_costs_no_request_and_no_write(memory: Memory) -> None:
+    def ancestor(snapshot: str) -> Snapshot:
+        raise AssertionError(snapshot)
+
+    compare(memory, CHAIN[id_of(4)], ancestor)
+    written = memory.path.stat()
+    compare(memory, CHAIN[id_of(4)], ancestor)
+    assert (memory.path.stat().st_ino, memory.path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    compare(memory, CHAIN[id_of(5)], ancestor)  # its parent is the known head
+
+
 def test_repositories_have_memories_of_their_own(memory: Memory) -> None:
     compare(memory, CHAIN[id_of(4)])
     for other in (replace(memory, location="/srv/44"), replace(memory, channel="unstable")):
