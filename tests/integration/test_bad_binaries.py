@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import subprocess
+from hashlib import sha256
 
 import pytest
 from pipeline.base.findings import Finding
@@ -59,7 +60,8 @@ def make(tmp_path):
         subprocess.run(argv, check=True, capture_output=True)
         path = folder / "mistralrs"
         artifact = Artifact(
-            source=SOURCE, flavour=CPU, inputs=name.ljust(64, "0"), folder=str(folder), binary="mistralrs",
+            source=SOURCE, flavour=CPU, inputs=sha256(name.encode()).hexdigest(), folder=str(folder),
+            binary="mistralrs",
             crate_version="0.9.2", sha256=sha256_file(path), size=path.stat().st_size, rustc="1.95.0", cuda="",
             rustflags="-C target-cpu=x86-64", locked=True, seconds=1.0, compiled=1, fresh=0, log="",
         )  # fmt: skip
