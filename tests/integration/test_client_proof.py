@@ -413,7 +413,9 @@ def test_without_root_dnf_or_overlay_the_error_says_so(
         patch.setattr(dnf_client.shutil, "which", lambda *_, **__: None)
         assert f"the program {HERE} is not installed" in failure(order).what
         assert "the program dnf5 or dnf is not installed" in failure(dataclasses.replace(order, program="")).what
-        assert "the program systemd-nspawn is not installed" in failure(order).what
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox, "PATH", "/nonexistent")
+        assert "the program systemd-nspawn is not installed" in failure(dataclasses.replace(order, program="dnf")).what
     for part, other, reason in (
         ("-t overlay", "-t nosuchfs", "mount:"),
         ('"$@"', '"$@" --private-users=1-2', "Failed to parse"),
