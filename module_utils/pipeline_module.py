@@ -7,16 +7,19 @@ Rules:
    ``extends_documentation_fragment: [signer, repository]``; a unit test holds the two against each other.
 2. A module is its documentation, ``ARGUMENT_SPEC``, a ``work(module)`` of numbered steps that returns the module's
    result, and a ``main`` that calls ``run(work, ARGUMENT_SPEC)``. Logic lives in ``pipeline``.
-3. A PipelineError becomes ``fail_json`` with its text and its ``details``; a traceback is always a bug of the project.
+3. The umask is the project's from the first line: what a module writes has the same mode whoever runs it.
+4. A PipelineError becomes ``fail_json`` with its text and its ``details``; a traceback is always a bug of the project.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline.base.environment import UMASK
 from ansible.module_utils.pipeline.base.errors import PipelineError
 
 ArgumentSpec = Mapping[str, Mapping[str, Any]]
@@ -31,6 +34,7 @@ SIGNER: ArgumentSpec = {
             "home": {"type": "path", "required": True},
             "passphrase_file": {"type": "path", "no_log": False},
             "trusted_keys": {"type": "path", "required": True, "no_log": False},
+            "accept_head": {"type": "list", "elements": "str", "default": []},
         },
     },
 }
@@ -90,6 +94,7 @@ def run(
 
     ``options`` are AnsibleModule's, such as ``required_if``. Check mode is always supported.
     """
+    os.umask(UMASK)
     # A copy: Ansible fills the defaults of suboptions in place, and several modules share the options above.
     module = AnsibleModule(argument_spec=copy.deepcopy(dict(argument_spec)), supports_check_mode=True, **options)
     try:

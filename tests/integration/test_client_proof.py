@@ -418,7 +418,7 @@ def test_without_root_dnf_or_overlay_the_error_says_so(
         assert "the program systemd-nspawn is not installed" in failure(dataclasses.replace(order, program="dnf")).what
     for part, other, reason in (
         ("-t overlay", "-t nosuchfs", "mount:"),
-        ('"$@"', '"$@" --private-users=1-2', "Failed to parse"),
+        ('KILL "$@"', "KILL systemd-nspawn --nonsense", "systemd-nspawn: unrecognized option"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(sandbox, "_HOLDER", sandbox._HOLDER.replace(part, other))

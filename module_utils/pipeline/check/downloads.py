@@ -124,19 +124,18 @@ def registry_answer(registry: str) -> str:
 def cargo_answer(rust: Rust | None, home: Path, path: str) -> str:
     """Why cargo does not reach the registry of its configuration below ``home``, or "".
 
-    cargo resolves one dependency of an empty package, which takes two small files of the index. The package is beside
-    ``home``: cargo reads the configuration of every folder above it, and others write to /tmp.
+    cargo resolves one dependency of an empty package, which takes two small files of the index. It runs in / since it
+    reads the configuration of every folder above its working directory.
     """
     if rust is None:
         return "there is no cargo"
-    words = [str(rust.bin / "cargo"), "generate-lockfile"]
     env = {"CARGO_HOME": str(home), "PATH": path, "CARGO_NET_RETRY": "0", "CARGO_HTTP_TIMEOUT": str(TIMEOUT)}
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".reach-") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "Cargo.toml").write_text(_MANIFEST)
         (Path(folder) / "lib.rs").touch()
         try:
-            run(words, cwd=Path(folder), env=env, timeout=4 * TIMEOUT)
+            words = [str(rust.bin / "cargo"), "generate-lockfile", "--manifest-path", f"{folder}/Cargo.toml"]
+            run(words, cwd=Path("/"), env=env, timeout=4 * TIMEOUT)
         except CommandFailed as error:
             causes = [line.strip() for line in error.stderr.splitlines() if line.startswith("  ")]
             return causes[-1] if causes else error.what

@@ -32,6 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ..base.environment import environment
 from ..base.errors import PipelineError
 from ..base.run import ProgramMissing
 from ..base.text import last_words
@@ -119,6 +120,7 @@ class Client:
         self.system = system
         self._route = route_of(site) if site else None
         self._door: SiteDoor | None = None
+        self._said = b""
         self._commands = -1
 
     # -- its life
@@ -150,7 +152,8 @@ class Client:
                 *(self._base, str(self.system), str(group), str(commands)),
                 *nspawn(name, f"{self._base}/root", self._owner, self.folders),
             ],
-            env={"PATH": PATH, "LC_ALL": "C.UTF-8", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+            # Debian 12's nspawn would mount the machine's mix of both versions of control groups.
+            env=environment({"PATH": PATH, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -191,7 +194,8 @@ class Client:
         return Path(f"/proc/{self._holder.pid}/root{self._base}")
 
     def _unmade(self) -> PipelineError:
-        reason = self._close().strip() or "no reason given"
+        errors = self._close()
+        reason = last_words(self._said.decode(errors="replace") + errors)
         return PipelineError(
             f"a throw-away client cannot be made: {reason}",
             "systemd-nspawn, mount -t overlay",
@@ -293,7 +297,7 @@ class Client:
                     transcript.write(data)
             elif ready:
                 # Only when no output waits: the answer comes after it.
-                answers = (answers + os.read(self._answers, 65536))[-65536:]
+                answers = self._said = (answers + os.read(self._answers, 65536))[-65536:]
         return int(answered[1]), bytes(output)
 
     def _send(self, data: bytes) -> int:
