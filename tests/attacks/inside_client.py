@@ -1,4 +1,4 @@
-# ruff: noqa: PTH208
+# ruff: noqa: PTH101, PTH102, PTH110, PTH208, S103, S606
 """What a hostile package tries in a proof's client beside ``inside.py``; each attempt in a process of its own.
 
 Prints "won: name" for each that succeeded. The argument is a JSON object of the test's places on the host.
@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -145,7 +146,7 @@ def read_the_hosts_secrets() -> object:
 
 @attempt
 def read_what_only_the_hosts_root_may() -> object:
-    for folder, folders, files in os.walk("/etc"):
+    for folder, _, files in os.walk("/etc"):
         for name in files:
             path = Path(folder, name)
             with contextlib.suppress(OSError):
@@ -194,8 +195,6 @@ def ignore_no_new_privileges() -> object:
 
 @attempt
 def raise_limits() -> object:
-    import resource  # noqa: PLC0415
-
     resource.setrlimit(resource.RLIMIT_NPROC, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return True
 

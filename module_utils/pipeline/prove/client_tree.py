@@ -88,7 +88,7 @@ def make_tree(system: Path, root: Path, upper: Path, owner: int, names: tuple[st
             (root / link).symlink_to((system / link).readlink())
     for name in ETC:
         copy(system / "etc" / name, root / "etc" / name)
-    for name, text in {**FILES, "etc/hosts": f"127.0.0.1 {' '.join({'localhost', *names})}\n"}.items():
+    for name, text in {**FILES, "etc/hosts": f"127.0.0.1 {' '.join(dict.fromkeys(('localhost', *names)))}\n"}.items():
         (root / name).write_text(text)
     for name, mode in MODES.items():
         (root / name).chmod(mode)

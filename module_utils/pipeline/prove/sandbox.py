@@ -24,7 +24,6 @@ import shlex
 import shutil
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -80,10 +79,11 @@ IDS = range(0x80000, 0x6FFF0000, 0x10000)
 """The first ids of the ranges that systemd gives to containers (its UIDS-GIDS page)."""
 
 # Runs in a mount namespace of its own, and ends the client when its standard input ends: with this process at the
-# latest. It stays outside of the client's control group.
+# latest. It stays outside of the client's control group. What nspawn and it leave in /run and /tmp goes with the
+# namespace; nspawn sees no socket of the host there.
 _HOLDER = r"""
     set -u
-    base=$1 system=$2 group=$3 commands=/proc/self/fd/$4; shift 4
+    system=$1 group=$2 commands=/proc/self/fd/$3 folders=$4; shift 4
     end() {
         [ ! -e "$group/cgroup.kill" ] || echo 1 > "$group/cgroup.kill"
         wait
@@ -92,22 +92,24 @@ _HOLDER = r"""
             [ -e "$group" ] || break
             sleep 0.02
         done
-        cd /
-        umount --lazy --recursive "$base"
-        rmdir "$base"
     }
     trap end EXIT
     trap 'exit 1' HUP INT TERM
-    mount -t tmpfs -o mode=0755 client "$base" || exit
-    mkdir "$base/root" "$base/upper" "$base/work"
-    echo made
-    read -r go || exit
     # Not by its name: mount would split it at a colon or a comma.
     cd "$system" || exit
-    mount -t overlay client -o "lowerdir=usr,upperdir=$base/upper,workdir=$base/work" "$base/root/usr" || exit
-    cd /
-    # nspawn sees no socket of the host, and what it keeps there goes with this namespace.
     mount -t tmpfs -o mode=0755 client /run || exit
+    mkdir /run/root /run/upper /run/work /run/proc
+    while [ "$folders" != 0 ]; do
+        mkdir -p "/run/folders/$folders" && mount --bind "$1" "/run/folders/$folders" || exit
+        folders=$((folders - 1)); shift
+    done
+    mount -t tmpfs client /tmp || exit
+    # A whole one: in a container /proc/sys is read-only.
+    mount -t proc proc /run/proc || exit
+    echo made
+    read -r go || exit
+    mount -t overlay client -o lowerdir=usr,upperdir=/run/upper,workdir=/run/work /run/root/usr || exit
+    cd /
     mkdir "$group" || exit
     (echo 0 > "$group/cgroup.procs" && exec setpriv --pdeathsig KILL "$@" < "$commands") &
     exec >/dev/null
@@ -153,13 +155,12 @@ class Client:
         self._owner = free_ids({account.pw_uid for account in pwd.getpwall()})
         name = f"mistralrs-client-{secrets.token_hex(4)}"
         group = own_control_group() / name
-        self._base = tempfile.mkdtemp(prefix=f"{name}-")
         commands, self._commands = os.pipe()
         self._holder = subprocess.Popen(  # noqa: S603
             [
                 *("unshare", "--mount", "--propagation", "private", "sh", "-c", _HOLDER, "sh"),
-                *(self._base, str(self.system), str(group), str(commands)),
-                *nspawn(name, f"{self._base}/root", self._owner, self.folders),
+                *(str(self.system), str(group), str(commands), str(len(self.folders)), *self.folders),
+                *nspawn(name, self._owner, self.folders),
             ],
             # Debian 12's nspawn would mount the machine's mix of both versions of control groups.
             env=environment({"PATH": PATH, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}),
@@ -196,15 +197,16 @@ class Client:
             raise self._unmade() from error
         pid = walled_in(group)
         # A user namespace in the client would have all capabilities in itself: its limit is that of the client's.
-        limit = ("sh", "-c", "echo 0 > /proc/sys/user/max_user_namespaces")
-        run(["nsenter", f"--user=/proc/{pid}/ns/user", *limit], timeout=LONGEST)
+        spaces = (f"--mount=/proc/{self._holder.pid}/ns/mnt", f"--user=/proc/{pid}/ns/user")
+        limit = "echo 0 > /run/proc/sys/user/max_user_namespaces"
+        run(["nsenter", *spaces, "--", "sh", "-c", limit], timeout=LONGEST)
         if self._route:
             self._door = SiteDoor(self._route, f"/proc/{pid}/ns/net", self.transcript.write)
 
     @property
     def _seen(self) -> Path:
-        """The folder of the client's layers, as the holder sees it."""
-        return Path(f"/proc/{self._holder.pid}/root{self._base}")
+        """The holder's /run, with the client's layers."""
+        return Path(f"/proc/{self._holder.pid}/root/run")
 
     def _unmade(self) -> PipelineError:
         errors = self._close()
@@ -236,8 +238,6 @@ class Client:
             # Its death kills nspawn, and nspawn's the client.
             self._holder.kill()
             _, errors = self._holder.communicate()
-        with suppress(OSError):
-            Path(self._base).rmdir()
         return str(errors.decode(errors="replace"))[:4096]
 
     # -- commands
@@ -354,17 +354,17 @@ def _whiteout(name: str, folder: int) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def nspawn(name: str, root: str, owner: int, folders: Sequence[str]) -> list[str]:
-    """The command line of a client's systemd-nspawn; in it a shell reads commands."""
-    binds = (re.sub(r"([\\:])", r"\\\1", folder) for folder in folders)
+def nspawn(name: str, owner: int, folders: Sequence[str]) -> list[str]:
+    """The command line of a client's systemd-nspawn; in it a shell reads commands. The holder binds the folders."""
+    places = (re.sub(r"([\\:])", r"\\\1", folder) for folder in folders)
     return [
         *("systemd-nspawn", "--quiet", "--settings=no", "--register=no", "--keep-unit", "--as-pid2", "--console=pipe"),
-        *(f"--machine={name}", f"--directory={root}"),
+        *(f"--machine={name}", "--directory=/run/root"),
         *(f"--private-users={owner}:{IDS.step}", "--private-users-ownership=off", "--private-network"),
         f"--drop-capability={','.join(f'CAP_{one.upper()}' for one in DROPPED)}",
         *("--no-new-privileges=yes", f"--system-call-filter=~{' '.join(REFUSED)}"),
         *("--resolv-conf=off", "--timezone=off", "--link-journal=no", "--rlimit=NPROC=4096", "--rlimit=CORE=0"),
-        *(f"--bind-ro={folder}" for folder in binds),
+        *(f"--bind-ro=/run/folders/{len(folders) - at}:{place}" for at, place in enumerate(places)),
         *("--", "/bin/sh"),
     ]
 
