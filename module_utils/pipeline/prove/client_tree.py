@@ -22,8 +22,8 @@ from pathlib import Path
 
 DEPTH = 4
 
-HIDDEN = frozenset({"local", "src", "lib/sysimage"})
-"""Folders of /usr that are empty in a client: what is installed by hand, and the databases of rpm and dnf5."""
+EMPTY = frozenset({"src", "lib/sysimage"})
+"""Folders of /usr that are empty in a client: kernels' sources, and the databases of rpm and dnf5."""
 
 ETC = (
     "alternatives",
@@ -120,30 +120,33 @@ def make_upper(usr: Path, upper: Path, owner: int) -> None:
     os.chown(upper, owner, owner)
     for name, status in folders_of(usr, ""):
         place = upper / name
-        if "mistralrs" in name:
+        if is_hidden(name):
             os.mknod(place, stat.S_IFCHR, 0)  # overlayfs' mark of a removed file
             continue
         place.mkdir()
         os.chown(place, owner, owner)
         place.chmod(stat.S_IMODE(status.st_mode) & 0o755)
-        if name in HIDDEN:
+        if name in EMPTY:
             os.setxattr(place, "trusted.overlay.opaque", b"y")
 
 
-def folders_of(usr: Path, below: str) -> Iterator[tuple[str, os.stat_result]]:
-    """The folders of ``usr`` that everybody may read, parents first, and everything with "mistralrs" in its name.
+def is_hidden(name: str) -> bool:
+    """Whether a client does not see this path below /usr: rule 3, and what is installed by hand, but CUDA."""
+    folder, _, own = name.rpartition("/")
+    return "mistralrs" in own or (folder == "local" and not own.startswith("cuda"))
 
-    Neither the content of such a thing nor that of a hidden folder follows.
-    """
+
+def folders_of(usr: Path, below: str) -> Iterator[tuple[str, os.stat_result]]:
+    """The folders of ``usr`` that everybody may read, parents first, and all that is hidden, without its content."""
     with os.scandir(usr / below) as entries:
         for entry in entries:
             name = f"{below}/{entry.name}".lstrip("/")
-            named = "mistralrs" in entry.name
-            if not named and not entry.is_dir(follow_symlinks=False):
+            hidden = is_hidden(name)
+            if not hidden and not entry.is_dir(follow_symlinks=False):
                 continue
             status = entry.stat(follow_symlinks=False)
-            if not named and status.st_mode & 0o005 != 0o005:
+            if not hidden and status.st_mode & 0o005 != 0o005:
                 continue
             yield name, status
-            if not named and name not in HIDDEN and name.count("/") < DEPTH - 1:
+            if not hidden and name not in EMPTY and name.count("/") < DEPTH - 1:
                 yield from folders_of(usr, name)
