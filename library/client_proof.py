@@ -6,7 +6,8 @@ module: client_proof
 short_description: Prove that a client can install packages of a repository
 description:
   - Makes a throw-away client in a sandbox of C(systemd-nspawn), with /usr of a system, an empty rpm database and the
-    published C(.repo) file. It has no rights on the host, and reaches the site alone. There dnf installs each package over HTTP, the module runs it, and dnf removes it; then all packages side by side.
+    published C(.repo) file. It has no rights on the host, and reaches the site alone.
+  - There dnf installs each package over HTTP, the module runs it, and dnf removes it; then all packages side by side.
   - A staged snapshot is proven under its final URL, before any mirrorlist names it.
   - The signatures of packages and metadata must be checked, and must be by trusted keys.
   - A provider package, made during the proof, replaces the parts of Fedora that the client lacks. The result lists
@@ -66,7 +67,7 @@ options:
     type: str
     default: ''
   library_path:
-    description: Folders with libcudart and a libcuda. Only the binary sees them. Every account must be able to read them.
+    description: Folders with libcudart and a libcuda, which every account may read. Only the binary uses them.
     type: list
     elements: path
     default: []
