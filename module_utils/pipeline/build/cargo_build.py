@@ -82,11 +82,15 @@ def make(
         with tempfile.TemporaryDirectory(prefix="build-") as scratch:
             queue = nvcc.queue(Path(scratch), build.parallel.nvcc) if build.variant else {}
             # The server starts inside the watch: its memory is counted, and a failed build kills its compilers.
-            with processes.watched() as peak, session(build.cache, environment(build), stream) as cache:
+            with (
+                processes.watched() as peak,
+                session(
+                    build.cache, environment(build), stream, scratch=Path(scratch), shared=True, sandboxed=False
+                ) as cache,
+            ):
                 variables = {**environment(build), **queue, **cache.variables}
-                messages = Cargo(stream, name, alive, lease).run(
-                    build_argv(build, locked=locked), build.checkout, variables, phases.began
-                )
+                argv = cache.command(build_argv(build, locked=locked))
+                messages = Cargo(stream, name, alive, lease).run(argv, build.checkout, variables, phases.began)
             calls = nvcc.calls(Path(scratch))
         phases.end("compile")
         metadata = packages(

@@ -1,77 +1,460 @@
-"""The shared level of the compile cache during a build.
+"""The shared level of the compile cache, a Redis, from within a build's sandbox: a relay that alone knows the password.
 
-1. sccache 0.16 survives the loss of its shared level, but waits for it at every compile: a minute, half for the read
-   and half for the write. A build of 800 crates would take a day, so this module detects the loss.
-2. A level that refuses several connections in a row is lost for this build. Its server is killed, not stopped: it
-   would wait for the pending requests. The next compiler starts a server for the disk level alone, with the variables
-   of its own environment; compilers with a pending request compile directly.
+    sccache (sandbox) --unix socket--> Relay (this process) --TCP or TLS, AUTH--> Redis
+
+Rules:
+
+1. The relay logs in with the settings' account. The sandbox gets the path of a unix socket and nothing else.
+2. A build can read an entry and add one, by the names that sccache gives to entries. The relay refuses every other
+   command and name. An entry never changes: a name that is taken keeps its bytes (``NX``), so no build can replace what
+   another one stored.
+3. A name has at most 256 bytes, an entry at most ``LARGEST``; at most ``CONNECTIONS`` are open. Entries pass in pieces.
+4. A Redis that hangs, or that does not take a new connection, is lost for this build. From then on the relay itself
+   answers, at once: nothing is found, everything is stored. sccache 0.16 would wait a minute at each compile.
+5. Errors of Redis reach sccache: for an account that may not write it then only reads.
+
+The protocol is Redis's RESP2 (its specification, "Redis serialization protocol"); sccache 0.16 sends PING, GET, SET,
+with a time to live SETEX, and CLIENT SETINFO.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
+import io
+import re
 import socket
-import struct
+import ssl
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO, cast
 
-PERIOD, TIMEOUT, TIMES = 5.0, 3.0, 2
-"""Seconds between two connections, seconds that each may take, and the number of failures in a row that mean a loss."""
+from ..base.errors import PipelineError
+from ..base.text import without_account
 
-_ENDPOINTS = ("SCCACHE_REDIS_ENDPOINT", "SCCACHE_WEBDAV_ENDPOINT", "SCCACHE_ENDPOINT")
-_PORTS = {"redis": 6379, "rediss": 6379, "https": 443}
+TIMEOUT = 5.0
+"""Seconds without any answer of Redis after which it is lost."""
+
+LARGEST = 256 << 20
+CONNECTIONS = 64
+"""sccache opens ten."""
+
+_NAME = re.compile(rb"([\w.-]{1,100}/){0,3}([0-9a-f]/[0-9a-f]/[0-9a-f]/[0-9a-f]{64}|\.sccache_check)")
+_SECONDS = re.compile(rb"[1-9]\d{0,9}")
+_PIECE = 1 << 16
+_LINE = 512
+_NONE, _OK = b"$-1\r\n", b"+OK\r\n"
+_OTHERS = {"s3": "SCCACHE_BUCKET", "webdav": "SCCACHE_WEBDAV_ENDPOINT"}
 
 
-def address(settings: Mapping[str, str]) -> tuple[str, int] | None:
-    """The host and port of the shared level in sccache's settings; None without a shared level or its address."""
-    endpoint = next((settings[name] for name in _ENDPOINTS if settings.get(name)), "")
-    url = urllib.parse.urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
-    if "SCCACHE_MULTILEVEL_CHAIN" not in settings or not url.hostname:
+@dataclass(frozen=True)
+class Redis:
+    """The address and the account of a Redis. ``authority`` is the file of the certificate authority for TLS."""
+
+    host: str
+    port: int = 6379
+    tls: bool = False
+    authority: str = ""
+    user: str = ""
+    password: str = field(default="", repr=False)
+    database: str = "0"
+
+    @classmethod
+    def of(cls, settings: Mapping[str, str]) -> Redis | None:
+        """The Redis in sccache's settings; None if they name none. PipelineError for an address that is no URL."""
+        endpoint = settings.get("SCCACHE_REDIS_ENDPOINT", "")
+        if not endpoint:
+            return None
+        try:
+            url = urllib.parse.urlsplit(endpoint)
+            port = url.port or 6379
+        except ValueError as error:
+            raise PipelineError("SCCACHE_REDIS_ENDPOINT is no URL", without_account(endpoint)) from error
+        if not url.hostname:
+            raise PipelineError("SCCACHE_REDIS_ENDPOINT names no host", without_account(endpoint))
+        return cls(
+            url.hostname,
+            port,
+            tls=url.scheme == "rediss",
+            authority=settings.get("SSL_CERT_FILE", ""),
+            user=settings.get("SCCACHE_REDIS_USERNAME") or urllib.parse.unquote(url.username or ""),
+            password=settings.get("SCCACHE_REDIS_PASSWORD") or urllib.parse.unquote(url.password or ""),
+            database=settings.get("SCCACHE_REDIS_DB") or "0",
+        )
+
+    def connect(self, timeout: float) -> _Connection:
+        """A connection after the login. Raises OSError; PipelineError for a refused login."""
+        connection = _Connection(self._socket(timeout))
+        try:
+            login = [b"AUTH", *([self.user.encode()] if self.user else []), self.password.encode()]
+            select = [b"SELECT", self.database.encode()]
+            commands = [login if self.password else [], select if self.database != "0" else [], [b"PING"]]
+            for command in filter(None, commands):
+                connection.send(resp(command))
+                answer = connection.line()
+                if not answer.startswith(b"+"):
+                    reason = answer.decode(errors="replace").strip().lstrip("-") or "no answer"
+                    raise PipelineError(reason, f"{self.host}:{self.port}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _socket(self, timeout: float) -> socket.socket:
+        plain = socket.create_connection((self.host, self.port), timeout=timeout)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self.tls:
+            return plain
+        context = ssl.create_default_context(cafile=self.authority or None)
+        # A private authority may lack extensions that the strict rules of Python 3.13 require.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        try:
+            return context.wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
+
+
+def reason_of(error: Exception) -> str:
+    """Why a connection failed, in a few words."""
+    if isinstance(error, PipelineError):
+        return error.what
+    return str(error) if isinstance(error, ssl.SSLError) else str(getattr(error, "strerror", None) or error)
+
+
+def other_level(settings: Mapping[str, str]) -> str:
+    """The shared level in the settings that is no Redis, "s3" or "webdav"; "" if there is none.
+
+    No sandbox reaches it: its requests carry signatures or headers that only the holder of the password can make.
+    """
+    return next((level for level, name in _OTHERS.items() if settings.get(name)), "")
+
+
+def resp(words: Iterable[bytes]) -> bytes:
+    """A command in Redis's protocol."""
+    parts = list(words)
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+# ---------------------------------------------------------------- requests
+
+
+class _Refused(Exception):
+    """A request that the relay does not pass on; the text is its answer."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A command: its words without the entry, and the entry's ``size`` in bytes, which follows in the stream."""
+
+    words: tuple[bytes, ...]
+    size: int = -1
+
+    @property
+    def name(self) -> bytes:
+        return self.words[0]
+
+    @property
+    def extra(self) -> tuple[bytes, ...]:
+        """The words of a SET after the entry."""
+        return (b"EX", self.words[2], b"NX") if self.name == b"SETEX" else (b"NX",)
+
+
+def read_request(stream: BinaryIO) -> _Request | None:
+    """The next request; None at the end. Raises ValueError for bytes that are none, _Refused for a refused one.
+
+    After _Refused the connection must be closed: the rest of the request is not read.
+    """
+    start = stream.readline(_LINE)
+    if not start:
         return None
-    return url.hostname, url.port or _PORTS.get(url.scheme, 80)
+    count = _number(start, b"*", 1, 8)
+    words = [_word(stream, 20).upper()]
+    name = words[0]
+    if name == b"CLIENT" and count == 4:
+        words += [_word(stream, 100) for _ in range(3)]
+        if words[1].upper() == b"SETINFO":
+            return _Request(tuple(words))
+    elif name == b"PING" and count == 1:
+        return _Request((name,))
+    elif (name, count) in ((b"GET", 2), (b"SET", 3), (b"SETEX", 4)):
+        words.append(_word(stream, 256))
+        if not _NAME.fullmatch(words[1]):
+            raise _Refused("no name of an entry")
+        if name == b"GET":
+            return _Request(tuple(words))
+        if name == b"SETEX":
+            words.append(_word(stream, 20))
+            if not _SECONDS.fullmatch(words[2]):
+                raise _Refused("no time to live")
+        return _Request(tuple(words), _number(stream.readline(_LINE), b"$", 0, LARGEST))
+    raise _Refused(f"{_printable(name)} is not for builds")
 
 
-def answers(where: tuple[str, int]) -> bool:
-    try:
-        socket.create_connection(where, timeout=TIMEOUT).close()
-    except OSError:
-        return False
-    return True
+def _number(line: bytes, kind: bytes, lowest: int, highest: int) -> int:
+    """The number in a line such as ``$12``."""
+    if not re.fullmatch(re.escape(kind) + rb"\d{1,10}\r\n", line):
+        raise ValueError("no request")
+    number = int(line[1:])
+    if not lowest <= number <= highest:
+        raise _Refused(f"{number} is more than {highest}")
+    return number
 
 
-@contextmanager
-def watched(where: tuple[str, int] | None, lost: Callable[[], None]) -> Iterator[None]:
-    """Call ``lost``, once, if the shared level at ``where`` is lost while the block runs."""
-    done = threading.Event()
+def _word(stream: BinaryIO, longest: int) -> bytes:
+    size = _number(stream.readline(_LINE), b"$", 0, longest)
+    word = stream.read(size + 2)
+    if len(word) != size + 2 or not word.endswith(b"\r\n"):
+        raise ValueError("no request")
+    return word[:-2]
 
-    def watch(there: tuple[str, int]) -> None:
-        times = 0
-        while times < TIMES:
-            if done.wait(PERIOD):
-                return
-            times = 0 if answers(there) else times + 1
-        lost()
 
-    thread = threading.Thread(target=watch, args=(where,), daemon=True) if where else None
-    if thread:
+def _printable(name: bytes) -> str:
+    return re.sub(r"[^A-Z]", "", name.decode(errors="replace"))[:20] or "this command"
+
+
+# ---------------------------------------------------------------- connections
+
+
+class _Connection:
+    """One stream of requests and answers, of a sandbox or of Redis."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        # makefile is typed for all modes.
+        self.stream = cast("io.BufferedReader", connection.makefile("rb", _PIECE))
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def line(self) -> bytes:
+        """A line of an answer; ConnectionError at the end."""
+        line = self.stream.readline(_LINE)
+        if not line.endswith(b"\r\n"):
+            raise ConnectionError("it closed the connection")
+        return line
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """The next ``size`` bytes; ConnectionError if the stream ends before."""
+        while size:
+            piece = self.stream.read1(min(size, _PIECE))
+            if not piece:
+                raise ConnectionError("it closed the connection")
+            size -= len(piece)
+            yield piece
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.stream.close()
+        self.socket.close()
+
+
+class Relay:
+    """Serves the unix socket at ``path``.
+
+    ``lost`` is why Redis was lost, or ""; ``refused`` counts refused requests by their reason.
+    """
+
+    def __init__(self, redis: Redis, path: Path) -> None:
+        self.redis, self.path = redis, path
+        self.lost = ""
+        self.refused: dict[str, int] = {}
+        self._open: set[_Connection] = set()
+        self._lock = threading.Lock()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Log in once, and listen. Raises OSError or PipelineError for a Redis that does not serve."""
+        self.redis.connect(TIMEOUT).close()
+        self._listener.bind(str(self.path))
+        self._listener.listen(CONNECTIONS)
+        self._begin(threading.Thread(target=self._accept, daemon=True))
+
+    def stop(self) -> None:
+        """Close everything. Threads end at once, or within ``TIMEOUT`` where they wait for Redis."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            connection.close()
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+
+    def lose(self, reason: str) -> None:
+        self.lost = self.lost or reason
+
+    def count_refused(self, reason: str) -> None:
+        with self._lock:
+            if reason in self.refused or len(self.refused) < 5:
+                self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def opened(self, connection: _Connection) -> bool:
+        """Whether one more connection may be served."""
+        with self._lock:
+            if len(self._open) >= 2 * CONNECTIONS:
+                return False
+            self._open.add(connection)
+        return True
+
+    def closed(self, connection: _Connection) -> None:
+        with self._lock:
+            self._open.discard(connection)
+        connection.close()
+
+    def _begin(self, thread: threading.Thread) -> None:
+        self._threads = [*(old for old in self._threads if old.is_alive()), thread]
         thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        if thread:
-            thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                accepted, _ = self._listener.accept()
+            except OSError:
+                return
+            client = _Connection(accepted)
+            if self.opened(client):
+                self._begin(threading.Thread(target=_Client(self, client).serve, daemon=True))
+            else:
+                client.close()
 
 
-def kill_server(path: Path) -> None:
-    """Kill the process that listens at a Unix socket, if any, and remove the socket."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(path))
-        process, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        os.kill(process, signal.SIGKILL)
-    path.unlink(missing_ok=True)
+class _Client:
+    """Serves one connection of a sandbox, with a connection to Redis of its own."""
+
+    def __init__(self, relay: Relay, client: _Connection) -> None:
+        self.relay, self.client = relay, client
+        self.redis: _Connection | None = None
+
+    def serve(self) -> None:
+        try:
+            while request := read_request(self.client.stream):
+                self._answer(request)
+        except _Refused as refused:
+            self.relay.count_refused(str(refused))
+            with contextlib.suppress(OSError):
+                self.client.send(f"-ERR refused by the relay of the sandbox: {refused}\r\n".encode())
+        except (OSError, ValueError):
+            pass
+        finally:
+            self.relay.closed(self.client)
+            self._disconnect()
+
+    def _answer(self, request: _Request) -> None:
+        if request.name == b"CLIENT":
+            self.client.send(_OK)
+        elif request.name == b"PING":
+            self._ping()
+            self.client.send(b"+PONG\r\n")
+        elif request.name == b"GET":
+            self._get(request)
+        else:
+            self._set(request)
+
+    def _ping(self) -> None:
+        """Find out whether the connection still serves, before the command that follows: sccache pings before each."""
+        if redis := self._connected():
+            try:
+                redis.send(resp([b"PING"]))
+                redis.line()
+            except OSError as error:
+                self._failed(error)
+
+    def _get(self, request: _Request) -> None:
+        redis = self._connected()
+        if not redis:
+            self.client.send(_NONE)
+            return
+        try:
+            redis.send(resp(request.words))
+            line = redis.line()
+            size = _number(line, b"$", 0, LARGEST) if re.match(rb"\$\d", line) else -1
+            # The two bytes after an entry are its line's end.
+            pieces = redis.pieces(size + 2) if size >= 0 else iter(())
+            first = next(pieces, b"")
+        except (OSError, ValueError, _Refused) as error:
+            self._failed(error)
+            self.client.send(_NONE)
+            return
+        self.client.send(line + first)
+        while True:
+            try:
+                piece = next(pieces, b"")
+            except OSError as error:
+                # Half of an entry is sent: only the end of the connection can take it back.
+                self._failed(error)
+                raise
+            if not piece:
+                return
+            self.client.send(piece)
+
+    def _set(self, request: _Request) -> None:
+        redis, answer = self._connected(), _OK
+        self._to_redis(resp_start(request), redis)
+        for piece in self.client.pieces(request.size):
+            self._to_redis(piece, redis)
+        if self.client.stream.read(2) != b"\r\n":
+            self._disconnect()
+            raise ValueError("no request")
+        self._to_redis(resp_end(request), redis)
+        if self.redis is redis and redis:
+            try:
+                answer = redis.line()
+            except OSError as error:
+                self._failed(error)
+        # Without an entry's place it is not stored, which is no error: the name is taken.
+        self.client.send(answer if answer.startswith(b"-") else _OK)
+
+    def _to_redis(self, data: bytes, redis: _Connection | None) -> None:
+        """Send to the connection on which the request began, unless that failed meanwhile."""
+        if redis and self.redis is redis:
+            try:
+                redis.send(data)
+            except OSError as error:
+                self._failed(error)
+
+    def _connected(self) -> _Connection | None:
+        """The connection to Redis; None if it is lost."""
+        if self.relay.lost or self.redis:
+            return None if self.relay.lost else self.redis
+        try:
+            connection = self.relay.redis.connect(TIMEOUT)
+        except (OSError, PipelineError) as error:
+            self.relay.lose(reason_of(error))
+            return None
+        if not self.relay.opened(connection):
+            connection.close()
+            return None
+        self.redis = connection
+        return connection
+
+    def _disconnect(self) -> None:
+        if self.redis:
+            self.relay.closed(self.redis)
+            self.redis = None
+
+    def _failed(self, error: Exception) -> None:
+        """Redis failed: it is lost if it hangs or takes no new connection; an idle connection may just have ended."""
+        self._disconnect()
+        if isinstance(error, TimeoutError):
+            self.relay.lose(f"no answer within {TIMEOUT:g} s")
+        else:
+            self._connected()
+
+
+def resp_start(request: _Request) -> bytes:
+    """The SET of a request up to its entry."""
+    words = (b"SET", request.words[1])
+    head = resp(words).partition(b"\r\n")[2]
+    return b"*%d\r\n%s$%d\r\n" % (len(words) + 1 + len(request.extra), head, request.size)
+
+
+def resp_end(request: _Request) -> bytes:
+    """The SET of a request after its entry."""
+    return b"\r\n" + resp(request.extra).partition(b"\r\n")[2]

