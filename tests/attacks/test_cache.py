@@ -6,7 +6,6 @@ The build is a program in the sandbox of a build, with the real sccache and a re
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 import time
@@ -17,9 +16,8 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.cache import shared_cache
-from pipeline.cache.compile_cache import parse_usage, read_bounded
 from pipeline.cache.shared_cache import CONNECTIONS, Relay
-from support.shared_cache import Builder, RedisServer, connected, counts, installed_sccache
+from support.shared_cache import Builder, RedisServer, connected, installed_sccache
 
 NAME = b"a/b/c/" + b"0" * 64
 TAKEN = b"d/e/f/" + b"1" * 64
@@ -33,7 +31,7 @@ for top in (*sys.argv[1:], os.path.dirname(os.environ["SCCACHE_SERVER_UDS"])):
             if top != "/proc" or name in ("environ", "cmdline"):
                 try:
                     with open(path, "rb") as stream:
-                        if b"ses" + b"ame" in stream.read(1 << 20):
+                        if b"ses" + b"ame-9" in stream.read(1 << 20):
                             print("found in", path)
                 except OSError:
                     pass
@@ -45,7 +43,7 @@ print("searched")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server = RedisServer.at(tmp_path_factory.mktemp("attacked") / "redis")
     server.start()
-    assert server.say("builders", "sesame", "SET", TAKEN.decode(), "good") == "OK"
+    assert server.say("builders", "sesame-9", "SET", TAKEN.decode(), "good") == "OK"
     yield server
     server.kill()
 
@@ -56,7 +54,7 @@ def relay(redis: RedisServer, tmp_path: Path) -> Iterator[Relay]:
     relay.start()
     yield relay
     relay.stop()
-    assert redis.say("builders", "sesame", "GET", TAKEN.decode()) == "good"
+    assert redis.say("builders", "sesame-9", "GET", TAKEN.decode()) == "good"
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +75,20 @@ def builder(tmp_path: Path, program: Path, redis: RedisServer) -> Builder:
 def test_a_build_finds_the_password_nowhere(builder: Builder, protected: bool) -> None:
     """Nor in the environment of sccache's server, which runs beside it. Without a sandbox the same search finds it."""
     places = ["/proc", "/etc", "/home", "/root", "/run", "/tmp"] if protected else []
-    _, log = builder.run(["/usr/bin/python3", "-c", SEARCH, str(builder.root), *places], protected=protected)
+    log = builder.run(["/usr/bin/python3", "-c", SEARCH, str(builder.root), *places], protected=protected).log
     assert "searched" in log
-    assert ("sesame" in log, "found in" in log) == (False, not protected)
+    assert ("found in" in log) == (not protected), log
+    assert "sesame-9" not in log
 
 
 def test_a_try_build_has_no_shared_level(builder: Builder, redis: RedisServer) -> None:
-    before = redis.say("builders", "sesame", "GET", ".sccache_check")
-    session, log = builder.run(["sh", "-c", 'ls "${SCCACHE_SERVER_UDS%/*}"; env'], shared=False)
-    assert "relay" not in log
-    assert "REDIS" not in log
-    assert (session.warnings, session.shared_down) == ([], False)
-    assert redis.say("builders", "sesame", "GET", ".sccache_check") == before
+    before = redis.say("builders", "sesame-9", "GET", ".sccache_check")
+    made = builder.run(["sh", "-c", "cat /proc/*/environ; find /tmp"], release=False)
+    assert "SCCACHE_SERVER_UDS" in made.log
+    assert "relay" not in made.log
+    assert "REDIS" not in made.log
+    assert (made.warnings, made.shared_down) == ([], False)
+    assert redis.say("builders", "sesame-9", "GET", ".sccache_check") == before
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_the_relay_passes_on_nothing_but_entries(relay: Relay, words: tuple[byte
 
 def test_the_report_names_what_a_build_tried(builder: Builder) -> None:
     attack = (
-        "import os, socket; s = socket.socket(socket.AF_UNIX)\n"
-        "s.connect(os.environ['SCCACHE_REDIS_ENDPOINT'].removeprefix('unix://localhost'))\n"
+        "import glob, socket; s = socket.socket(socket.AF_UNIX)\n"
+        "s.connect(glob.glob('/tmp/build-*/relay')[0])\n"
         "s.sendall(b'*1\\r\\n$8\\r\\nFLUSHALL\\r\\n'); print(s.recv(100))"
     )
-    session, log = builder.run(["/usr/bin/python3", "-c", attack])
-    assert "-ERR refused" in log
-    (warning,) = session.warnings
+    made = builder.run(["/usr/bin/python3", "-c", attack])
+    assert "-ERR refused" in made.log
+    (warning,) = made.warnings
     assert warning.endswith(" that sccache does not send: FLUSHALL is not for builds (1)")
 
 
@@ -188,43 +188,19 @@ def test_a_flood_of_connections_is_bounded_and_ends_with_the_build(relay: Relay)
         assert threading.active_count() == before - 1, "nor does the one that accepts connections"
 
 
-@pytest.mark.parametrize("kind", ["fifo", "link", "long", "nothing"])
-def test_files_that_a_build_leaves_are_read_with_limits(tmp_path: Path, kind: str) -> None:
-    path, secret = tmp_path / "counts.json", tmp_path / "secret"
-    secret.write_text("sesame")
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "link":
-        path.symlink_to(secret)
-    elif kind == "long":
-        with path.open("wb") as stream:
-            stream.truncate(1 << 40)
-    assert len(read_bounded(path, 100)) == (100 if kind == "long" else 0)
-
-
-@pytest.mark.parametrize(
-    "written",
-    [
-        "", "[]", "{}", "nothing", '{"stats": null}', '{"stats": {"cache_hits": [], "cache_misses": []}}', "[" * 9999,
-        '{"stats": {"cache_hits": {"counts": {"Rust": "many"}}, "cache_misses": {"counts": {}}, "not_cached": {}}}',
-    ],
-)  # fmt: skip
-def test_counts_that_a_build_invents_are_a_warning(builder: Builder, written: str) -> None:
-    with pytest.raises((ValueError, LookupError, TypeError, AttributeError, RecursionError)):
-        parse_usage(written)
-    if written == "[]":
-        # The build ends the server's own counts, and leaves others.
-        attack = 'echo "[]" >"${SCCACHE_SERVER_UDS%/*}/counts.json"; chmod 400 "${SCCACHE_SERVER_UDS%/*}/counts.json"'
-        session, _ = builder.run(["sh", "-c", f'{attack}; "$RUSTC_WRAPPER" --stop-server'])
-        assert session.usage is None or counts(session) == (0, 0)
+def test_a_build_that_ends_the_server_and_lies_about_it_only_loses_its_counts(builder: Builder) -> None:
+    attack = 'pkill -9 sccache; rm -rf "$(dirname "$SCCACHE_SERVER_UDS")"'
+    made = builder.run(["sh", "-c", attack])
+    assert made.counts == (0, 0)
+    assert "it was lost during the build" in made.warnings[0]
 
 
 def test_a_wrong_address_is_no_error_of_a_build(builder: Builder) -> None:
     file = builder.root / "cache/sccache.env"
-    file.write_text(file.read_text().replace("redis://127.0.0.1:", "redis://someone:sesame@[::1"))
-    session, log = builder.run(["true"])
-    assert "its settings cannot be used (SCCACHE_REDIS_ENDPOINT is no URL" in log
-    assert "sesame" not in log
-    assert not session.variables
+    file.write_text(file.read_text().replace("redis://127.0.0.1:", "redis://someone:sesame-9@[::1"))
+    made = builder.run(["true"])
+    (warning,) = made.warnings
+    assert "its shared level cannot be used (SCCACHE_REDIS_ENDPOINT is no URL" in warning
+    assert "sesame-9" not in made.log
     with pytest.raises(PipelineError, match="is no URL"):
         shared_cache.Redis.of({"SCCACHE_REDIS_ENDPOINT": "redis://host:many"})

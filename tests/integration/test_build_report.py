@@ -16,10 +16,11 @@ from types import ModuleType
 
 import pytest
 from pipeline.base.records import Artifact
-from pipeline.build import cargo_build, report
+from pipeline.build import cargo_build
 from pipeline.build.failures import CompileFailed
 from pipeline.build.inputs import Build
-from pipeline.build.report_data import BuildReport
+from pipeline.report import report
+from pipeline.report.report_data import BuildReport
 from support.builds import build_of, source_of
 
 PROJECT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ import pytest
 from pipeline.cache import shared_cache
 from pipeline.cache.shared_cache import Redis
 from support.ports import free_port
-from support.shared_cache import COMPILE, Builder, RedisServer, connected, counts, installed_sccache, reached
+from support.shared_cache import COMPILE, Builder, RedisServer, connected, installed_sccache, reached
 
 
 @pytest.fixture
@@ -41,15 +41,13 @@ def builder(tmp_path: Path, program: Path) -> Builder:
 def test_a_builder_reads_the_units_of_another(redis: RedisServer, builder: Builder) -> None:
     redis.start()
     builder.write(**redis.account())
-    first, _ = builder.build(range(4))
+    assert builder.build(range(4)).counts == (0, 4)
     builder.clear()
-    second, log = builder.build(range(5))
-    assert (counts(first), counts(second)) == ((0, 4), (4, 1))
-    assert not second.warnings
-    assert "compile cache: 4 of 5 from the cache (80 %): C/C++ 4/5; 0 not cacheable" in log
+    second = builder.build(range(5))
+    assert (second.counts, second.warnings, second.shared_down) == ((4, 1), [], False)
+    assert "compile cache: 4 of 5 from the cache (80 %): C/C++ 4/5; 0 not cacheable" in second.log
     builder.clear()
-    third, _ = builder.build(range(5), protected=False)
-    assert counts(third) == (5, 0), "without a sandbox it is the same"
+    assert builder.build(range(5), protected=False).counts == (5, 0), "without a sandbox it is the same"
 
 
 def test_a_reader_never_writes(redis: RedisServer, builder: Builder) -> None:
@@ -59,21 +57,21 @@ def test_a_reader_never_writes(redis: RedisServer, builder: Builder) -> None:
     builder.write(**redis.account("open", "readers"))
     for _ in range(2):
         builder.clear()
-        session, _ = builder.build(range(4))
-        assert (counts(session), session.warnings) == ((2, 2), [])
+        made = builder.build(range(4))
+        assert (made.counts, made.warnings) == ((2, 2), [])
 
 
 def test_a_wrong_password_warns_and_the_disk_level_works(redis: RedisServer, builder: Builder) -> None:
     redis.start()
     builder.write(**redis.account("wrong"))
-    session, log = builder.build(range(2))
-    assert counts(session) == (0, 2)
-    assert session.shared_down
-    assert "its shared level cannot be used (WRONGPASS" in log
-    assert "going on with the disk alone" in log
-    assert "wrong " not in log
+    made = builder.build(range(2))
+    assert (made.counts, made.shared_down) == ((0, 2), True)
+    (warning,) = made.warnings
+    assert warning.startswith("compile cache: its shared level cannot be used (WRONGPASS")
+    assert warning.endswith("); going on with the disk alone")
+    assert "wrong " not in made.log
     builder.write()
-    assert counts(builder.build(range(2))[0]) == (2, 0), "the disk level has both"
+    assert builder.build(range(2)).counts == (2, 0), "the disk level has both"
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs"])
@@ -91,16 +89,15 @@ def test_a_shared_level_that_is_lost_during_a_build_costs_no_time(
     loser = threading.Thread(target=_lose, args=(redis.process, builder.root / "src", number))
     loser.start()
     began = time.monotonic()
-    session, _ = builder.run(["sh", "-c", COMPILE, "sh", *builder.sources(range(3)), *builder.sources(range(10, 20))])
+    made = builder.run(["sh", "-c", COMPILE, "sh", *builder.sources(range(3)), *builder.sources(range(10, 20))])
     assert time.monotonic() - began < 20, "sccache by itself waits a minute for each"
     loser.join()
-    assert counts(session) == (3, 10)
-    assert session.shared_down
+    assert (made.counts, made.shared_down) == ((3, 10), True)
     reason = "Connection refused" if how == "dies" else "no answer within 0.5 s"
-    assert session.warnings == [
+    assert made.warnings == [
         f"compile cache: its shared level was lost during the build ({reason}); going on with the disk alone"
     ]
-    assert counts(builder.build(range(10, 20))[0]) == (10, 0), "the disk level has all"
+    assert builder.build(range(10, 20)).counts == (10, 0), "the disk level has all"
 
 
 def _lose(process: subprocess.Popen[bytes], folder: Path, number: signal.Signals) -> None:
@@ -133,15 +130,15 @@ def test_accounts_have_no_other_rights(redis: RedisServer) -> None:
     redis.start()
     name = "a/b/c/" + "0" * 64
     assert "NOAUTH" in redis.say("default", "", "GET", name) or "WRONGPASS" in redis.say("default", "", "GET", name)
-    assert redis.say("builders", "sesame", "SET", name, "1") == "OK"
+    assert redis.say("builders", "sesame-9", "SET", name, "1") == "OK"
     for words in (
         ["KEYS", "*"], ["FLUSHALL"], ["CONFIG", "GET", "*"], ["ACL", "LIST"], ["SAVE"], ["CLIENT", "LIST"],
         ["DEL", name], ["EVAL", "return 1", "0"], ["SET", "another", "1"], ["GET", "another"],
     ):  # fmt: skip
-        assert "NOPERM" in redis.say("builders", "sesame", *words), words
+        assert "NOPERM" in redis.say("builders", "sesame-9", *words), words
     assert redis.say("readers", "open", "GET", name) == "1"
     assert "NOPERM" in redis.say("readers", "open", "SET", name, "2")
-    assert "sesame" not in (redis.folder / "redis.conf").read_text()
+    assert "sesame-9" not in (redis.folder / "redis.conf").read_text()
 
 
 def certificate(folder: Path) -> Path:
@@ -166,13 +163,13 @@ def test_over_tls_by_a_private_authority(redis: RedisServer, builder: Builder) -
     shutil.copy(authority, builder.root / "cache/shared-ca.pem")
     builder.build(range(2))
     builder.clear()
-    session, _ = builder.build(range(2))
-    assert (counts(session), session.warnings) == ((2, 0), [])
+    made = builder.build(range(2))
+    assert (made.counts, made.warnings) == ((2, 0), [])
     builder.write(**redis.account(scheme="rediss"))
     builder.clear()
-    session, log = builder.build(range(2))
-    assert counts(session) == (0, 2)
-    assert "certificate verify failed" in log
+    made = builder.build(range(2))
+    assert made.counts == (0, 2)
+    assert "certificate verify failed" in made.log
 
 
 # sccache looks up folders with PROPFIND, which nginx's own module lacks.
@@ -209,22 +206,22 @@ def test_over_webdav_by_nginx_without_a_sandbox_only(tmp_path: Path, builder: Bu
         builder.write(compile_cache_shared="webdav", compile_cache_endpoint=f"http://127.0.0.1:{port}/")
         builder.build(range(2), protected=False)
         builder.clear()
-        session, log = builder.build(range(2), protected=False)
-        assert counts(session) == (2, 0), log
+        made = builder.build(range(2), protected=False)
+        assert made.counts == (2, 0), made.log
         builder.clear()
-        session, _ = builder.build(range(2))
+        made = builder.build(range(2))
     finally:
         nginx.terminate()
         nginx.wait()
-    assert counts(session) == (0, 2)
-    assert session.warnings == [
+    assert made.counts == (0, 2)
+    assert made.warnings == [
         "compile cache: its shared level, webdav, cannot be reached from a sandbox; going on with the disk alone"
     ]
     builder.clear()
-    session, log = builder.build(range(2), protected=False)
-    assert counts(session) == (0, 2)
-    assert session.shared_down
-    assert "its shared level cannot be used (" in log
+    made = builder.build(range(2), protected=False)
+    assert (made.counts, made.shared_down) == ((0, 2), True)
+    assert "it did not start (" in made.log
+    assert "going on with the disk alone" in made.log
 
 
 @pytest.mark.parametrize(

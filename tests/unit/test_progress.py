@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.build.progress import LineReader, Progress, clock
+from pipeline.base.text import clock
+from pipeline.build.progress import LineReader, Progress
 
 
 def test_progress_and_lines_are_separated_for_any_chunk_size():

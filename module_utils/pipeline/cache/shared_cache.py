@@ -4,14 +4,15 @@
 
 Rules:
 
-1. The relay logs in with the settings' account. The sandbox gets the path of a unix socket and nothing else.
-2. A build can read an entry and add one, by the names that sccache gives to entries. The relay refuses every other
+1. Only a build of trust ``release`` uses the shared level: what another one stored, a release would take up.
+2. The relay logs in with the settings' account. The sandbox gets the path of a unix socket and nothing else.
+3. A build can read an entry and add one, by the names that sccache gives to entries. The relay refuses every other
    command and name. An entry never changes: a name that is taken keeps its bytes (``NX``), so no build can replace what
    another one stored.
-3. A name has at most 256 bytes, an entry at most ``LARGEST``; at most ``CONNECTIONS`` are open. Entries pass in pieces.
-4. A Redis that hangs, or that does not take a new connection, is lost for this build. From then on the relay itself
+4. A name has at most 256 bytes, an entry at most ``LARGEST``; at most ``CONNECTIONS`` are open. Entries pass in pieces.
+5. A Redis that hangs, or that does not take a new connection, is lost for this build. From then on the relay itself
    answers, at once: nothing is found, everything is stored. sccache 0.16 would wait a minute at each compile.
-5. Errors of Redis reach sccache: for an account that may not write it then only reads.
+6. Errors of Redis reach sccache: for an account that may not write it then only reads.
 
 The protocol is Redis's RESP2 (its specification, "Redis serialization protocol"); sccache 0.16 sends PING, GET, SET,
 with a time to live SETEX, and CLIENT SETINFO.
@@ -21,15 +22,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import socket
 import ssl
 import threading
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from ..base.errors import PipelineError
 from ..base.text import without_account
@@ -45,6 +48,11 @@ _NAME = re.compile(rb"([\w.-]{1,100}/){0,3}([0-9a-f]/[0-9a-f]/[0-9a-f]/[0-9a-f]{
 _SECONDS = re.compile(rb"[1-9]\d{0,9}")
 _PIECE = 1 << 16
 _LINE = 512
+_DISK = ("SCCACHE_DIR", "SCCACHE_CACHE_SIZE", "SCCACHE_CACHE_ZSTD_LEVEL", "SCCACHE_DIRECT", "SCCACHE_BASEDIRS")
+_NAMES = ("SCCACHE_REDIS_KEY_PREFIX", "SCCACHE_REDIS_TTL", "SCCACHE_REDIS_EXPIRATION")
+"""The settings that a sandbox may read: those of the disk level, and of the entries' names."""
+
+_ALONE = "going on with the disk alone"
 _NONE, _OK = b"$-1\r\n", b"+OK\r\n"
 _OTHERS = {"s3": "SCCACHE_BUCKET", "webdav": "SCCACHE_WEBDAV_ENDPOINT"}
 
@@ -264,6 +272,7 @@ class Relay:
         self.lost = ""
         self.refused: dict[str, int] = {}
         self._open: set[_Connection] = set()
+        self._ended = False
         self._lock = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX)
         self._threads: list[threading.Thread] = []
@@ -271,7 +280,12 @@ class Relay:
     def start(self) -> None:
         """Log in once, and listen. Raises OSError or PipelineError for a Redis that does not serve."""
         self.redis.connect(TIMEOUT).close()
-        self._listener.bind(str(self.path))
+        # The path of a socket has at most 107 bytes; that of its folder may be longer.
+        folder = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._listener.bind(f"/proc/self/fd/{folder}/{self.path.name}")
+        finally:
+            os.close(folder)
         self._listener.listen(CONNECTIONS)
         self._begin(threading.Thread(target=self._accept, daemon=True))
 
@@ -281,6 +295,7 @@ class Relay:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
+            self._ended = True
             connections = list(self._open)
         for connection in connections:
             connection.close()
@@ -298,7 +313,7 @@ class Relay:
     def opened(self, connection: _Connection) -> bool:
         """Whether one more connection may be served."""
         with self._lock:
-            if len(self._open) >= 2 * CONNECTIONS:
+            if self._ended or len(self._open) >= 2 * CONNECTIONS:
                 return False
             self._open.add(connection)
         return True
@@ -458,3 +473,81 @@ def resp_start(request: _Request) -> bytes:
 def resp_end(request: _Request) -> bytes:
     """The SET of a request after its entry."""
     return b"\r\n" + resp(request.extra).partition(b"\r\n")[2]
+
+
+# ---------------------------------------------------------------- a build's shared level
+
+
+@dataclass
+class Reached:
+    """The compile cache as a build reaches it: its ``settings``, None without a cache.
+
+    After the build ``warnings`` and ``down`` report a shared level that did not work, or not wholly.
+    """
+
+    settings: dict[str, str] | None
+    warnings: list[str] = field(default_factory=list)
+    down: bool = False
+
+    def warn(self, log: IO[str], text: str) -> None:
+        self.warnings.append(f"compile cache: {text}")
+        log.write(f"compile cache: {text}\n")
+
+
+@contextmanager
+def reached(
+    settings: Mapping[str, str] | None, place: Path, inside: Path, log: IO[str], *, release: bool, protected: bool
+) -> Iterator[Reached]:
+    """Provide the settings' shared level while a build runs: a Redis by a relay, others without a sandbox only.
+
+    The relay's socket is at ``place``, which the build sees at ``inside``. Only a ``release`` has a shared level;
+    ``protected``: it runs in a sandbox.
+    """
+    found = Reached(None if settings is None else {name: settings[name] for name in _DISK if name in settings})
+    if settings is None or found.settings is None or not release:
+        yield found
+        return
+    level = other_level(settings)
+    if level and not protected:
+        found.settings = dict(settings)
+    elif level:
+        found.down = True
+        found.warn(log, f"its shared level, {level}, cannot be reached from a sandbox; {_ALONE}")
+    relay = _relay(settings, place, found, log)
+    if relay:
+        found.settings |= {
+            "SCCACHE_MULTILEVEL_CHAIN": "disk,redis",
+            # sccache takes the path of such a URL, and requires a host in it.
+            "SCCACHE_REDIS_ENDPOINT": f"unix://localhost{inside}",
+            **{name: settings[name] for name in _NAMES if name in settings},
+        }
+    try:
+        yield found
+    finally:
+        if relay:
+            relay.stop()
+            _report(relay, found, log)
+
+
+def _relay(settings: Mapping[str, str], place: Path, found: Reached, log: IO[str]) -> Relay | None:
+    """A relay that serves the settings' Redis; None without one, or with a warning where it cannot be used."""
+    try:
+        redis = Redis.of(settings)
+        if redis is None:
+            return None
+        relay = Relay(redis, place)
+        relay.start()
+    except (OSError, PipelineError) as error:
+        found.down = True
+        found.warn(log, f"its shared level cannot be used ({reason_of(error)}); {_ALONE}")
+        return None
+    return relay
+
+
+def _report(relay: Relay, found: Reached, log: IO[str]) -> None:
+    if relay.lost:
+        found.down = True
+        found.warn(log, f"its shared level was lost during the build ({relay.lost}); {_ALONE}")
+    if relay.refused:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(relay.refused.items()))
+        found.warn(log, f"the build sent requests to its shared level that sccache does not send: {reasons}")

@@ -22,11 +22,10 @@ from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.findings import Finding
-from ..base.records import Flavour, Source
+from ..base.records import Flavour, Parallel, Source
 from ..base.run import CommandFailed, run
 from ..base.versions import dotted
 from ..build import limits
-from ..build.limits import Parallel
 from ..cache.compile_cache import Cache
 from ..source.checkout import bring
 from ..source.manifest import Tree, look
