@@ -7,16 +7,19 @@ Rules:
    ``extends_documentation_fragment: [signer, repository]``; a unit test holds the two against each other.
 2. A module is its documentation, ``ARGUMENT_SPEC``, a ``work(module)`` of numbered steps that returns the module's
    result, and a ``main`` that calls ``run(work, ARGUMENT_SPEC)``. Logic lives in ``pipeline``.
-3. A PipelineError becomes ``fail_json`` with its text and its ``details``; a traceback is always a bug of the project.
+3. The umask is the project's from the first line: what a module writes has the same mode whoever runs it.
+4. A PipelineError becomes ``fail_json`` with its text and its ``details``; a traceback is always a bug of the project.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline.base.environment import UMASK
 from ansible.module_utils.pipeline.base.errors import PipelineError
 
 ArgumentSpec = Mapping[str, Mapping[str, Any]]
@@ -52,6 +55,12 @@ REPOSITORY: ArgumentSpec = {
     },
 }
 BUILDER_ROOT: ArgumentSpec = {"root": {"type": "path", "required": True}}
+# Where a build's checkout, target directory and cache lie (pipeline/source/trust).
+TRUST: ArgumentSpec = {
+    "trust": {"type": "str", "choices": ["release", "try"], "required": True},
+    "share_trust": {"type": "bool", "default": False},
+}
+SANDBOX: ArgumentSpec = {"sandbox": {"type": "str", "choices": ["bubblewrap", "none"], "default": "bubblewrap"}}
 # An empty toolkit is that of a flavour without CUDA; without a cache option there is no compile cache.
 BUILD: ArgumentSpec = {
     "source": {"type": "dict", "required": True},
@@ -90,6 +99,7 @@ def run(
 
     ``options`` are AnsibleModule's, such as ``required_if``. Check mode is always supported.
     """
+    os.umask(UMASK)
     # A copy: Ansible fills the defaults of suboptions in place, and several modules share the options above.
     module = AnsibleModule(argument_spec=copy.deepcopy(dict(argument_spec)), supports_check_mode=True, **options)
     try:

@@ -8,8 +8,9 @@ author: mistralrs-rpm
 short_description: The environment that makes git use mirrors
 description:
   - Turns C(git_mirrors), a mapping of prefixes of addresses to their replacements, into the environment variables that
-    configure git (C(url.MIRROR.insteadOf)). They apply to every process that the task starts.
-  - Returns an empty mapping without mirrors. Fails for an invalid address, or one that holds a password.
+    configure git (C(url.MIRROR.insteadOf)). They apply to every process that the task starts, and replace such
+    variables of the caller, also where there are no mirrors.
+  - Fails for an invalid address, or one that holds a password.
 options:
   _input:
     description: The mapping.
@@ -46,9 +47,10 @@ def git_environment(mirrors: Any) -> dict[str, str]:
     if not isinstance(mirrors, dict):
         raise AnsibleFilterError(f"git_mirrors must map addresses to mirrors, not be {mirrors!r}")
     try:
-        return Mirrors({str(prefix): str(mirror) for prefix, mirror in mirrors.items()}).environment
+        wanted = Mirrors({str(prefix): str(mirror) for prefix, mirror in mirrors.items()})
     except PipelineError as error:
         raise AnsibleFilterError(str(error)) from error
+    return {"GIT_CONFIG_COUNT": "0", **wanted.environment}
 
 
 class FilterModule:

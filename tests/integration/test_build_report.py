@@ -105,7 +105,8 @@ def test_the_next_build_completes_a_failed_one_once_its_cause_is_gone(
     builder: Builder, first: tuple[Artifact, BuildReport]
 ) -> None:
     """A program of the builder is missing, as nvcc may be, and is then installed: compiled units are kept."""
-    tool = builder.folder / "nvcc"
+    tool = builder.folder / "builder/toolchain/nvcc"
+    tool.parent.mkdir()
     changed = "pub fn changed() -> u32 {\n    7\n}\n"
     build = builder.describe("tool", **{
         "mistralrs-cli__build.rs": NEEDS_A_TOOL.format(tool=tool),

@@ -65,7 +65,9 @@ def test_a_key_is_made_once_with_private_modes(tmp_path: Path) -> None:
 
 
 def test_the_primary_key_certifies_only(signer: Signer) -> None:
-    listed = run(["gpg", "--with-colons", "--show-keys", signer.trusted_keys]).stdout.splitlines()
+    listed = run(
+        ["gpg", "--homedir", signer.home, "--with-colons", "--show-keys", signer.trusted_keys]
+    ).stdout.splitlines()
     capabilities = {line.split(":")[0]: line.split(":")[11] for line in listed if line[:3] in ("pub", "sub")}
     assert capabilities == {"pub": "cSC", "sub": "s"}
 

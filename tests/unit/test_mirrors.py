@@ -92,6 +92,7 @@ def test_the_kind_of_a_folder_is_seen_in_it(tmp_path):
 def test_playbooks_get_the_environment_from_a_filter():
     environment = _filter.FilterModule().filters()["git_environment"]
     assert environment(GITHUB) == Mirrors(GITHUB).environment
+    assert environment({}) == {"GIT_CONFIG_COUNT": "0"}, "the caller's own would apply"
     with pytest.raises(
         AnsibleFilterError, match="git_mirrors must map addresses to mirrors, not be \\['https://m/'\\]"
     ):

@@ -1,21 +1,43 @@
-"""git without prompts, and without the repository or the askpass programs of the caller's environment."""
+"""git without prompts, and without anybody's configuration.
+
+Rules:
+
+1. No file configures git, neither the system's nor the account's. ``_SETTINGS`` are the project's own: no hook, no
+   file monitor, and files as the commit has them.
+2. Of the account's configuration only what reaches a remote is read (``_ACCESS``: credential helpers, proxies,
+   certificates, headers), and passed on by the environment, since headers hold tokens. git itself reads ~/.netrc.
+3. Of the caller's variables only the mirrors of the filter git_environment apply (``url.<mirror>.insteadOf``).
+4. A repository is named by GIT_DIR: git never searches for one, so a damaged one inside another is an error and never
+   a command for the outer one.
+5. Replaced and grafted objects do not count: an id names its own bytes.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
+from .environment import SSH_AGENT
 from .errors import PipelineError
 from .run import CommandFailed, run
 
-# A git hook sets these to its own repository: no call may go there.
-_CALLERS = (
-    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX",
-)  # fmt: skip
-_QUIET: dict[str, str | None] = {
-    **dict.fromkeys(_CALLERS),
+_SETTINGS = {
+    "core.hooksPath": "/dev/null",
+    "core.fsmonitor": "false",
+    "core.autocrlf": "false",
+    "core.attributesFile": "/dev/null",
+    "core.excludesFile": "/dev/null",
+}
+_QUIET = {
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_GRAFT_FILE": "/dev/null",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "",
     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
@@ -23,6 +45,12 @@ _QUIET: dict[str, str | None] = {
     # git 2.45 and later then never fetches objects that a partial clone lacks.
     "GIT_NO_LAZY_FETCH": "1",
 }
+_ACCESS = (
+    r"^(credential\..*"
+    r"|http\.(.*\.)?(proxy|proxyauthmethod|sslcainfo|sslcapath|sslcert|sslkey|extraheader|cookiefile|emptyauth))$"
+)
+_MIRROR = re.compile(r"url\..+\.insteadof", re.IGNORECASE)
+_HOME = ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL")
 
 
 OFFLINE = {"GIT_ALLOW_PROTOCOL": "none"}
@@ -36,11 +64,71 @@ def git(
     env: Mapping[str, str] | None = None,
     stdin: str | bytes | None = None,
 ) -> str:
-    """Run git and return its output. ``repository`` is a git directory or a work tree; ``timeout`` is in seconds."""
-    where: Sequence[str | Path] = ["-C", repository] if repository else []
-    # A builder's checkout may belong to another account than the reader.
-    safe = ["-c", f"safe.directory={repository}"] if repository else []
-    return run(["git", *safe, *where, *words], env={**_QUIET, **(env or {})}, stdin=stdin, timeout=timeout).stdout
+    """Run git and return its output. ``repository`` is a git directory or a work tree; ``timeout`` is in seconds.
+
+    ``env`` adds variables; git mirrors in it replace the caller's.
+    """
+    pairs = [*_SETTINGS.items(), *access(), *mirrors(env if env and "GIT_CONFIG_COUNT" in env else os.environ)]
+    return run(
+        ["git", *words],
+        # Without a repository git must find none: the caller may stand in one.
+        cwd=repository or Path("/"),
+        env={**_QUIET, **located(repository), **(env or {}), **configured(pairs)},
+        keep=("HOME", *SSH_AGENT),
+        stdin=stdin,
+        timeout=timeout,
+    ).stdout
+
+
+def located(repository: Path | None) -> dict[str, str]:
+    """The variable that names a repository."""
+    if repository is None:
+        return {}
+    # With a GIT_DIR git takes the working directory for the work tree, whoever owns it (git(1)).
+    folder = repository.absolute()
+    return {"GIT_DIR": str(folder / ".git" if (folder / ".git").exists() else folder)}
+
+
+def configured(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """git's configuration as environment variables (git-config(1), GIT_CONFIG_COUNT); a later pair wins."""
+    numbered = list(enumerate(pairs))
+    return {
+        "GIT_CONFIG_COUNT": str(len(numbered)),
+        **{f"GIT_CONFIG_KEY_{number}": key for number, (key, _) in numbered},
+        **{f"GIT_CONFIG_VALUE_{number}": value for number, (_, value) in numbered},
+    }
+
+
+def mirrors(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The pairs ``url.<mirror>.insteadOf`` of a configuration in environment variables, and no other ones."""
+    for number in range(int(environ.get("GIT_CONFIG_COUNT") or 0)):
+        key = environ.get(f"GIT_CONFIG_KEY_{number}", "")
+        if _MIRROR.fullmatch(key):
+            yield key, environ.get(f"GIT_CONFIG_VALUE_{number}", "")
+
+
+def access() -> tuple[tuple[str, str], ...]:
+    """The account's settings that reach a remote, as pairs of key and value."""
+    return account(_ACCESS)
+
+
+def account(pattern: str) -> tuple[tuple[str, str], ...]:
+    """The settings of the account and of the system whose key matches, as pairs; read once in a process."""
+    return _account(pattern, *(os.environ.get(name, "") for name in _HOME))
+
+
+@cache
+def _account(pattern: str, *_home: str) -> tuple[tuple[str, str], ...]:
+    # With this GIT_DIR no repository's configuration is read. 1: there is no such setting.
+    listed = run(
+        ["git", "config", "--includes", "--null", "--get-regexp", pattern],
+        cwd=Path("/"),
+        env={"GIT_DIR": "/dev/null"},
+        keep=_HOME,
+        accept=(0, 1),
+    ).stdout
+    rows = [row.partition("\n") for row in listed.split("\0") if row]
+    return tuple((key, value) for key, _, value in rows)
 
 
 def has(repository: Path, thing: str) -> bool:
@@ -102,4 +190,4 @@ def initialise(folder: Path, *, bare: bool) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    git("init", "--quiet", *(["--bare"] if bare else []), folder)
+    git("init", "--quiet", "--template=", *(["--bare"] if bare else []), folder.absolute())

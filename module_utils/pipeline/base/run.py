@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .environment import UMASK, environment
 from .errors import PipelineError
 from .text import last_words
 
@@ -40,26 +41,27 @@ def run(
     argv: Sequence[str | Path],
     *,
     cwd: Path | None = None,
-    env: Mapping[str, str | None] | None = None,
+    env: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
     stdin: str | bytes | None = None,
     timeout: float | None = None,
     accept: Sequence[int] = (0,),
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return its output as text.
 
-    The locale is C.UTF-8 so that output can be parsed; secrets never belong in ``argv``.
-    ``env`` adds to the caller's environment, and removes variables whose value is None. ``timeout`` is in seconds.
+    Its variables are those of ``environment(env, keep=keep)``; secrets never belong in ``argv``. ``timeout`` is in
+    seconds.
 
     Raises CommandFailed for a status not in ``accept``, ProgramMissing, and PipelineError after the timeout.
     """
     words = [str(word) for word in argv]
     data = stdin.encode() if isinstance(stdin, str) else stdin
-    variables = {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}
     try:
         done = subprocess.run(  # noqa: S603  argv is a list; there is no shell
             words,
             cwd=cwd,
-            env={name: value for name, value in variables.items() if value is not None},
+            env=environment(env, keep=keep),
+            umask=UMASK,
             input=data,
             stdin=subprocess.DEVNULL if data is None else None,
             capture_output=True,

@@ -89,7 +89,7 @@ def make(
         stream.write(f"[{name}] crates are here, compiling\n")
         settings, warnings = _cache_settings(build, stream)
         level = layers.cache_level(settings)
-        with layers.prepared(build, level) as folders:
+        with layers.prepared(build) as folders:
             before = layers.changing(build)
             with processes.watched() as peak, _cache(build, folders, settings, stream) as cache:
                 job = _job(build, folders, cache.settings, locked=locked)

@@ -121,7 +121,8 @@ def packages(
     """
     words = [
         str(cargo), "metadata", "--format-version", "1", "--offline", *(["--locked"] if locked else []),
-        "--manifest-path", str(checkout / "Cargo.toml"), "--filter-platform", TARGET, "--features", " ".join(f"{package}/{name}" for name in features),
+        "--manifest-path", str(checkout / "Cargo.toml"), "--filter-platform", TARGET,
+        "--features", " ".join(f"{package}/{name}" for name in features),
     ]  # fmt: skip
     done = subprocess.run(  # noqa: S603
         words, cwd=_NEUTRAL, env=environment, stdin=subprocess.DEVNULL,

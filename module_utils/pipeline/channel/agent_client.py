@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from ..base.environment import SSH_AGENT
 from ..base.errors import PipelineError
 from ..base.records import Transaction
 from ..base.run import CommandFailed, run
@@ -89,6 +90,7 @@ class AgentClient:
                 ],
                 # The agent accepts only arguments that are words of its command.
                 env={"RSYNC_PROTECT_ARGS": "0", "RSYNC_OLD_ARGS": "0"},
+                keep=SSH_AGENT,
             )
         except CommandFailed as error:
             raise self._translate(error) from error
@@ -140,7 +142,7 @@ class AgentClient:
             )
         command = [*self.rsh, self.host, *(shlex.quote(word) for word in words)]
         try:
-            stdout = run(command, timeout=timeout).stdout
+            stdout = run(command, keep=SSH_AGENT, timeout=timeout).stdout
         except CommandFailed as error:
             raise self._translate(error) from error
         try:

@@ -58,6 +58,7 @@ class BuildRequest:
     """
 
     root: Path
+    checkout: Path
     source: Source
     flavour: Flavour
     package: str
@@ -187,7 +188,7 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
 
 def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
     """Fetch the commit and read its manifest; a finding where that fails."""
-    source, folder = request.source, request.root / "src"
+    source, folder = request.source, request.checkout
     try:
         bring(folder, source)
         return look(folder, source.commit, request.package), []
@@ -278,6 +279,7 @@ def _resources(request: BuildRequest) -> list[Finding]:
 def _needs(request: BuildRequest, tree: Tree, rust: Rust | None, path: str) -> downloads.DownloadNeeds:
     return downloads.DownloadNeeds(
         root=request.root,
+        checkout=request.checkout,
         source=request.source,
         package=request.package,
         tree=tree,

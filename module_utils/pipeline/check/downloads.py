@@ -124,19 +124,18 @@ def registry_answer(registry: str) -> str:
 def cargo_answer(rust: Rust | None, home: Path, path: str) -> str:
     """Why cargo does not reach the registry of its configuration below ``home``, or "".
 
-    cargo resolves one dependency of an empty package, which takes two small files of the index. The package is beside
-    ``home``: cargo reads the configuration of every folder above it, and others write to /tmp.
+    cargo resolves one dependency of an empty package, which takes two small files of the index. It runs in / since it
+    reads the configuration of every folder above its working directory.
     """
     if rust is None:
         return "there is no cargo"
-    words = [str(rust.bin / "cargo"), "generate-lockfile"]
     env = {"CARGO_HOME": str(home), "PATH": path, "CARGO_NET_RETRY": "0", "CARGO_HTTP_TIMEOUT": str(TIMEOUT)}
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".reach-") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "Cargo.toml").write_text(_MANIFEST)
         (Path(folder) / "lib.rs").touch()
         try:
-            run(words, cwd=Path(folder), env=env, timeout=4 * TIMEOUT)
+            words = [str(rust.bin / "cargo"), "generate-lockfile", "--manifest-path", f"{folder}/Cargo.toml"]
+            run(words, cwd=Path("/"), env=env, timeout=4 * TIMEOUT)
         except CommandFailed as error:
             causes = [line.strip() for line in error.stderr.splitlines() if line.startswith("  ")]
             return causes[-1] if causes else error.what
@@ -169,12 +168,13 @@ def _answer(one: Download, cargo: Callable[[], str]) -> str:
 
 @dataclass(frozen=True)
 class DownloadNeeds:
-    """The build whose downloads are checked: ``package`` of ``source``, whose commit is in ``<root>/src`` already.
+    """The build whose downloads are checked: ``package`` of ``source``, whose commit is in ``checkout`` already.
 
     ``ask`` makes network requests even where nothing must be downloaded. ``rust`` and ``path`` are those of the build.
     """
 
     root: Path
+    checkout: Path
     source: Source
     package: str
     tree: Tree
@@ -187,7 +187,7 @@ class DownloadNeeds:
 
 def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
     """A finding for each address that gets a request, or one finding where none needs to."""
-    source, repository = needs.source, needs.root / "src"
+    source, repository = needs.source, needs.checkout
     try:
         here = not _fetched(needs, trials)
     except _Busy:
@@ -227,12 +227,13 @@ def _fetched(needs: DownloadNeeds, trials: Trials) -> str:
     depends = [needs.tree.lock, rust.description, *map(identity, [*folders, home / "config.toml"])]
 
     def attempt() -> str:
-        words = ["env", f"CARGO_HOME={home}", f"HOME={root / 'home'}", "CARGO_NET_GIT_FETCH_WITH_CLI=true"]
+        # In the root folder: cargo reads a configuration in the working directory and in all folders above.
+        words = ["env", "--chdir=/", f"CARGO_HOME={home}", f"HOME={root / 'home'}", "CARGO_NET_GIT_FETCH_WITH_CLI=true"]
         words += [str(rust.bin / "cargo"), "fetch", "--locked", "--offline", "--target", TARGET]
         with held(root / "lock", _busy):
-            if current_commit(root / "src") != needs.source.commit:
-                move(root / "src", needs.source, needs.package)
-            return alone([*words, "--manifest-path", root / "src" / "Cargo.toml"], needs.path)
+            if current_commit(needs.checkout) != needs.source.commit:
+                move(needs.checkout, needs.source, needs.package)
+            return alone([*words, "--manifest-path", needs.checkout / "Cargo.toml"], needs.path)
 
     return trials.failure("crates", depends, attempt)
 

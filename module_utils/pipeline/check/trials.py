@@ -77,9 +77,9 @@ def identity(path: str | Path | None) -> list[object]:
 def alone(argv: Sequence[str | Path], path: str, *, stdin: str | None = None) -> str:
     """Run a program with this PATH and an otherwise empty environment; the reason of its failure, or ""."""
     try:
-        done = run(
-            ["env", "-i", "LC_ALL=C.UTF-8", f"PATH={path}", *argv], stdin=stdin, timeout=TIMEOUT, accept=range(-64, 256)
-        )
+        # cargo reads a configuration of each folder above the working directory.
+        words = ["env", "-i", "LC_ALL=C.UTF-8", f"PATH={path}", *argv]
+        done = run(words, cwd=Path("/"), stdin=stdin, timeout=TIMEOUT, accept=range(-64, 256))
     except PipelineError as error:
         return error.what
     return "" if done.returncode == 0 else error_line(done.stderr or done.stdout) or f"status {done.returncode}"

@@ -11,12 +11,12 @@ Rules:
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.environment import environment
 from ..base.errors import PipelineError
 from ..base.text import last_words
 
@@ -59,15 +59,10 @@ class Registration:
                 self.instance,
                 "Copy a token from Gitea's page Actions, Runners, into the secret gitea_runner_token",
             )
-        environment = {
-            **{key: os.environ[key] for key in ("PATH", "http_proxy", "https_proxy", "no_proxy") if key in os.environ},
-            "HOME": str(self.file.parent),
-            "LANG": "C.UTF-8",
-            "GITEA_RUNNER_REGISTRATION_TOKEN": token,
-        }
+        variables = {"HOME": str(self.file.parent), "GITEA_RUNNER_REGISTRATION_TOKEN": token}
         try:
             done = subprocess.run(  # noqa: S603  argv is a list, no shell reads it
-                self.argv(), cwd=self.file.parent, env=environment, stdin=subprocess.DEVNULL, umask=0o077,
+                self.argv(), cwd=self.file.parent, env=environment(variables), stdin=subprocess.DEVNULL, umask=0o077,
                 capture_output=True, text=True, errors="replace", timeout=patience, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:

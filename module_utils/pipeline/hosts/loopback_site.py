@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.environment import UMASK, environment
 from ..base.errors import PipelineError
 from ..base.records import digest_of
 from ..base.run import ProgramMissing, run
@@ -198,7 +199,7 @@ def foreground(root: Path, port: int) -> int:
         _write(site)
         # A shell without job control starts background processes with SIGINT ignored, so SIGTERM must not depend on it.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        nginx = subprocess.Popen(site.argv("-g", "daemon off;"))  # noqa: S603
+        nginx = subprocess.Popen(site.argv("-g", "daemon off;"), env=environment(), umask=UMASK)  # noqa: S603
         try:
             _await_answer(site)
             print(f"serving {site.root} on {site.url} until Ctrl-C", flush=True)

@@ -27,6 +27,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.environment import UMASK, environment
+
 LAUNCHER = """\
 #!/usr/bin/env -S python3 -I
 # Written by Ansible: it names the installed version.
@@ -156,7 +158,9 @@ def host_python() -> str:
 
 def run_python(*words: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["python3", "-I", *words], capture_output=True, text=True, check=False)  # noqa: S603
+        return subprocess.run(  # noqa: S603
+            ["python3", "-I", *words], env=environment(), umask=UMASK, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError as error:
         raise InstallFailed("python3 is not installed") from error
 

@@ -203,7 +203,9 @@ def rpmbuild_environment(topdir: Path, commit_time: int) -> dict[str, str]:
 
 def rpm_errors(output: str) -> str:
     """The last errors in the output of rpm or rpmbuild, else its last lines without the trace of shell commands."""
-    lines = [line for line in output.splitlines() if not line.startswith("+")]
+    # On Debian rpm's database is in HOME, and reading a file needs none.
+    noise = ("+", "error: cannot open Packages database")
+    lines = [line for line in output.splitlines() if not line.startswith(noise)]
     errors = [line for line in lines if line.strip().startswith("error:")]
     return last_words("\n".join(errors or lines), 5)
 

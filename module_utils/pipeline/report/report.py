@@ -162,7 +162,7 @@ def leave(report: BuildReport) -> tuple[str, list[str]]:
     return "" if warnings else str(target), [*warnings, *report.unprotected, *drops(report, previous)]
 
 
-def last(folder: Path, flavour: str, *, incremental: bool = False, trust: str = "") -> BuildReport | None:
+def last(folder: Path, flavour: str, *, incremental: bool = False, trust: str = "release") -> BuildReport | None:
     """The newest report of a flavour's builds of that kind and trust; unreadable ones of other versions are skipped."""
     for _, files in _builds(folder, flavour):
         for path in files:

@@ -99,7 +99,7 @@ class BuildReport(Costs):
     memory: int = 0
     programs: tuple[Amount, ...] = ()
     host_compiler: str = ""
-    trust: str = ""
+    trust: str = "release"
     unprotected: tuple[str, ...] = ()
 
     @property

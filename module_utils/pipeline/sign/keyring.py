@@ -28,6 +28,7 @@ from typing import Any
 
 import gnupg
 
+from ..base.environment import environment
 from ..base.errors import PipelineError
 from ..base.lock import held
 from ..base.records import Record
@@ -142,7 +143,7 @@ class Keyring:
         self._passphrase = read_passphrase(passphrase_file)
         # Without a passphrase gpg must fail instead of asking for one.
         options = [] if self._passphrase else ["--pinentry-mode", "error"]
-        self._gpg = gnupg.GPG(gpgbinary=gpg_program(), gnupghome=str(home), options=options)
+        self._gpg = gnupg.GPG(gpgbinary=gpg_program(), gnupghome=str(home), options=options, env=environment())
         self._gpg.encoding = "utf-8"
 
     def signing_keys(self) -> list[SigningKey]:

@@ -14,13 +14,18 @@ import hashlib
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.run import CommandFailed, run
 
+# The registry is the account's choice: pip's configuration. The bytes are the pins'.
+_PIP = (
+    "HOME", "XDG_CONFIG_HOME", "PIP_CONFIG_FILE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS",
+    "PIP_NO_INDEX", "PIP_TRUSTED_HOST", "PIP_PROXY", "PIP_CLIENT_CERT", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES",
+)  # fmt: skip
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 
 
@@ -105,9 +110,8 @@ def install_wheels(pins: str, target: Path, partial: Path, python: str, *, what:
         *("--target", target, "--requirement", requirements),
     ]
     # On the tree's own disk: /tmp may be small, and a move from there copies.
-    environment: Mapping[str, str] = {"TMPDIR": str(temporary)}
     try:
-        run(words, env=environment)
+        run(words, env={"TMPDIR": str(temporary)}, keep=_PIP)
     except CommandFailed as error:
         raise _pip_failure(error, python, what, variable) from error
 

@@ -212,7 +212,8 @@ def find_rust(cargo: str = "") -> Rust:
         )
     rustup = Path(found).with_name("rustup")
     if rustup.exists():
-        found = run([rustup, "which", "cargo"]).stdout.strip()
+        # Not the toolchain that a file of the working directory names.
+        found = run([rustup, "which", "cargo"], cwd=Path("/"), keep=("HOME", "RUSTUP_HOME")).stdout.strip()
     folder = Path(found).parent
     description = run([folder / "rustc", "-vV"]).stdout
     fields = dict(line.split(": ", 1) for line in description.splitlines() if ": " in line)
