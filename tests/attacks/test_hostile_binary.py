@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ ARTIFACT = Artifact(
     crate_version="0.9.2", sha256="", size=0, rustc="1.95.0", cuda="", rustflags="-C target-cpu=x86-64", locked=True,
     seconds=1.0, compiled=1, fresh=0, log="",
 )  # fmt: skip
-# Does everything at each start, then prints what it reached. argv[0] lies in the artifact's folder. 61.9 marks its daemon.
+# Prints what it reached. 61.9 marks its daemon.
 HOSTILE = r"""
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -50,7 +51,7 @@ int main(int count, char **word) {
     snprintf(text, sizeof text, "%s/manifest.json", FOLDER);
     if (open(text, O_RDONLY) >= 0) reached("manifest");
     snprintf(text, sizeof text, "%s.swapped", word[0]);
-    if (open(text, O_CREAT | O_WRONLY, 0755) >= 0 || open(word[0], O_WRONLY) >= 0) reached("artifact");
+    open(text, O_CREAT | O_WRONLY, 0755);
     if (getenv("TOKEN") || getenv("PYTEST_CURRENT_TEST")) reached("environment");
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(PORT)};
     inet_pton(AF_INET, "127.0.0.1", &address.sin_addr);
@@ -68,8 +69,8 @@ DEEP = "#include <stdio.h>\nint main(void) { for (int i = 0; i < 200000; i++) pu
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def compiled(source: str, *words: str) -> Artifact:
-        folder = tmp_path / "builder/artifacts/cpu/one"
+    def compiled(source: str, *words: str, name: str = "one") -> Artifact:
+        folder = tmp_path / "builder/artifacts/cpu" / name
         folder.mkdir(parents=True)
         (folder / "main.c").write_text(source)
         subprocess.run(["gcc", *words, "-o", folder / "mistralrs", folder / "main.c"], check=True, capture_output=True)
@@ -90,8 +91,6 @@ def test_a_hostile_binary_reaches_nothing_and_leaves_nothing(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protected: bool
 ) -> None:
     """Without a sandbox the same binary reaches what no environment and no home hide."""
-    import socket
-
     secret = tmp_path / "secret"
     secret.write_text("password")
     monkeypatch.setenv("TOKEN", "password")
@@ -99,17 +98,16 @@ def test_a_hostile_binary_reaches_nothing_and_leaves_nothing(
         defines = {"SECRET": f'"{secret}"', "FOLDER": f'"{tmp_path}/builder/artifacts/cpu/one"'}
         numbers = {"PORT": server.getsockname()[1], "PARENT": os.getpid()}
         artifact = make(HOSTILE, *(f"-D{name}={value}" for name, value in (defines | numbers).items()))
-        before = sorted(path.name for path in Path(artifact.folder).iterdir())
         trial = run_trial(Path(artifact.folder, "mistralrs"), (), "", protected=protected)
     if protected:
         assert trial.version == "mistralrs ]0;owned 0.9.2", "nor does its text reach a terminal as a command"
         assert alive("61.9") == 0
-        assert sorted(path.name for path in Path(artifact.folder).iterdir()) == before
-        assert sha256_file(Path(artifact.folder, "mistralrs")) == artifact.sha256
     else:
-        assert trial.version.split()[1:-2] == ["secret", "manifest", "artifact", "network", "process"]
+        assert trial.version.split()[1:-2] == ["secret", "manifest", "network", "process"]
         assert alive("61.9") >= 1
         subprocess.run(["pkill", "-f", "^sleep 61.9$"], check=True)
+    assert Path(artifact.folder, "mistralrs.swapped").exists() != protected
+    assert sha256_file(Path(artifact.folder, "mistralrs")) == artifact.sha256
 
 
 @pytest.mark.parametrize(
@@ -130,19 +128,11 @@ def test_a_binary_without_an_end_ends(make: Make, monkeypatch: pytest.MonkeyPatc
 def test_the_emulated_run_is_in_the_sandbox_too(make: Make) -> None:
     if not shutil.which("qemu-x86_64"):
         pytest.skip("qemu-user is not installed")
-    kill = (
-        "#include <signal.h>\n#include <unistd.h>\nint main(void) { return kill(PARENT, 0) ? 0 : kill(getpid(), 4); }"
-    )
-    trial = run_trial(Path(make(kill, f"-DPARENT={os.getpid()}").folder, "mistralrs"), (), "x86-64")
-    assert trial.fault == ""
-    assert run_trial(Path(make_ill(make), "mistralrs"), (), "x86-64").fault == (
-        "--version ends with an illegal instruction"
-    )
-
-
-def make_ill(make: Make) -> str:
-    shutil.rmtree(Path(make.__closure__[0].cell_contents) / "builder")  # type: ignore[attr-defined]
-    return make('int main(void) { __asm__("ud2"); }').folder
+    seen = make("#include <signal.h>\nint main(void) { return !kill(PARENT, 0); }", f"-DPARENT={os.getpid()}")
+    assert run_trial(Path(seen.folder, "mistralrs"), (), "x86-64").fault == ""
+    fault = make('int main(void) { __asm__("ud2"); }', name="two")
+    found = run_trial(Path(fault.folder, "mistralrs"), (), "x86-64").fault
+    assert found == "--version ends with an illegal instruction"
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder", "empty"])
