@@ -25,7 +25,7 @@ ARTIFACT = Artifact(
     crate_version="0.9.2", sha256="", size=0, rustc="1.95.0", cuda="", rustflags="-C target-cpu=x86-64", locked=True,
     seconds=1.0, compiled=1, fresh=0, log="",
 )  # fmt: skip
-# Prints what it reached. 61.9 marks its daemon.
+# Prints what it reached.
 HOSTILE = r"""
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -41,7 +41,7 @@ int main(int count, char **word) {
         setsid();
         if (fork() == 0) {
             close(0); close(1); close(2);
-            execl("/bin/sleep", "sleep", "61.9", NULL);
+            execl("/bin/sleep", "sleep", MARK, NULL);
         }
         _exit(0);
     }
@@ -62,6 +62,7 @@ int main(int count, char **word) {
     return 0;
 }
 """
+MARK = f"61.{os.getpid()}"
 LOOP = "int main(void) { for (;;); }\n"
 PRINT = '#include <stdio.h>\nint main(void) { for (;;) puts("mistralrs 0.9.2 mistralrs 0.9.2 mistralrs 0.9.2"); }\n'
 DEEP = "#include <stdio.h>\nint main(void) { for (int i = 0; i < 200000; i++) putchar(91); return 0; }\n"
@@ -101,11 +102,11 @@ def test_a_hostile_binary_reaches_nothing_and_leaves_nothing(
         trial = run_trial(Path(artifact.folder, "mistralrs"), (), "", protected=protected)
     if protected:
         assert trial.version == "mistralrs ]0;owned 0.9.2", "nor does its text reach a terminal as a command"
-        assert alive("61.9") == 0
+        assert alive(MARK) == 0
     else:
         assert trial.version.split()[1:-2] == ["secret", "manifest", "network", "process"]
-        assert alive("61.9") >= 1
-        subprocess.run(["pkill", "-f", "^sleep 61.9$"], check=True)
+        assert alive(MARK) >= 1
+        subprocess.run(["pkill", "-f", f"^sleep {MARK}$"], check=True)
     assert Path(artifact.folder, "mistralrs.swapped").exists() != protected
     assert sha256_file(Path(artifact.folder, "mistralrs")) == artifact.sha256
 
