@@ -96,7 +96,7 @@ def test_a_hostile_binary_reaches_nothing_and_leaves_nothing(
     secret.write_text("password")
     monkeypatch.setenv("TOKEN", "password")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        defines = {"SECRET": f'"{secret}"', "FOLDER": f'"{tmp_path}/builder/artifacts/cpu/one"'}
+        defines = {"MARK": f'"{MARK}"', "SECRET": f'"{secret}"', "FOLDER": f'"{tmp_path}/builder/artifacts/cpu/one"'}
         numbers = {"PORT": server.getsockname()[1], "PARENT": os.getpid()}
         artifact = make(HOSTILE, *(f"-D{name}={value}" for name, value in (defines | numbers).items()))
         trial = run_trial(Path(artifact.folder, "mistralrs"), (), "", protected=protected)
