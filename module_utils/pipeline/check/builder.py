@@ -33,7 +33,7 @@ from ..source.mirrors import Mirrors
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
 from ..toolchain.layout import build_path
 from ..toolchain.rust import Rust, find_rust
-from . import cache_levels, downloads
+from . import cache_levels, downloads, sandboxes
 from .compatibility import (
     Compatibility,
     check_cuda_defects,
@@ -55,6 +55,7 @@ class BuildRequest:
 
     ``toolkit`` is the result of cuda_toolkit; ``toolkit_failure`` the reason why there is none; ``toolkit_planned`` is
     true where check mode has not provided it yet. ``ask`` makes network requests even where nothing must be downloaded.
+    ``protected``: the build runs in a sandbox, with ``overlays`` where its state is apart from that of releases.
     """
 
     root: Path
@@ -74,6 +75,8 @@ class BuildRequest:
     cache: Cache | None = None
     mirrors: Mirrors = field(default_factory=Mirrors)
     ask: bool = False
+    protected: bool = True
+    overlays: bool = False
 
     @property
     def nvcc(self) -> str:
@@ -166,6 +169,7 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     rust = _rust(request.cargo)
     path = build_path(rust.bin if rust else None, Path(request.nvcc).parent if request.nvcc else None)
     findings += [
+        *sandboxes.check(request.root, protected=request.protected, overlays=request.overlays),
         *(check_program(name, shutil.which(name, path=path if name in ("gcc", "g++") else None)) for name in PROGRAMS),
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
         check_rustflags(request.rustflags),
@@ -180,7 +184,7 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
         findings += _libraries(request, path, trials)
     findings += _resources(request)
     if request.cache:
-        findings += cache_levels.check(request.cache)
+        findings += cache_levels.check(request.cache, sandboxed=request.protected)
     if tree:
         findings += downloads.check(_needs(request, tree, rust, path), trials)
     return findings, tree
