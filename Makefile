@@ -10,6 +10,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # second longer.
 export PYTHONDONTWRITEBYTECODE :=
 
+# The caller's shell and Python have no part in a run; LANGUAGE would translate messages.
+unexport BASH_ENV ENV CDPATH POSIXLY_CORRECT PYTHONPATH PYTHONHOME PYTHONSTARTUP LANGUAGE
+
 PORT ?= 8643
 
 RELEASE = $(INVENTORY:%=-i '%') $(FLAVOUR:%=-e flavour='%') $(VERSION:%=-e version='%') $(UPSTREAM:%=-e upstream_url='%') \

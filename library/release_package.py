@@ -121,6 +121,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         signer=Signer.of(p["signer"]),
         spec_folder=Path(p["spec_folder"]),
         without=whole_fingerprint(p["without"]) if p["without"] else "",
+        note=module.warn,
     )
     done = provide(request, check=module.check_mode)
     name = done.package.filename

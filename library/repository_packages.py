@@ -7,6 +7,8 @@ short_description: Find the flavours of a commit that a repository lacks
 description:
   - Reads the repository's signed metadata from a folder or over HTTP, and compares it with the flavours of a commit.
   - The published packages are the only state. A tag that is published from another commit is an error.
+  - Compares the head with what the signer knows, and remembers it outside check mode. An older, rewritten or unrelated
+    head is an error.
   - Read-only.
 author: mistralrs-rpm
 options:
@@ -90,6 +92,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Flavour, Source
+from ansible.module_utils.pipeline.channel.heads import Memory
 from ansible.module_utils.pipeline.channel.reader import Repository
 from ansible.module_utils.pipeline.plan.compare import ALL, plan, predecessors, select_flavours, unknown
 from ansible.module_utils.pipeline.sign.signer import Signer
@@ -109,12 +112,14 @@ ARGUMENT_SPEC: ArgumentSpec = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
-    location = p["repository"]["location"]
+    location, signer = str(p["repository"]["location"]), Signer.of(p["signer"])
     # 1. The wanted flavours.
     source = Source.from_dict(p["source"])
     wanted = select_flavours([Flavour.from_dict(row) for row in p["flavours"]], p["flavour"])
     # 2. The published packages.
-    published = Repository(location, Signer.of(p["signer"]).trusted_keys).read()
+    channel = str(p["repository"]["channel"])
+    memory = Memory.of(signer, channel, location, module.warn, keep=not module.check_mode)
+    published = Repository(location, signer.trusted_keys, memory).read()
     if p["only_first"]:
         wanted = unknown(wanted, published.packages)
     # 3. The missing ones.

@@ -7,6 +7,8 @@ short_description: Change a repository by a new signed snapshot
 description:
   - Composes a snapshot from the repository's head and the requested change, signs it and uploads it to the agent, which
     publishes it whole or not at all.
+  - Compares the head with what the signer knows, before and after. An older, rewritten or unrelated head is an error,
+    unless O(signer.accept_head) names it; known yanks that it lacks are yanked again.
   - If another publisher is faster, the snapshot is composed again on the new head, so that no package is lost.
   - Idempotent. A repository that is as requested stays as it is.
 author: mistralrs-rpm
@@ -172,6 +174,7 @@ from ansible.module_utils.pipeline.base.records import Package, Transaction
 from ansible.module_utils.pipeline.channel import wording
 from ansible.module_utils.pipeline.channel.agent_client import AgentClient
 from ansible.module_utils.pipeline.channel.engine import Engine, Result
+from ansible.module_utils.pipeline.channel.heads import Memory
 from ansible.module_utils.pipeline.channel.reader import Repository
 from ansible.module_utils.pipeline.channel.retention import Retention
 from ansible.module_utils.pipeline.sign.signer import Signer
@@ -215,7 +218,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     state, channel, location = p["state"], str(p["repository"]["channel"]), str(p["repository"]["location"])
     # 1. The signer, the repository and its agent.
     signer = Signer.of(p["signer"])
-    engine = Engine(channel, Repository(location, signer.trusted_keys), AgentClient.of(p["repository"]), signer)
+    memory = Memory.of(signer, channel, location, module.warn, keep=not module.check_mode)
+    engine = Engine(channel, Repository(location, signer.trusted_keys, memory), AgentClient.of(p["repository"]), signer)
     if p["yank"] and not p["reason"]:
         raise PipelineError("a yank needs a reason", remedy="Give it, for users and for the journal: -e reason='...'")
     # 2. The change.

@@ -6,6 +6,7 @@ module: repository_status
 short_description: Report the contents and faults of a repository
 description:
   - Reads the repository as clients do, asks the agent, and checks the signing keys.
+  - Compares the head with what the signer knows, and remembers it outside check mode.
   - Returns a finding for each check and does not fail for one that is bad, so that every channel is reported. Let
     M(ansible.builtin.assert) test RV(findings).
   - Read-only.
@@ -58,6 +59,7 @@ from ansible.module_utils.pipeline.base import findings
 from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.channel import status
 from ansible.module_utils.pipeline.channel.agent_client import AgentClient
+from ansible.module_utils.pipeline.channel.heads import Memory
 from ansible.module_utils.pipeline.channel.reader import Repository
 from ansible.module_utils.pipeline.channel.signatures import check_head
 from ansible.module_utils.pipeline.sign import key_checks
@@ -74,6 +76,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     # 1. The repository, its agent and the signer's keys.
     signer, agent = Signer.of(p["signer"]), AgentClient.of(p["repository"])
     repository = Repository(location, signer.trusted_keys)
+    memory = Memory.of(signer, channel, location, module.warn, keep=not module.check_mode)
     # 2. Their status.
     found = status.status_of(
         channel,
@@ -81,6 +84,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         attempt(agent.status, channel),
         [*key_checks.findings(signer), check_head(channel, repository, signer.home)],
         attempt(agent.verify, channel) if p["deep"] else None,
+        attempt(Repository(location, signer.trusted_keys, memory).head_state),
     )
     # 3. The result.
     bad = [finding.check for finding in found.findings if not finding.fits]

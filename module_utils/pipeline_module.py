@@ -34,6 +34,7 @@ SIGNER: ArgumentSpec = {
             "home": {"type": "path", "required": True},
             "passphrase_file": {"type": "path", "no_log": False},
             "trusted_keys": {"type": "path", "required": True, "no_log": False},
+            "accept_head": {"type": "list", "elements": "str", "default": []},
         },
     },
 }

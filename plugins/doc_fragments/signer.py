@@ -12,7 +12,9 @@ options:
     required: true
     suboptions:
       root:
-        description: The signer's folder, for signed packages, release packages and snapshots in the making.
+        description:
+          - The signer's folder, for signed packages, release packages, snapshots in the making, and what the signer
+            knows of each repository's head.
         type: path
         required: true
       home:
@@ -26,4 +28,11 @@ options:
         description: The file of the trusted keys, armored.
         type: path
         required: true
+      accept_head:
+        description:
+          - Ids of heads to accept although they contradict what the signer knows.
+          - V(empty) accepts a repository without a head.
+        type: list
+        elements: str
+        default: []
 """

@@ -22,15 +22,15 @@ def repositories(channels: Mapping[str, Mapping[str, Any]], location: str, agent
     }
 
 
-def repo_file(row: Mapping[str, Any], channel: str, url: str, key: str, *, enabled: bool = True) -> str:
-    """The .repo file of a row of the table of channels; ``key`` is the URL of the trusted keys."""
+def repo_file(row: Mapping[str, Any], channel: str, url: str, *, enabled: bool = True) -> str:
+    """The .repo file of a row of the table of channels."""
     from pipeline.channel.repo_file import ChannelRow
 
-    return ChannelRow.of(channel, row).repo_file(url, key, enabled=enabled)
+    return ChannelRow.of(channel, row).repo_file(url, enabled=enabled)
 
 
 class FilterModule:
-    """Used as ``channels | repositories(location, agent)`` and ``row | repo_file(channel, url, key)``."""
+    """Used as ``channels | repositories(location, agent)`` and ``row | repo_file(channel, url)``."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {"repositories": repositories, "repo_file": repo_file}

@@ -10,7 +10,7 @@ description:
   - Returns blocks of C(module_utils/pipeline/hosts/nginx_rules.py), which the module C(loopback_site) uses as well.
 options:
   _terms:
-    description: The names of the blocks, V(CACHE_CONTROL) (for the context http) or V(TYPES).
+    description: The names of the blocks, V(CACHE_CONTROL) (for the context http), V(TYPES) or V(LINKS) (for server).
     required: true
 """
 EXAMPLES = """
@@ -37,7 +37,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
 
 from pipeline.hosts import nginx_rules
 
-BLOCKS = {"CACHE_CONTROL": nginx_rules.CACHE_CONTROL, "TYPES": nginx_rules.TYPES}
+BLOCKS = {"CACHE_CONTROL": nginx_rules.CACHE_CONTROL, "TYPES": nginx_rules.TYPES, "LINKS": nginx_rules.LINKS}
 
 
 class LookupModule(LookupBase):

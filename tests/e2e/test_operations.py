@@ -169,6 +169,30 @@ def test_status_finds_a_missing_file_and_a_changed_one(pipeline):
     assert pipeline.run("status", deep=True).status == 0
 
 
+def test_a_head_that_was_set_back_is_refused_until_the_operator_accepts_it(pipeline):
+    """The yank of SECOND came later. Accepting the head yanks it again."""
+    known = head(pipeline)
+    records = [Snapshot.read(path) for path in (pipeline.channel / "snapshots").glob("*/snapshot.json")]
+    (older,) = (record.parent for record in records if SECOND in record.removed and SECOND in record.yanked)
+    (pipeline.channel / "mirrorlist").write_text(
+        f"http://127.0.0.1:{pipeline.port}/fedora/43/x86_64/snapshots/{older}/\n"
+    )
+    before = pipeline.state()
+    run = pipeline.run("release")
+    assert run.status != 0
+    assert f"the head {older} is older than the known head, {known.id}" in run.message
+    assert f"it lacks known yanks: {SECOND}" in run.message
+    assert f"-e accept_head={older}" in run.message
+    assert pipeline.state() == before
+    run = pipeline.run("prune", accept_head=older)
+    assert run.status == 0, run.output
+    assert "accepted as the operator asks (accept_head)" in run.message
+    assert f"yanked again, since the accepted head lacks these yanks: {SECOND}" in run.message
+    assert head(pipeline).parent == older
+    assert SECOND in head(pipeline).yanked
+    assert SECOND not in listed(pipeline)
+
+
 def test_status_finds_changed_metadata(pipeline):
     repomd = pipeline.channel / "snapshots" / head(pipeline).id / "repodata/repomd.xml"
     text = repomd.read_text()

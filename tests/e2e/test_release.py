@@ -27,6 +27,26 @@ def test_a_first_release_is_installed_by_a_client(pipeline):
         assert run.row(step) or run.row(step, "ada"), (step, run.output)
 
 
+def test_nothing_of_the_callers_configuration_had_a_part(pipeline):
+    """The caller is hostile (support/hostile_caller.py), and its umask is 0077."""
+    assert not (pipeline.root / "caller/ran").exists(), (pipeline.root / "caller/ran").read_text()
+    (package,) = (pipeline.channel / "Packages").glob("mistralrs-ada-*")
+    form = "%{RSAHEADER:pgpsig}|%{PACKAGER}|%{VENDOR}|%{PAYLOADCOMPRESSOR}"
+    read = subprocess.run(["rpm", "-qp", "--qf", form, package], capture_output=True, text=True, check=True).stdout
+    signature, packager, vendor, compressor = read.split("|")
+    assert "SHA1" not in signature
+    assert "hostile" not in packager + vendor
+    assert compressor == "zstd"
+    closed = [
+        path
+        for path in (pipeline.root / "srv/rpm").rglob("*")
+        if not path.is_symlink()
+        and ".publisher" not in path.parts  # the agent's own
+        and path.stat().st_mode & 0o777 != (0o755 if path.is_dir() else 0o644)
+    ]
+    assert closed == [], "a web server under another account cannot read them"
+
+
 def test_the_builds_progress_is_in_the_log(pipeline):
     """The action plugin prints the same lines live."""
     (log,) = (pipeline.root / "builder/log").glob("ada-0.9.1-*.log")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.records import sha256_file
-from pipeline.channel.release_package import KEY_FILE
+from pipeline.channel.repo_file import ChannelRow
 from pipeline.hosts.loopback_site import started, stopped
 from pipeline.prove.sandbox import Client
 from pipeline.sign.keyring import parse_keys
-from pipeline.sign.trust import list_public_keys, read_certificates, signer_of
+from pipeline.sign.trust import CLIENT_KEYS, KEYS_NAME, list_public_keys, read_certificates, signer_of
 from support import systems
 from support.channel_maker import call
 from support.rotation_site import CHANNELS, RELEASE, Operator
@@ -23,7 +23,6 @@ from support.signer_site import make_package
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a throw-away client")
 
-KEY_PATH = f"/etc/pki/rpm-gpg/{KEY_FILE}"
 REPO_PATH = "/etc/yum.repos.d/mistralrs.repo"
 DNF_CONF = "[main]\ngpgcheck=1\nskip_if_unavailable=0\nbest=1\nplugins=0\nreposdir=/etc/yum.repos.d\n"
 
@@ -105,7 +104,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteHistory]:
     history.keys["new"] = operator.signs().fingerprint
     # The file as it would be without the new date.
     certificates = read_certificates(operator.public)
-    (operator.web.root / KEY_FILE).write_text(text + certificates[history.keys["new"]])
+    (operator.web.root / KEYS_NAME).write_text(text + certificates[history.keys["new"]])
     history.record("replaced")
     yield from served(history)
 
@@ -138,9 +137,19 @@ class User:
         self.cache = {"dnf": "dnf", "dnf5": "libdnf5"}[program]
         client.write("/etc/dnf/dnf.conf", DNF_CONF)
 
+    def take_key(self) -> None:
+        """curl -o: the trusted keys that the site has now."""
+        self.client.write(CLIENT_KEYS, (self.history.operator.folder / "seen" / KEYS_NAME).read_text())
+
     def take_repo_file(self) -> None:
-        """curl -o: the .repo file of the site, whose gpgkey= is a URL."""
+        """curl -o: the trusted keys and the .repo file of the site."""
+        self.take_key()
         self.client.write(REPO_PATH, (self.history.operator.web.root / "mistralrs.repo").read_text())
+
+    def take_earlier_repo_file(self) -> None:
+        """A .repo file of the site from before, whose gpgkey= is an address."""
+        text = ChannelRow.of("stable", CHANNELS["stable"]).repo_file(self.history.site, enabled=True)
+        self.client.write(REPO_PATH, text.replace(f"file://{CLIENT_KEYS}", f"{self.history.site}/{KEYS_NAME}"))
 
     def take_release(self, *options: str) -> str:
         return self.dnf("install", *options, f"{self.history.site}/{RELEASE}")
@@ -166,7 +175,7 @@ class User:
     def knows(self) -> list[str]:
         """The history's keys that are in the file that mistralrs-release owns."""
         with tempfile.NamedTemporaryFile("w") as file:
-            file.write(self.client.run("cat", KEY_PATH)[1])
+            file.write(self.client.run("cat", CLIENT_KEYS)[1])
             file.flush()
             certificates = read_certificates(Path(file.name))
         return [
@@ -192,28 +201,24 @@ def test_a_user_of_the_release_package_gets_the_next_key_by_an_upgrade_before_it
     assert (user.has("mistralrs-release"), user.signed_by("mistralrs-release")) == ("43-3", "new")
 
 
-def test_a_user_of_the_sites_repo_file_upgrades_through_the_rotation(history: SiteHistory, user: User) -> None:
+def test_a_user_of_the_sites_repo_file_upgrades_through_the_rotation_with_the_next_key(
+    history: SiteHistory, user: User
+) -> None:
     user.take_repo_file()
     user.dnf("install", "mistralrs-ada")
     history.serve("overlap")
     user.upgrade()
     assert (user.has(), user.signed_by()) == ("0.9.2-1.fc43", "old")
     history.serve("switched")
+    output = user.dnf("upgrade", "--refresh", fails=True)
+    assert "repomd.xml GPG signature verification error" in output
+    user.take_key()
     user.upgrade()
     assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
 
 
-def test_a_user_of_the_sites_repo_file_may_miss_the_overlap(history: SiteHistory, user: User) -> None:
-    user.take_repo_file()
-    user.dnf("install", "mistralrs-ada")
-    history.serve("settled")
-    user.upgrade()
-    assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
-
-
-@pytest.mark.parametrize("strict", [False, True], ids=["dnf's defaults", "local packages are checked too"])
-def test_a_user_of_the_release_package_who_missed_the_overlap_gets_an_error_and_recovers_by_one_command(
-    history: SiteHistory, user: User, strict: bool
+def test_a_user_of_the_release_package_who_missed_the_overlap_gets_an_error_and_recovers_with_the_next_key(
+    history: SiteHistory, user: User
 ) -> None:
     user.take_release()
     user.dnf("install", "mistralrs-ada")
@@ -224,15 +229,12 @@ def test_a_user_of_the_release_package_who_missed_the_overlap_gets_an_error_and_
     assert "Bad GPG signature" in output or "Signing key not found" in output
     assert user.has() == "0.9.1-1.fc43"
 
-    # The command of docs/keys.md.
-    heal = ("install", "--disablerepo=mistralrs*", f"{history.site}/{RELEASE}")
-    if strict:
-        user.client.write("/etc/dnf/dnf.conf", f"{DNF_CONF}localpkg_gpgcheck=1\n")
-        user.dnf(*heal, fails=True)
-        # "rpm --import URL" in two steps: rpm fetches by curl, which is on Fedora and not in every tree.
-        user.client.write("/run/key", (history.operator.folder / "settled" / KEY_FILE).read_text())
-        assert user.client.run("rpm", "--import", "/run/key")[0] == 0
-    user.dnf(*heal)
+    # The commands of docs/keys.md.
+    heal = ("--setopt=localpkg_gpgcheck=1", "--disablerepo=mistralrs*")
+    user.dnf("install", *heal, f"{history.site}/{RELEASE}", fails=True)
+    user.client.write("/run/key", (history.operator.folder / "settled" / KEYS_NAME).read_text())
+    assert user.client.run("rpm", "--import", "/run/key")[0] == 0
+    user.take_release(*heal)
     assert user.knows() == ["old", "new"]
     user.upgrade()
     assert user.has() == "0.9.3-1.fc43"
@@ -253,7 +255,7 @@ def test_a_new_user_after_the_switch_installs_old_packages_and_new_ones(
 
 
 def test_an_existing_repo_file_stays_and_works_through_the_rotation(history: SiteHistory, user: User) -> None:
-    user.take_repo_file()
+    user.take_earlier_repo_file()
     mine = user.client.path(REPO_PATH).read_text()
     user.dnf("install", "mistralrs-ada", "mistralrs-release")
     assert user.client.path(REPO_PATH).read_text() == mine
@@ -322,9 +324,11 @@ def test_clients_accept_a_new_key_after_the_old_one_expired_but_dnf5_ignores_its
     user.take_repo_file()
     user.dnf("makecache", "--refresh", fails=True)  # from now on it knows the key with its old date
     ended.serve("extended")
+    user.take_key()
     output = user.dnf("makecache", "--refresh", fails=user.program == "dnf5")
     assert ("key has expired" in output) is (user.program == "dnf5")
     ended.serve("replaced")
+    user.take_key()
     user.dnf("install", "--refresh", "mistralrs-ada")
     assert (user.has(), user.signed_by()) == ("0.9.3-1.fc43", "new")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 from pipeline.base.records import Flavour, Package, sha256_file
 from pipeline.hosts.loopback_site import Site
+from pipeline.sign.trust import CLIENT_KEYS, KEYS_NAME
 
 from . import PROJECT
 
@@ -185,11 +186,11 @@ class Channel:
 
     def site_files(self) -> None:
         """Write the site's key and .repo file."""
-        shutil.copy(self.key.public, self.site.root / "RPM-GPG-KEY-mistralrs")
+        shutil.copy(self.key.public, self.site.root / KEYS_NAME)
         self.repo_file.write_text(
             "[mistralrs]\nname=mistral.rs\nenabled=1\n"
             f"mirrorlist={self.site.url}/fedora/$releasever/$basearch/mirrorlist\n"
-            f"gpgcheck=1\nrepo_gpgcheck=1\ngpgkey={self.site.url}/RPM-GPG-KEY-mistralrs\nmetadata_expire=6h\n"
+            f"gpgcheck=1\nrepo_gpgcheck=1\ngpgkey=file://{CLIENT_KEYS}\nmetadata_expire=6h\n"
         )
 
     def state(self) -> str:

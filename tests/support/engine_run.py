@@ -13,6 +13,7 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package
 from pipeline.channel.agent_client import AgentClient
 from pipeline.channel.engine import Engine
+from pipeline.channel.heads import Memory
 from pipeline.channel.reader import Repository
 from pipeline.sign.signer import Signer
 
@@ -20,11 +21,12 @@ from pipeline.sign.signer import Signer
 def main() -> None:
     known = json.loads(Path(sys.argv[1]).read_text())
     key = Path(known["trusted_keys"])
+    signer = Signer(Path(known["root"]), Path(known["home"]), None, key)
     engine = Engine(
         "stable",
-        repository=Repository(known["location"], key),
+        repository=Repository(known["location"], key, Memory.of(signer, "stable", known["location"])),
         agent=AgentClient(known["rsh"], known["host"]),
-        signer=Signer(Path(known["root"]), Path(known["home"]), None, key),
+        signer=signer,
     )
     try:
         outcome = engine.publish([Package.from_dict(row) for row in known["packages"]], reason="a trial")

@@ -1,4 +1,8 @@
-"""The pipeline as an operator runs it: ansible-playbook, with all hosts on this machine below one folder."""
+"""The pipeline as an operator runs it: ansible-playbook, with all hosts on this machine below one folder.
+
+The operator's configuration, variables and umask are as hostile as they can be (hostile_caller): all runs hold that
+they decide nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from .hostile_caller import reaching, variables
 from .ports import free_port
+
+UMASK = 0o077
 
 
 @dataclass
@@ -48,6 +55,7 @@ class Pipeline:
     upstream: Path
     stand_in: ModuleType
     settings: dict[str, object] = field(default_factory=dict)
+    caller: dict[str, str] = field(default_factory=dict)
 
     def argv(self, playbook: str, **variables: object) -> list[str]:
         values = self.settings | variables
@@ -60,20 +68,20 @@ class Pipeline:
 
     def environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return os.environ | {"PATH": path, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+        return os.environ | self.caller | {"PATH": path, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 
     def run(self, playbook: str, *words: str, **variables: object) -> Run:
         done = subprocess.run(
             [*self.argv(playbook, **variables), *words], cwd=self.project, env=self.environment(),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900,
-            check=False,
+            check=False, umask=UMASK,
         )  # fmt: skip
         return Run(done.returncode, done.stdout)
 
     def start(self, playbook: str, **variables: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.argv(playbook, **variables), cwd=self.project, env=self.environment(), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, umask=UMASK,
         )  # fmt: skip
 
     @property
@@ -121,4 +129,5 @@ def new_machine(root: Path, project: Path, stand_in: ModuleType) -> Pipeline:
         "cuda_toolkit_components": "compiler",
         "flavour": "ada",
     }
-    return Pipeline(project, root, port, upstream, stand_in, settings)
+    caller = variables(root / "caller")
+    return Pipeline(project, root, port, upstream, stand_in, settings, caller | reaching(root / "caller/home"))

@@ -16,7 +16,7 @@ from pipeline.base.records import Package
 from pipeline.channel.agent_client import AgentClient
 from pipeline.channel.engine import Engine
 from pipeline.channel.reader import Repository
-from pipeline.channel.release_package import KEY_FILE, Decision, Request, provide
+from pipeline.channel.release_package import Decision, Request, provide
 from pipeline.channel.repo_file import ChannelRow
 from pipeline.hosts.loopback_site import Site
 from pipeline.sign import rotation
@@ -24,6 +24,7 @@ from pipeline.sign.keyring import USE_FROM, SigningKey, opened
 from pipeline.sign.rotation import Recipe, Rotation
 from pipeline.sign.rpm_signature import sign_package
 from pipeline.sign.signer import Signer
+from pipeline.sign.trust import KEYS_NAME
 
 from . import PROJECT
 from .ports import free_port
@@ -38,7 +39,7 @@ RELEASE = "mistralrs-release.rpm"
 
 def site_repo_file(channel: str, url: str) -> str:
     """The .repo file of the site, as the role rpm_site writes it."""
-    return ChannelRow.of(channel, CHANNELS[channel]).repo_file(url, f"{url}/{KEY_FILE}", enabled=True)
+    return ChannelRow.of(channel, CHANNELS[channel]).repo_file(url, enabled=True)
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Operator:
     web: Site
 
     @classmethod
-    def make(cls, folder: Path) -> Operator:
-        """An operator with a key and empty repositories."""
-        operator = cls(folder, Site(folder / "srv", free_port(), folder / "nginx"))
+    def make(cls, folder: Path, port: int = 0) -> Operator:
+        """An operator with a key and empty repositories; with the port of another, a site at the same address."""
+        operator = cls(folder, Site(folder / "srv", port or free_port(), folder / "nginx"))
         operator.web.root.mkdir(parents=True)
         config = {
             "root": str(operator.web.root),
@@ -101,7 +102,7 @@ class Operator:
 
     def trust(self) -> None:
         """tasks/trusted_keys.yml: copy the trusted keys to the site and the agent."""
-        shutil.copy(self.public, self.web.root / KEY_FILE)
+        shutil.copy(self.public, self.web.root / KEYS_NAME)
         shutil.copy(self.public, self.folder / "trusted.asc")
 
     def sign(self, package: Package) -> Package:

@@ -15,6 +15,7 @@ from pipeline.base.records import Package, sha256_file
 from pipeline.base.run import run
 from pipeline.channel.agent_client import AgentClient
 from pipeline.channel.engine import Engine, Result
+from pipeline.channel.heads import Memory
 from pipeline.channel.reader import Repository
 from pipeline.sign import keyring
 from pipeline.sign.rotation import Recipe, ensure
@@ -152,7 +153,13 @@ class Site:
     @property
     def engine(self) -> Engine:
         """The engine of the channel stable."""
-        return Engine("stable", self.channel, self.agent, self.signer)
+        repository = Repository(self.channel.location, self.signer.trusted_keys, self.memory)
+        return Engine("stable", repository, self.agent, self.signer)
+
+    @property
+    def memory(self) -> Memory:
+        """What the signer knows of the channel stable."""
+        return Memory.of(self.signer, "stable", self.channel.location)
 
     def publish(self, *packages: Package, check: bool = False) -> Result:
         """Add packages to the channel stable."""

@@ -1,4 +1,4 @@
-"""The local site and the real one have the same cache lifetimes and content types."""
+"""The local site and the real one have the same cache lifetimes, content types and rules for links."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.hosts.loopback_site import Site
 
 PROJECT = Path(__file__).resolve().parents[2]
 ROLE = PROJECT / "roles/rpm_site/templates/nginx.conf.j2"
-BLOCKS = (nginx_rules.CACHE_CONTROL, nginx_rules.TYPES)
+BLOCKS = (nginx_rules.CACHE_CONTROL, nginx_rules.TYPES, nginx_rules.LINKS)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,10 @@ def test_both_sites_have_each_block(rendered: str, block: str) -> None:
 
 @pytest.mark.parametrize("path", [ROLE, PROJECT / "module_utils/pipeline/hosts/loopback_site.py"])
 def test_no_site_has_rules_of_its_own(path: Path) -> None:
-    assert not re.search(r"^ *(map|types) ?.*\{$|immutable", path.read_text(), re.MULTILINE)
+    assert not re.search(r"^ *(map|types|disable_symlinks) ?.*\{$|immutable", path.read_text(), re.MULTILINE)
 
 
 def test_an_unknown_block_is_named() -> None:
     lookup_loader.add_directory(str(PROJECT / "plugins/lookup"))
-    with pytest.raises(AnsibleLookupError, match="nginx_rules has no OTHER. It has: CACHE_CONTROL, TYPES"):
+    with pytest.raises(AnsibleLookupError, match="nginx_rules has no OTHER. It has: CACHE_CONTROL, TYPES, LINKS"):
         lookup_loader.get("nginx_rules").run(["OTHER"])

@@ -17,7 +17,7 @@ _spec.loader.exec_module(filters)
 
 TABLE = (PROJECT / "inventory/group_vars/all/channels.yml").read_text().replace("{{ fedora_release }}", "43")
 CHANNELS = yaml.safe_load(TABLE)["channels"]
-KEY = "https://rpm.example.org/RPM-GPG-KEY-mistralrs"
+KEY = "file:///etc/pki/rpm-gpg/RPM-GPG-KEY-mistralrs"
 
 
 def section(text: str, name: str) -> dict[str, str]:
@@ -35,7 +35,7 @@ def test_each_channel_has_its_repository() -> None:
 
 
 def test_a_repo_file_checks_packages_and_metadata() -> None:
-    text = filters.repo_file(CHANNELS["stable"], "stable", "https://rpm.example.org", KEY)
+    text = filters.repo_file(CHANNELS["stable"], "stable", "https://rpm.example.org")
     assert section(text, "mistralrs") == {
         "name": "mistral.rs for Fedora, stable",
         "mirrorlist": "https://rpm.example.org/fedora/43/x86_64/mirrorlist",
@@ -48,6 +48,6 @@ def test_a_repo_file_checks_packages_and_metadata() -> None:
 
 
 def test_a_row_decides_the_section_and_the_cache_time_of_its_repo_file() -> None:
-    text = filters.repo_file(CHANNELS["unstable"], "unstable", "https://rpm.example.org", KEY, enabled=False)
+    text = filters.repo_file(CHANNELS["unstable"], "unstable", "https://rpm.example.org", enabled=False)
     found = section(text, "mistralrs-unstable")
     assert (found["enabled"], found["metadata_expire"]) == ("0", "1h")

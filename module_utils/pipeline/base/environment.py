@@ -4,8 +4,8 @@ Rules:
 
 1. A program gets the variables of ``_KEPT`` as the caller has them, the fixed ones of ``_FIXED``, and those that its
    call names. Nothing else: no GIT_, CARGO_, RUST, RPM_, GNUPGHOME, TAR_OPTIONS, LANGUAGE, BASH_ENV or LD_PRELOAD.
-2. HOME is no folder, and cannot become one: no ~/.gitconfig, ~/.rpmmacros, ~/.popt or ~/.curlrc is read. A call that needs
-   something of the account names what it keeps: ``keep=("HOME",)``.
+2. HOME is no folder, and cannot become one: no ~/.gitconfig, ~/.rpmmacros, ~/.popt or ~/.curlrc is read. A call that
+   needs something of the account names what it keeps: ``keep=("HOME",)``.
 3. Messages are English and times are UTC. gettext reads LANGUAGE in the locale C.UTF-8 too (Gettext manual, "The
    LANGUAGE variable"), so LC_ALL alone does not do.
 4. The umask is UMASK: others may read the results, and only their owner may change them. A secret's file is made with
@@ -22,7 +22,8 @@ import os
 from collections.abc import Mapping, Sequence
 
 HOME = "/dev/null"
-"""The home of programs that need none. Root's rpm would make a folder that is only missing (its database, on Debian)."""
+"""The home of programs that need none. Where a folder is only missing, root's rpm makes it: on Debian its database is
+there."""
 
 UMASK = 0o022
 

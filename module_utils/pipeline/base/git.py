@@ -9,7 +9,8 @@ Rules:
 3. Of the caller's variables only the mirrors of the filter git_environment apply (``url.<mirror>.insteadOf``).
 4. A repository is named by GIT_DIR: git never searches for one, so a damaged one inside another is an error and never
    a command for the outer one.
-5. Replaced and grafted objects do not count: an id names its own bytes.
+5. The configuration of the project's own repositories is text that ``initialise`` writes, at each use.
+6. Replaced and grafted objects do not count: an id names its own bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _QUIET = {
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",
-    "GIT_GRAFT_FILE": "/dev/null",
+    # git warns of one that is there.
+    "GIT_GRAFT_FILE": "/dev/null/none",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "",
     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
@@ -50,6 +52,7 @@ _ACCESS = (
     r"|http\.(.*\.)?(proxy|proxyauthmethod|sslcainfo|sslcapath|sslcert|sslkey|extraheader|cookiefile|emptyauth))$"
 )
 _MIRROR = re.compile(r"url\..+\.insteadof", re.IGNORECASE)
+_HEAD = re.compile(r"(ref: refs/\S+|[0-9a-f]{40,64})\n?")
 _HOME = ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL")
 
 
@@ -115,6 +118,12 @@ def access() -> tuple[tuple[str, str], ...]:
 def account(pattern: str) -> tuple[tuple[str, str], ...]:
     """The settings of the account and of the system whose key matches, as pairs; read once in a process."""
     return _account(pattern, *(os.environ.get(name, "") for name in _HOME))
+
+
+def default_excludes() -> Path:
+    """The account's file of ignored names where no setting names one (gitignore(5))."""
+    home = os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", "/"), ".config")
+    return Path(home, "git", "ignore")
 
 
 @cache
@@ -183,11 +192,39 @@ def peeled(refs: Mapping[str, str], ref: str) -> str:
     return refs.get(f"{ref}^{{}}", refs[ref])
 
 
-def initialise(folder: Path, *, bare: bool) -> None:
-    """Make ``folder`` a git repository unless it is one; replaces an incomplete one."""
-    marker = folder / ("HEAD" if bare else ".git/HEAD")
-    if marker.is_file():
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    git("init", "--quiet", "--template=", *(["--bare"] if bare else []), folder.absolute())
+def initialise(folder: Path, *, bare: bool, commits_of: str = "") -> None:
+    """Make ``folder`` a git repository, with the project's configuration alone; replaces a damaged one.
+
+    With ``commits_of``, the address of the remote "origin", it is a treeless partial clone.
+    """
+    git_dir = folder if bare else folder / ".git"
+    if not _sound(git_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        git("init", "--quiet", "--template=", *(["--bare"] if bare else []), folder.absolute())
+    wanted = _configuration(bare=bare, commits_of=commits_of)
+    config = git_dir / "config"
+    if config.is_symlink() or not config.is_file() or config.read_text(errors="replace") != wanted:
+        partial = git_dir / "config.new"
+        partial.write_text(wanted)
+        partial.replace(config)
+
+
+def _sound(git_dir: Path) -> bool:
+    """Whether git finds a repository here (gitrepository-layout(5)): else it is damaged, incomplete or a link."""
+    try:
+        head = (git_dir / "HEAD").read_text()
+    except (OSError, ValueError):
+        return False
+    folders = (git_dir, git_dir / "objects", git_dir / "refs")
+    return bool(_HEAD.fullmatch(head)) and all(path.is_dir() and not path.is_symlink() for path in folders)
+
+
+def _configuration(*, bare: bool, commits_of: str) -> str:
+    lines = ["[core]", f"repositoryformatversion = {int(bool(commits_of))}"]
+    lines += ["filemode = true", f"bare = {str(bare).lower()}"]
+    if commits_of:
+        url = commits_of.replace("\\", "\\\\").replace('"', '\\"')
+        lines += ["[extensions]", "partialClone = origin", '[remote "origin"]', f'url = "{url}"']
+        lines += ["promisor = true", "partialclonefilter = tree:0"]
+    return "".join(f"{line}\n" if line[0] == "[" else f"\t{line}\n" for line in lines)

@@ -271,8 +271,12 @@ class Snapshot(Record):
 
 @dataclass(frozen=True)
 class Transaction(Record):
-    """An upload: a folder with ``snapshot/`` (the complete snapshot) and ``Packages/`` (new packages only)."""
+    """An upload: a folder with ``snapshot/`` (the complete snapshot) and ``Packages/`` (new packages only).
+
+    ``repomd`` is the SHA-256 of its repomd.xml.
+    """
 
     id: str
     snapshot: Snapshot
     folder: str
+    repomd: str = ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from ..base.errors import PipelineError
@@ -46,7 +46,7 @@ def added(head: State, packages: Iterable[Package]) -> Change:
     published = head.digests
     known, new = dict(published), {}
     for package in packages:
-        if package.filename in head.record.yanked:
+        if package.filename in head.yanked:
             raise PipelineError(
                 f"{package.filename} was yanked from this repository, and is never published again",
                 package.path,
@@ -103,7 +103,7 @@ def _matches(pattern: str, filename: str) -> bool:
 
 def rolled_back(head: State, old: State) -> Change:
     """Publish the packages of ``old`` again, except those that were yanked since."""
-    yanked = sorted(set(old.digests) & set(head.record.yanked))
+    yanked = sorted(set(old.digests) & set(head.yanked))
     if len(yanked) == len(old.packages):
         raise PipelineError(
             f"all packages of the snapshot {old.id} were yanked",
@@ -112,6 +112,20 @@ def rolled_back(head: State, old: State) -> Change:
         )
     notes = (f"omitted because they were yanked: {', '.join(yanked)}",) if yanked else ()
     return Change(old, drop=frozenset(yanked), notes=notes)
+
+
+def yanked_again(change: Change, head: State, pooled: Callable[[str], bool]) -> Change:
+    """``change`` with the yanks that the head owes, of the packages that the repository has."""
+    there = {name for name in head.owed if name in head.digests or name in change.base.digests or pooled(name)}
+    if not there:
+        return change
+    note = f"yanked again, since the accepted head lacks these yanks: {', '.join(sorted(there))}"
+    return replace(
+        change,
+        drop=change.drop | (there & set(change.base.digests)),
+        yank=change.yank | there,
+        notes=(*change.notes, note),
+    )
 
 
 def pruned(head: State, retention: Retention) -> Change:

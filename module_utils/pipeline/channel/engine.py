@@ -2,12 +2,13 @@
 
 The process:
 
-1. Ask the agent for the head, and read the verified metadata of that snapshot.
+1. Ask the agent for the head, read the verified metadata of that snapshot, and compare it with the signer's memory.
 2. Compute the change (``changes``). Without one, the repository is as wanted.
 3. Check that the repo host has room for the new packages.
 4. Compose: splice the older metadata with that of the new packages (``metadata``), and sign both files.
 5. Upload. Stage the snapshot if it is to be proved first; otherwise publish it on that head.
-6. If another publisher was faster, start again at 1. Uploaded packages are not sent again.
+6. Remember the new head.
+7. If another publisher was faster, start again at 1. Uploaded packages are not sent again.
 
 Rules:
 
@@ -38,12 +39,13 @@ from typing import Any, Protocol, TypeVar
 
 from ..base.errors import PipelineError
 from ..base.lock import held
-from ..base.records import Package, Snapshot, Transaction, digest_of
+from ..base.records import Package, Snapshot, Transaction, digest_of, sha256_file
 from ..sign.keyring import opened
 from ..sign.signer import Signer
 from ..sign.trust import verify_detached
 from .agent_client import Busy, ParentMoved
-from .changes import Change, added, pruned, removed, rolled_back
+from .changes import Change, added, pruned, removed, rolled_back, yanked_again
+from .heads import HeadRefused
 from .metadata import TYPES, edits_of, entry_of, packages_txt, splice, write_repodata
 from .reader import Repository, State
 from .retention import Retention
@@ -137,15 +139,15 @@ class Engine:
     def publish_staged(self, transaction: Transaction, packages: Sequence[Package], *, check: bool = False) -> Result:
         """Publish the snapshot that ``stage`` left of ``packages``; composed again if the head has moved since."""
         snapshot = transaction.snapshot
-        head = self.agent.head(self.channel)
-        before = tuple(sorted(self.repository.state(head).digests))
+        parent = self.repository.head_state(lambda: self.agent.head(self.channel))
+        head, before = parent.id, tuple(sorted(parent.digests))
         if head == snapshot.id:
             return Result(False, head, before=before, after=before)
         if head != snapshot.parent:
             return self.publish(packages, reason=snapshot.reason, check=check)
         if not check:
             try:
-                head = self._patiently(lambda: self.agent.publish(transaction))
+                head = self._patiently(lambda: self._published(transaction))
             except ParentMoved:
                 return self.publish(packages, reason=snapshot.reason)
         after = (set(before) | set(snapshot.added)) - set(snapshot.removed)
@@ -157,6 +159,8 @@ class Engine:
         there = any(row["staged"] and row["id"] == transaction.snapshot.id for row in status["snapshots"])
         there = there or any(row["transaction"] == transaction.id for row in status["incoming"])
         if there and not check:
+            if self.repository.memory:
+                self.repository.memory.dropped(transaction.snapshot.id)
             self._patiently(lambda: self.agent.drop(self.channel, transaction.id))
         return Result(there, status["snapshot"])
 
@@ -171,9 +175,9 @@ class Engine:
 
     def rollback(self, snapshot: str = "", *, reason: str = "", check: bool = False) -> Result:
         """Publish the packages of an older snapshot again; "" is the parent of the head as it is at the start."""
-        status = self.agent.status(self.channel)
-        published = [row["id"] for row in status["snapshots"] if not row["staged"]]
-        target = snapshot or (status["snapshot"] and self.repository.record(status["snapshot"]).parent)
+        head = self.repository.head_state(lambda: self.agent.head(self.channel))
+        published = [row["id"] for row in self.agent.status(self.channel)["snapshots"] if not row["staged"]]
+        target = snapshot or head.record.parent
         if target not in published:
             raise PipelineError(
                 f"the channel has no snapshot {target or 'before its first'}",
@@ -204,6 +208,12 @@ class Engine:
         """Read every kept snapshot and every package, and the head as clients see it."""
         head = self.agent.head(self.channel)
         findings = self.repository.findings(head) if head else []
+        try:
+            self.repository.head_state(lambda: self.agent.head(self.channel))
+        except HeadRefused as error:
+            findings.append(str(error))
+        except PipelineError:
+            pass  # it is among the findings
         served = self.repository.head()
         if served not in (head, now := self.agent.head(self.channel)):
             findings.append(
@@ -214,6 +224,13 @@ class Engine:
         return Verification(
             answer["snapshot"], answer["snapshots"], answer["packages"], (*findings, *answer["findings"])
         )
+
+    def _published(self, transaction: Transaction) -> str:
+        """Publish an uploaded or staged snapshot and remember it as the head; its id."""
+        head = self.agent.publish(transaction)
+        if self.repository.memory:
+            self.repository.memory.published(transaction.snapshot, transaction.repomd)
+        return head
 
     def _add(self, packages: Sequence[Package], *, reason: str, stage: bool = False, check: bool) -> Result:
         return self._change(
@@ -235,9 +252,15 @@ class Engine:
             work = functools.cache(lambda: stack.enter_context(workplace(self.signer.root / "compose")))
 
             def attempt() -> Result:
-                head, room = self.agent.look(self.channel)
-                parent = self.repository.state(head)
-                change = change_of(parent)
+                room = 0
+
+                def look() -> str:
+                    nonlocal room
+                    head, room = self.agent.look(self.channel)
+                    return head
+
+                parent = self.repository.head_state(look)
+                change = yanked_again(change_of(parent), parent, self.repository.has)
                 before, after = tuple(sorted(parent.digests)), tuple(change.names)
                 changed = before != after or bool(change.yank)
                 if not changed or check:
@@ -246,12 +269,13 @@ class Engine:
                 # Along the chain time only rises, even if the signer's clock goes back.
                 moment = max(int(self.now()), parent.index.revision + 1)
                 snapshot = compose(work(), self.channel, self.repository, parent, change, self.signer, reason, moment)
-                transaction = Transaction(id_, snapshot, str(work()))
+                repomd = sha256_file(work() / "snapshot/repodata/repomd.xml")
+                transaction = Transaction(id_, snapshot, str(work()), repomd)
                 self.agent.upload(transaction)
                 if stage:
                     self.agent.stage(transaction)
                     return Result(True, parent.id, snapshot, transaction, before, after, change.notes)
-                head = self.agent.publish(transaction)
+                head = self._published(transaction)
                 return Result(True, head, snapshot, None, before, after, change.notes)
 
             return self._patiently(attempt, (ParentMoved, Busy))

@@ -5,7 +5,8 @@ Rules:
 1. A repository is a folder or an http(s) URL of the same tree: mirrorlist, snapshots/ and the pool Packages/.
 2. The mirrorlist names the head. No mirrorlist means an empty repository. Every other failure is an error: a repository
    that is mistaken for an empty one would be built and published again.
-3. Verification precedes parsing: repomd.xml needs a trusted signature and a digest that ends the snapshot's id; any
+3. The signer reads a head with its memory (``heads``): a head that contradicts it is refused.
+4. Verification precedes parsing: repomd.xml needs a trusted signature and a digest that ends the snapshot's id; any
    other metadata file the digest that repomd.xml gives; snapshot.json a trusted signature and the snapshot's id.
 """
 
@@ -16,7 +17,8 @@ import hashlib
 import json
 import re
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ from ..base.errors import PipelineError
 from ..base.records import Package, Record, Snapshot
 from ..base.text import SNAPSHOT_ID
 from ..sign.trust import verify_detached
+from .heads import NONE, Memory
 from .metadata import TYPES, Identity, packages_txt, read_identities, read_packages, read_pkgids
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ _REPO = "{http://linux.duke.edu/metadata/repo}"
 class Published(Record):
     """The contents of a snapshot; of an empty repository ``head`` is "" and ``revision`` 0.
 
-    ``yanked`` are all file names that were ever yanked from the repository.
+    ``yanked`` are all file names that were ever yanked from the repository, those that its head owes included.
     """
 
     head: str
@@ -47,24 +50,34 @@ class Published(Record):
 
 @dataclass(frozen=True)
 class Index:
-    """A verified repomd.xml: its revision, and href and SHA-256 of each metadata file by type."""
+    """A verified repomd.xml: its revision, href and SHA-256 of each metadata file by type, and its own SHA-256."""
 
     revision: int
     files: dict[str, tuple[str, str]]
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
 class State:
-    """A verified snapshot, from which the next one is composed: its record, its packages in their order."""
+    """A verified snapshot, from which the next one is composed: its record, its packages in their order.
+
+    ``owed`` are names that were yanked, and that the record lacks since the operator accepted an older head.
+    """
 
     record: Snapshot
     index: Index
     packages: tuple[Identity, ...]
+    owed: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         """The snapshot's id, "" for an empty repository."""
         return self.record.id
+
+    @property
+    def yanked(self) -> tuple[str, ...]:
+        """All names that were ever yanked from the repository."""
+        return tuple(sorted({*self.record.yanked, *self.owed}))
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
@@ -72,15 +85,19 @@ class State:
         return {package.filename: package.sha256 for package in self.packages}
 
 
-EMPTY = State(Snapshot(id="", channel="", parent="", time=0, reason=""), Index(0, {}), ())
+EMPTY = State(NONE, Index(0, {}), ())
 
 
 class Repository:
-    """One channel for one Fedora release and architecture at ``location``, verified by the file ``trusted_keys``."""
+    """One channel for one Fedora release and architecture at ``location``, verified by the file ``trusted_keys``.
 
-    def __init__(self, location: str, trusted_keys: Path) -> None:
+    With ``memory``, the signer's, each reading of the head is compared with it.
+    """
+
+    def __init__(self, location: str, trusted_keys: Path, memory: Memory | None = None) -> None:
         self.location = location.rstrip("/")
         self.trusted_keys = trusted_keys
+        self.memory = memory
 
     def head(self) -> str:
         """The id of the published snapshot, "" for an empty repository."""
@@ -98,19 +115,40 @@ class Repository:
 
     def read(self, snapshot: str | None = None) -> Published:
         """The contents of a snapshot, by default of the head."""
-        head = self.head() if snapshot is None else snapshot
-        if not head:
-            return Published("", 0, ())
-        index = self._index(head)
-        packages = read_packages(self._metadata(head, index, "primary"))
-        return Published(head, index.revision, tuple(packages), self.record(head).yanked)
+        state = self._head(self.head) if snapshot is None else self._verified(snapshot)
+        packages = read_packages(self.packed(state, "primary")) if state.id else ()
+        return Published(state.id, state.index.revision, tuple(packages), state.yanked)
 
     def state(self, snapshot: str) -> State:
         """A snapshot as the parent of the next one; EMPTY for ""."""
+        return self._with_packages(self._verified(snapshot))
+
+    def head_state(self, ask: Callable[[], str] | None = None) -> State:
+        """The head as the parent of the next snapshot. ``ask`` returns its id, by default that of the mirrorlist."""
+        return self._with_packages(self._head(ask or self.head))
+
+    def _head(self, ask: Callable[[], str]) -> State:
+        """The verified head without its packages. Every reading of a head passes here."""
+        if self.memory is None:
+            return self._verified(ask())
+        known = self.memory.recall()
+        state = self._verified(ask())
+        return replace(state, owed=self.memory.compare(known, state.record, state.index.sha256, self._ancestor))
+
+    def _verified(self, snapshot: str) -> State:
+        """A snapshot without its packages."""
         if not snapshot:
             return EMPTY
         index = self._index(snapshot)
-        return State(self.record(snapshot), index, read_identities(self._metadata(snapshot, index, "other")))
+        return State(self.record(snapshot), index, ())
+
+    def _with_packages(self, state: State) -> State:
+        return replace(state, packages=read_identities(self.packed(state, "other"))) if state.id else state
+
+    def _ancestor(self, snapshot: str) -> Snapshot | None:
+        """The record of a snapshot, None if there is no such snapshot."""
+        there = self._get(f"snapshots/{snapshot}/snapshot.json", 1) is not None
+        return self.record(snapshot) if there else None
 
     def record(self, snapshot: str) -> Snapshot:
         """The signed record of a snapshot."""
@@ -255,4 +293,4 @@ def parse_repomd(text: bytes) -> Index:
         location, checksum = data.find(f"{_REPO}location"), data.find(f"{_REPO}checksum")
         if location is not None and checksum is not None:
             files[data.get("type", "")] = (location.get("href", ""), checksum.text or "")
-    return Index(int(root.findtext(f"{_REPO}revision", "0")), files)
+    return Index(int(root.findtext(f"{_REPO}revision", "0")), files, hashlib.sha256(text).hexdigest())

@@ -28,7 +28,8 @@ from ..base.run import CommandFailed, run
 from ..package.rpm import alone, read_package, rpm_errors, rpmbuild_argv, rpmbuild_environment
 from ..sign.keyring import parse_keys
 from ..sign.signer import Signer
-from ..sign.trust import list_public_keys, read_certificates
+from ..sign.trust import KEYS_NAME, list_public_keys, read_certificates
+from .heads import Memory
 from .metadata import read_packages, texts
 from .reader import Repository
 from .repo_file import ENABLED, ChannelRow
@@ -36,7 +37,6 @@ from .signatures import head_signer, require_unused, signing_key
 
 NAME = "mistralrs-release"
 SPEC = "mistralrs-release.spec"
-KEY_FILE = "RPM-GPG-KEY-mistralrs"
 TIMEOUT = 300
 
 _CONTENT = re.compile(
@@ -59,9 +59,8 @@ class Contents:
     @property
     def sources(self) -> dict[str, str]:
         """Its files by name."""
-        key = f"file:///etc/pki/rpm-gpg/{KEY_FILE}"
-        return {KEY_FILE: "".join(self.keys.values())} | {
-            row.repo: row.repo_file(self.url, key, enabled=row.name == ENABLED) for row in self.rows
+        return {KEYS_NAME: "".join(self.keys.values())} | {
+            row.repo: row.repo_file(self.url, enabled=row.name == ENABLED) for row in self.rows
         }
 
     @cached_property
@@ -156,7 +155,7 @@ def older_than(newest: Package, seen: Iterable[ChannelHead]) -> dict[str, tuple[
 
 @dataclass(frozen=True)
 class Request:
-    """The options of the module release_package."""
+    """The options of the module release_package. ``note`` takes sentences for the operator."""
 
     rows: tuple[ChannelRow, ...]
     location: str
@@ -165,12 +164,15 @@ class Request:
     signer: Signer
     spec_folder: Path
     without: str = ""
+    note: Callable[[str], object] = lambda _: None
 
-    @property
-    def repositories(self) -> dict[str, Repository]:
-        """The repository of each channel."""
-        base = self.location.rstrip("/")
-        return {row.name: Repository(f"{base}/{row.path}", self.signer.trusted_keys) for row in self.rows}
+    def repositories(self, *, keep: bool) -> dict[str, Repository]:
+        """The repository of each channel, with the signer's memory; with ``keep`` the heads are remembered."""
+        places = {row.name: f"{self.location.rstrip('/')}/{row.path}" for row in self.rows}
+        return {
+            name: Repository(place, self.signer.trusted_keys, Memory.of(self.signer, name, place, self.note, keep=keep))
+            for name, place in places.items()
+        }
 
     def contents(self) -> Contents:
         """The inputs of the package now."""
@@ -190,7 +192,7 @@ def provide(request: Request, *, check: bool = False) -> Decision:
     """
     if check and not request.signer.trusted_keys.is_file():
         return Decision(True, Package(NAME, request.fedora, "1", "noarch", "", "", "", 0), (), "the first")
-    repositories = request.repositories
+    repositories = request.repositories(keep=not check)
     if request.without:
         require_unused(request.without, repositories, request.signer, ignore=NAME)
     wanted = request.contents()
@@ -212,10 +214,9 @@ def provide(request: Request, *, check: bool = False) -> Decision:
 
 def read_published(name: str, repository: Repository) -> ChannelHead:
     """The verified head of a channel and its release packages."""
-    head = repository.head()
-    if not head:
-        return ChannelHead(name)
-    state = repository.state(head)
+    state = repository.head_state()
+    if not state.id:
+        return ChannelHead(name, yanked=state.yanked)
     packed = repository.packed(state, "primary")
     digests = {
         found[1].decode(): found[2].decode()
@@ -224,7 +225,7 @@ def read_published(name: str, repository: Repository) -> ChannelHead:
         if b"<name>mistralrs-release</name>" in text and (found := _CONTENT.search(text))
     }
     packages = [(package, digests.get(package.sha256, "")) for package in read_packages(packed) if package.name == NAME]
-    return ChannelHead(name, head, head_signer(repository, head), tuple(packages), state.record.yanked)
+    return ChannelHead(name, state.id, head_signer(repository, state.id), tuple(packages), state.yanked)
 
 
 def build(wanted: Contents, number: int, root: Path, spec_folder: Path) -> Package:

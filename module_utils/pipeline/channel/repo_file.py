@@ -1,6 +1,8 @@
 """The .repo files of the channels: one text for the release package and for the site.
 
 The role rpm_site takes it from the filter ``repo_file``, the release package from ``release_package``.
+
+``gpgkey=`` is always a file of the client: with an address there, ``dnf -y`` imports whatever key that address serves.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+
+from ..sign.trust import CLIENT_KEYS
 
 ENABLED = "stable"
 """The channel that the release package enables."""
@@ -28,8 +32,8 @@ class ChannelRow:
         expire = str(row.get("metadata_expire", cls.metadata_expire))
         return cls(name, str(row["path"]), str(row["repo"]), expire)
 
-    def repo_file(self, url: str, key: str, *, enabled: bool) -> str:
-        """The .repo file for the repositories below ``url``, with the trusted keys at the URL ``key``."""
+    def repo_file(self, url: str, *, enabled: bool) -> str:
+        """The .repo file for the repositories below ``url``."""
         return (
             f"[{self.repo.removesuffix('.repo')}]\n"
             f"name=mistral.rs for Fedora, {self.name}\n"
@@ -37,6 +41,6 @@ class ChannelRow:
             f"enabled={int(enabled)}\n"
             "gpgcheck=1\n"
             "repo_gpgcheck=1\n"
-            f"gpgkey={key}\n"
+            f"gpgkey=file://{CLIENT_KEYS}\n"
             f"metadata_expire={self.metadata_expire}\n"
         )

@@ -84,11 +84,11 @@ def require_unused(
 
 def signed_by(repository: Repository, subkeys: Iterable[str]) -> list[Package]:
     """The packages of the head that one of these keys signed; reads the headers of all packages."""
-    head = repository.head()
+    head = repository.head_state()
     ids = {subkey[-16:].lower() for subkey in subkeys}
-    if not head or not ids:
+    if not head.id or not ids:
         return []
-    packed = repository.packed(repository.state(head), "primary")
+    packed = repository.packed(head, "primary")
     ends = [int(end) for block, _ in texts("primary", packed) for end in _HEADER.findall(block)]
     return [
         package

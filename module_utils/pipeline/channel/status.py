@@ -21,7 +21,8 @@ from ..base.findings import Finding
 from ..base.records import Package, Record
 from ..base.text import ago, moment, size
 from ..base.versions import by_build
-from .reader import Published
+from .heads import HeadRefused
+from .reader import Published, State
 
 GB = 10**9
 ROOM = 3  # times the largest package: a release has one for each flavour
@@ -44,13 +45,17 @@ def status_of(
     host: Mapping[str, Any] | PipelineError,
     keys: Iterable[Finding],
     deep: Mapping[str, Any] | PipelineError | None = None,
+    known: State | PipelineError | None = None,
 ) -> Status:
     """The status from reading the repository, from the agent and from the keys; each may be an error instead.
 
-    ``deep`` is the agent's answer to ``verify``, None unless requested.
+    ``deep`` is the agent's answer to ``verify``, None unless requested. ``known`` is the head, compared with the
+    signer's memory.
     """
     findings = [check_signed(published)]
     packages: tuple[Package, ...] = () if isinstance(published, PipelineError) else published.packages
+    if isinstance(known, (State, HeadRefused)):
+        findings.append(check_known(known, packages))
     if isinstance(host, PipelineError):
         findings.append(Finding.bad("agent", host.what, "an answer", f"{host.where}: {host.remedy}"))
         host = {}
@@ -70,6 +75,18 @@ def check_signed(published: Published | PipelineError) -> Finding:
     if isinstance(published, PipelineError):
         return Finding.bad("signature", published.what, "by a trusted key", f"{published.where}: {published.remedy}")
     return Finding.ok("signature", "by a trusted key" if published.head else "nothing published", "by a trusted key")
+
+
+def check_known(known: State | HeadRefused, packages: Iterable[Package]) -> Finding:
+    """The head is what the signer knows, or descends from it, and has no package of a yank that it lacks."""
+    check, needed = "known head", "what this signer knows"
+    if isinstance(known, HeadRefused):
+        return Finding.bad(check, known.what, needed, f"{known.where}: {known.remedy}")
+    back = sorted({package.filename for package in packages} & set(known.owed))
+    remedy = "Run prune.yml: the next snapshot yanks them again"
+    return Finding.of(
+        check, f"yanked packages: {', '.join(back)}" if back else needed, needed, fits=not back, remedy=remedy
+    )
 
 
 def check_head(seen: str, head: str) -> Finding:

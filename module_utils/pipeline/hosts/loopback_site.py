@@ -4,11 +4,13 @@ Rules:
 
 1. nginx listens on 127.0.0.1 only, serves one folder, and refuses every path with a dotfile in it (the state of the
    agent is in ``.publisher``).
-2. Cache lifetimes and content types are those of ``nginx_rules``. There is no open_file_cache: it would serve the old
-   target of a link after a new snapshot became the head.
+2. Cache lifetimes, content types and the links that are followed are those of ``nginx_rules``. There is no
+   open_file_cache: it would serve the old target of a link after a new snapshot became the head.
 3. Every answer carries ``X-Served-By`` with a digest of the configuration. It distinguishes this very site from another
    program on the port.
-4. The system's nginx, its configuration and its logs do not change: all files are in ``state_dir``.
+4. Started by root, nginx reads files as the account ``nobody`` wherever that account can reach the folder: a link, or a
+   mistake in these rules, then shows nothing that others may not read.
+5. The system's nginx, its configuration and its logs do not change: all files are in ``state_dir``.
 
 ``python -m pipeline.hosts.loopback_site ROOT PORT`` serves in the foreground until Ctrl-C.
 """
@@ -16,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import grp
 import http.client
 import os
 import pwd
@@ -23,6 +26,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -76,6 +80,7 @@ http {{
         add_header X-Served-By "{marker}" always;
 
         location ~ /\\. {{ return 403; }}
+        {links}
     }}
 }}
 """
@@ -96,7 +101,8 @@ class Site:
     @property
     def marker(self) -> str:
         """The value of X-Served-By. It does not depend on ``state_dir`` or the account: several may use one site."""
-        digest = digest_of([_CONF, nginx_rules.CACHE_CONTROL, nginx_rules.TYPES, str(self.root), self.port])
+        rules = (nginx_rules.CACHE_CONTROL, nginx_rules.TYPES, nginx_rules.LINKS)
+        digest = digest_of([_CONF, *rules, str(self.root), self.port])
         return f"mistralrs-rpm {digest[:16]}"
 
     @property
@@ -110,8 +116,7 @@ class Site:
         return [_nginx(), "-p", state, "-e", f"{state}/error.log", "-c", f"{state}/nginx.conf", *more]
 
     def _render(self, state: str, marker: str) -> str:
-        # By default root's workers run as an account that may not read a folder in a home.
-        user = f"user {pwd.getpwuid(0).pw_name};\n" if os.geteuid() == 0 else ""
+        user = f"user {_account(self.root)};\n" if os.geteuid() == 0 else ""
         for text in (str(self.root), state):
             if re.search(r'["$\\\n]', text):
                 raise PipelineError("nginx cannot serve a folder with this name", text, "Choose another name")
@@ -123,6 +128,7 @@ class Site:
             marker=marker,
             cache_control=nginx_rules.CACHE_CONTROL,
             types=nginx_rules.TYPES,
+            links=nginx_rules.LINKS,
         )
 
 
@@ -239,6 +245,14 @@ def _nginx() -> str:
     if found is None:
         raise ProgramMissing("nginx")
     return found
+
+
+def _account(root: Path) -> str:
+    """The account and group as which root's nginx reads ``root``: root's where others may not enter, as in its home."""
+    folder = root.resolve()
+    open_to_all = all(path.stat().st_mode & stat.S_IXOTH for path in (folder, *folder.parents) if path.exists())
+    account = pwd.getpwnam("nobody") if open_to_all else pwd.getpwuid(0)
+    return f"{account.pw_name} {grp.getgrgid(account.pw_gid).gr_name}"
 
 
 def _pid(state_dir: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""nginx's rules of every site that serves repositories: cache lifetimes and content types.
+"""nginx's rules of every site that serves repositories: cache lifetimes, content types and links.
 
 ``loopback_site`` reads them here, the template of the role rpm_site by the lookup plugin ``nginx_rules``.
 """
@@ -29,3 +29,13 @@ TYPES = """types {
     image/svg+xml         svg;
 }"""
 """For the context http or server."""
+
+LINKS = r"""disable_symlinks on from=$document_root;
+location ~ ^/.+/(repodata|snapshots/[^/]+/Packages)/[^/]*$ {
+    disable_symlinks if_not_owner from=$document_root;
+}"""
+"""For the context server, after the locations that refuse paths: no link is followed but a repository's own two.
+
+They are the head's metadata and a snapshot's packages, and lead only to files of the link's owner. An account that
+writes a repository could otherwise have any file served that nginx may read.
+"""

@@ -29,7 +29,7 @@ from ..base.errors import PipelineError
 from ..base.records import Package, sha256_file
 from ..base.run import CommandFailed, ProgramMissing, run
 from ..base.text import last_words
-from ..sign.trust import signer_of
+from ..sign.trust import CLIENT_KEYS, KEYS_NAME, signer_of
 from .proof import (
     Proof,
     ProofOrder,
@@ -72,18 +72,20 @@ def prove(order: ProofOrder) -> Proof:
         raise PipelineError(
             f"the trusted keys cannot be read: {error.strerror}", order.trusted_keys, "Export them from the signer"
         ) from error
-    for key in repo.keys:
-        if strangers := set(fingerprints_of(fetch(key), key)) - set(trusted):
-            raise PipelineError(
-                f"the channel offers a key that is not trusted: {', '.join(sorted(strangers))}",
-                key,
-                f"Find out who put it there; the trusted keys are in {order.trusted_keys}",
-            )
+    key = f"{order.url.rstrip('/')}/{KEYS_NAME}"
+    offered = as_gpg_reads(fetch(key), key)
+    if strangers := set(fingerprints_of(offered, key)) - set(trusted):
+        raise PipelineError(
+            f"the site offers a key that is not trusted: {', '.join(sorted(strangers))}",
+            key,
+            f"Find out who put it there; the trusted keys are in {order.trusted_keys}",
+        )
 
     with Client(transcript, order.library_path, Path(order.system)) as client:
         fingerprints = (f for primary, subkeys in trusted.items() for f in (primary, *subkeys))
         prover = Prover(order, client, program, repo, fingerprints)
         versions = prover.prepare()
+        client.write(CLIENT_KEYS, offered)
         for step in steps:
             with _name_in_errors(step):
                 prover.carry_out(step)
@@ -337,7 +339,17 @@ def fetch(url: str) -> bytes:
         ) from error
 
 
-def fingerprints_of(keys: bytes, where: str) -> dict[str, tuple[str, ...]]:
+def as_gpg_reads(keys: bytes, where: str) -> str:
+    """The keys that gpg finds, as users write them (docs/user.md): in a damaged file rpm finds keys that gpg hides."""
+    with tempfile.TemporaryDirectory(prefix="mistralrs-keys-") as home:
+        words = ("gpg", "--batch", "--homedir", home, "--armor", "--import-options", "import-export", "--import")
+        try:
+            return run(words, stdin=keys).stdout
+        except CommandFailed as error:
+            raise PipelineError(f"not a public key: {error.what}", where, "Export the key again") from error
+
+
+def fingerprints_of(keys: bytes | str, where: str) -> dict[str, tuple[str, ...]]:
     """The primary keys of an armored file, with their subkeys."""
     with tempfile.TemporaryDirectory(prefix="mistralrs-keys-") as home:
         try:

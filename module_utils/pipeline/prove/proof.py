@@ -8,8 +8,8 @@ Values in, values out; ``dnf_client`` carries the steps out. The steps:
 
 Rules:
 
-1. The client gets the channel's .repo file as users get it. The file must enable the check of the signatures of
-   packages and metadata, and the keys that it names must be trusted keys.
+1. The client gets the channel's .repo file and the site's keys as users get them. The .repo file must enable the check
+   of the signatures of packages and metadata, and name no key but the client's own file. The keys must be trusted keys.
 2. A staged snapshot is complete under its final URL before any mirrorlist names it. The client reads it by that URL
    as baseurl; every other line of the .repo file stays. Only previous packages still come from the published head.
 3. What a Fedora system would provide (symbols of libc, systemd, the libraries of CUDA) comes from one provider package,
@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from ..base.errors import PipelineError
 from ..base.records import Flavour, Package, Record
 from ..base.text import SNAPSHOT_ID
+from ..sign.trust import CLIENT_KEYS
 
 PROVIDER = "mistralrs-client-provider"
 SOURCES = ("mirrorlist", "metalink", "baseurl")
@@ -98,11 +99,10 @@ class Proof(Record):
 
 @dataclass(frozen=True)
 class RepoFile:
-    """A valid .repo file: its text, the repository's id and the URLs of its keys."""
+    """A valid .repo file: its text and the repository's id."""
 
     text: str
     id: str
-    keys: tuple[str, ...]
 
     def at(self, baseurl: str) -> str:
         """Its text with ``baseurl`` as the only place to read from."""
@@ -183,10 +183,10 @@ def repo_file_name(channel: str) -> str:
 
 
 def read_repo_file(text: str, url: str, where: str) -> RepoFile:
-    """Parse and check a .repo file (rule 1); every URL in it must be below ``url``. PipelineError names the fault."""
+    """Parse and check a .repo file (rule 1); it must read from below ``url``. PipelineError names the fault."""
 
     def refuse(what: str) -> PipelineError:
-        return PipelineError(what, where, "Correct the .repo file's template and publish it again")
+        return PipelineError(what, where, "Publish the .repo files again: playbooks/repo_host.yml writes them")
 
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -205,16 +205,17 @@ def read_repo_file(text: str, url: str, where: str) -> RepoFile:
             raise refuse("the .repo file sets skip_if_unavailable: a bad signature would go unnoticed")
     except (configparser.Error, ValueError) as error:
         raise refuse(f"not a .repo file: {str(error).splitlines()[0]}") from error
-    keys = tuple(repo.get("gpgkey", "").replace(",", " ").split())
-    if not keys:
-        raise refuse("the .repo file has no gpgkey")
+    # dnf -y imports whatever key an address serves.
+    if repo.get("gpgkey", "").strip() != f"file://{CLIENT_KEYS}":
+        keys = " ".join(repo.get("gpgkey", "").split()) or "nothing"
+        raise refuse(f"the .repo file takes its keys from {keys}, not from file://{CLIENT_KEYS} alone")
     sources = [repo[option] for option in SOURCES if option in repo]
-    for address in (*keys, *sources):
+    for address in sources:
         if not address.startswith(f"{url.rstrip('/')}/"):
             raise refuse(f"the .repo file refers to {address}, which is not below {url}")
     if not sources:
         raise refuse("the .repo file has neither mirrorlist nor baseurl")
-    return RepoFile(text, enabled[0], keys)
+    return RepoFile(text, enabled[0])
 
 
 def parse_fingerprints(colons: str) -> dict[str, tuple[str, ...]]:
@@ -299,10 +300,10 @@ def remedy_for(output: str) -> str:
 
 _REMEDIES = {
     r"repomd\.xml GPG signature|[Bb]ad (PGP|GPG) signature|[Ss]igning key not found": (
-        "The metadata is not signed by a key of the .repo file: publish a new snapshot with such a key"
+        "The metadata is not signed by a key that the site offers: publish a new snapshot with such a key"
     ),
     r"is not signed|GPG check FAILED|PGP check|Public key for|Import of the key didn't help": (
-        "A package is not signed by a key of the .repo file: raise package_release and release it again"
+        "A package is not signed by a key that the site offers: raise package_release and release it again"
     ),
     r"hecksum|Inconsistent server data": ("The repository's files do not match its metadata: publish a new snapshot"),
     r"nothing provides": "The repository lacks a package that another package requires",

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ..base.environment import environment
 from ..base.errors import PipelineError
 from ..base.run import ProgramMissing, run
 
@@ -92,6 +93,7 @@ class Client:
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
                     *("sh", "-c", self._HOLDER, "sh", self._base, str(self.system), *self.folders),
                 ],
+                env=environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

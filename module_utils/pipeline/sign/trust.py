@@ -20,6 +20,12 @@ from pathlib import Path
 from ..base.errors import PipelineError
 from ..base.run import CommandFailed, run
 
+KEYS_NAME = "RPM-GPG-KEY-mistralrs"
+"""The name of the trusted keys' file on the site."""
+
+CLIENT_KEYS = f"/etc/pki/rpm-gpg/{KEYS_NAME}"
+"""Its path on a client, in Fedora's folder for keys. mistralrs-release owns it, and every .repo file names it."""
+
 _SIGNATURE = re.compile(r"\nSignature.*?Key (?:ID|Fingerprint):? *([0-9a-fA-F]{16,})", re.DOTALL)
 _BLOCK = re.compile(
     rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(?:[^\r\n]+\r?\n)*\r?\n(?P<body>[A-Za-z0-9+/=\r\n]+?)"

@@ -5,7 +5,8 @@ Rules:
 1. The developer's repository is never written: new objects go to a temporary git directory that has the developer's
    objects as alternates.
 2. No program of the developer's configuration runs, no hook, filter or file monitor: the repository may be anybody's.
-   Its rules for ignored files and for comparing files apply. Submodules stay at the commits that the index names: git
+   Its rules for ignored files and for comparing files apply, and those of the developer's own configuration: the
+   developer's git wrote those files. Submodules stay at the commits that the index names: git
    would enter them with their own configuration.
 3. Uncommitted work becomes a commit on top of HEAD, one second later so that its package sorts above that of HEAD. Its
    names and dates are fixed: the same files give the same commit. A clean tree is HEAD itself.
@@ -17,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
 import tempfile
 import time
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import PipelineError
-from ..base.git import OFFLINE, git, has, initialise, parents_and_time, remote_refs
+from ..base.git import OFFLINE, account, default_excludes, git, has, initialise, parents_and_time, remote_refs
 from ..base.records import Flavour, Source
 from ..base.run import CommandFailed
 from ..base.versions import commit_version
@@ -39,7 +41,7 @@ _PERSON = "Uncommitted work <uncommitted@localhost>"
 _MADE = "made"
 # A pack of another run stays for this many seconds.
 _KEPT = 86400
-# The settings of the clone that decide whether a file differs or is ignored; none of them names a program.
+# The settings that decide whether a file differs or is ignored; none of them names a program.
 _HONOURED = ("core.fileMode", "core.autocrlf", "core.eol", "core.symlinks", "core.ignoreCase", "core.excludesFile")
 
 
@@ -155,8 +157,10 @@ class Clone:
         return self._ask("-c", "core.fsmonitor=false", "ls-files", "--sparse", "--stage", "-z")
 
     def settings(self) -> dict[str, str]:
-        """The settings of its configuration that apply."""
-        values = {}
+        """The settings of the developer's and of its configuration that apply; its own win."""
+        own = dict(account(f"^({'|'.join(map(re.escape, map(str.lower, _HONOURED)))})$"))
+        values = {name: own[name.lower()] for name in _HONOURED if name.lower() in own}
+        values.setdefault("core.excludesFile", str(default_excludes()))
         for name in _HONOURED:
             try:
                 values[name] = git("config", "--file", self.common / "config", "--get", name).strip()

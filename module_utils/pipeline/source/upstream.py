@@ -180,7 +180,7 @@ def update_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> 
     Holds the mirror's lock, so that two runs on one controller do not fetch into it at once.
     """
     with held(mirror.with_suffix(".lock")):
-        initialise(mirror, bare=True)
+        initialise(mirror, bare=True, commits_of=url)
         wanted = {
             name: value for name, value in refs.items() if fnmatchcase(name, ref) or name.startswith("refs/tags/")
         }
@@ -188,6 +188,5 @@ def update_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> 
         present = {name: value for value, name in (line.split(" ", 1) for line in listed.splitlines())}
         if all(present.get(name) == value for name, value in wanted.items() if not name.endswith("^{}")):
             return
-        git("config", "remote.origin.url", url, repository=mirror)
         git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "--prune", "origin",
             f"+{ref}:{ref}", "+refs/tags/*:refs/tags/*", repository=mirror, timeout=1800)  # fmt: skip
