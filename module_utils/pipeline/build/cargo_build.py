@@ -34,6 +34,7 @@ from ..report.report_data import Costs, amounts, build_report, largest
 from ..source.checkout import Checkout, move
 from ..source.trust import RELEASE
 from ..toolchain import nvcc
+from ..toolchain.verified import verify_programs
 from . import handover, layers, processes
 from .fetch import fetch
 from .inputs import Build, build_argv, environment
@@ -73,6 +74,7 @@ def make(
         began = time.time()
         phases = _Phases()
         report.rotate(log.parent, name, build.logs_kept, log)
+        verify_programs(build.root, build.programs)
         layers.renew(build)
         tree = move(checkout, build.source, build.package)
         stream.write(f"# {build.source.ref} {build.source.commit} flavour {name}, inputs {build.inputs}\n")

@@ -33,6 +33,7 @@ from ..source.mirrors import Mirrors
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
 from ..toolchain.layout import build_path
 from ..toolchain.rust import Rust, find_rust
+from ..toolchain.verified import verify_programs
 from . import cache_levels, downloads, sandboxes
 from .compatibility import (
     Compatibility,
@@ -103,6 +104,12 @@ def check_rust(found: str, needed: str) -> Finding:
     )
 
 
+def check_toolchain(failure: PipelineError | None) -> Finding:
+    """The compilers against the lists that their installation left."""
+    found = f"{failure.what} ({failure.where})" if failure else "as installed"
+    return Finding.of("toolchain", found, "as installed", fits=not failure, remedy=failure.remedy if failure else "")
+
+
 def check_rustflags(flags: str) -> Finding:
     return Finding.of(
         "target CPU",
@@ -171,6 +178,7 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     findings += [
         *sandboxes.check(request.root, protected=request.protected, overlays=request.overlays),
         *(check_program(name, shutil.which(name, path=path if name in ("gcc", "g++") else None)) for name in PROGRAMS),
+        check_toolchain(_changed(request)),
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
         check_rustflags(request.rustflags),
     ]
@@ -204,6 +212,17 @@ def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
     except OSError as error:
         reason, remedy = f"{error.strerror} ({error.filename})", f"Let the building account own {request.root}"
     return None, [Finding.bad("commit", reason, f"{source.ref} of {source.url}", remedy)]
+
+
+def _changed(request: BuildRequest) -> PipelineError | None:
+    """Why a tree of the toolchain that the build uses may not be used. Nothing of it has run yet."""
+    named = [request.cargo, request.nvcc, str(request.cache.program) if request.cache else ""]
+    programs = [Path(name) for name in named if name and Path(name).is_absolute() and Path(name).exists()]
+    try:
+        verify_programs(request.root, programs)
+    except PipelineError as error:
+        return error
+    return None
 
 
 def _rust(cargo: str) -> Rust | None:
