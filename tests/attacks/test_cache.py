@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.cache import shared_cache
-from pipeline.cache.shared_cache import CONNECTIONS, Relay
+from pipeline.cache.redis import Redis
+from pipeline.cache.relay import CONNECTIONS, LARGEST, Relay
 from support.shared_cache import Builder, RedisServer, connected, installed_sccache
 
 NAME = b"a/b/c/" + b"0" * 64
@@ -150,7 +150,7 @@ def test_an_entry_that_holds_commands_is_an_entry(relay: Relay) -> None:
     "request_of",
     [
         b"*3\r\n$3\r\nSET\r\n$70\r\n" + NAME + b"\r\n$99999999999\r\n",
-        b"*3\r\n$3\r\nSET\r\n$70\r\n" + NAME + b"\r\n$%d\r\n" % (shared_cache.LARGEST + 1),
+        b"*3\r\n$3\r\nSET\r\n$70\r\n" + NAME + b"\r\n$%d\r\n" % (LARGEST + 1),
         b"*2\r\n$3\r\nGET\r\n$257\r\n", b"*999999\r\n", b"*-1\r\n", b"*2\r\n$-1\r\n", b"$3\r\nGET\r\n",
         b"GET " + TAKEN + b"\r\n", b"x" * 4096, b"\0" * 600, b"*1\r\n$4\r\nPINGxx", b"*1\r\n$99\r\n",
     ],
@@ -203,4 +203,4 @@ def test_a_wrong_address_is_no_error_of_a_build(builder: Builder) -> None:
     assert "its shared level cannot be used (SCCACHE_REDIS_ENDPOINT is no URL" in warning
     assert "sesame-9" not in made.log
     with pytest.raises(PipelineError, match="is no URL"):
-        shared_cache.Redis.of({"SCCACHE_REDIS_ENDPOINT": "redis://host:many"})
+        Redis.of({"SCCACHE_REDIS_ENDPOINT": "redis://host:many"})

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pipeline.cache import shared_cache
-from pipeline.cache.shared_cache import Redis
+from pipeline.cache import relay as relays
+from pipeline.cache.redis import Redis
 from support.ports import free_port
 from support.shared_cache import COMPILE, Builder, RedisServer, connected, installed_sccache, reached
 
@@ -78,7 +78,7 @@ def test_a_wrong_password_warns_and_the_disk_level_works(redis: RedisServer, bui
 def test_a_shared_level_that_is_lost_during_a_build_costs_no_time(
     redis: RedisServer, builder: Builder, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(shared_cache, "TIMEOUT", 0.5)
+    monkeypatch.setattr(relays, "TIMEOUT", 0.5)
     redis.start()
     assert redis.process
     builder.write(**redis.account())
@@ -112,7 +112,7 @@ def _lose(process: subprocess.Popen[bytes], folder: Path, number: signal.Signals
 def test_an_idle_connection_that_redis_closes_is_no_loss(redis: RedisServer, tmp_path: Path) -> None:
     redis.start()
     name = b"a/b/c/" + b"0" * 64
-    relay = shared_cache.Relay(redis.redis, tmp_path / "relay")
+    relay = relays.Relay(redis.redis, tmp_path / "relay")
     relay.start()
     try:
         with connected(relay.path) as ask:

@@ -22,7 +22,7 @@ import yaml
 from pipeline.base.sandbox import Sandbox
 from pipeline.cache import shared_cache
 from pipeline.cache.compile_cache import Cache
-from pipeline.cache.shared_cache import Redis, resp
+from pipeline.cache.redis import Redis, resp
 from pipeline.toolchain import sccache
 from pipeline.toolchain.sccache import Wheel
 

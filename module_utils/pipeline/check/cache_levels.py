@@ -22,7 +22,7 @@ from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.text import without_account
 from ..cache.compile_cache import Cache
-from ..cache.shared_cache import Redis, reason_of
+from ..cache.redis import Redis, reason_of
 
 TIMEOUT = 3
 # The file that sccache looks for when it starts.
