@@ -204,3 +204,10 @@ def test_a_wrong_address_is_no_error_of_a_build(builder: Builder) -> None:
     assert "sesame-9" not in made.log
     with pytest.raises(PipelineError, match="is no URL"):
         Redis.of({"SCCACHE_REDIS_ENDPOINT": "redis://host:many"})
+
+
+def test_settings_where_a_build_could_read_them_are_refused(builder: Builder) -> None:
+    file = builder.root / "cache/sccache.env"
+    file.write_text(file.read_text().replace(f"{builder.root}/cache/sccache", str(builder.root)))
+    with pytest.raises(PipelineError, match="lies below SCCACHE_DIR, which builds read and write"):
+        builder.cache.read()

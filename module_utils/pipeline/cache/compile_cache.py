@@ -119,7 +119,11 @@ class Cache:
     def read(self) -> dict[str, str]:
         """The settings. Raises OSError or PipelineError for an unusable file."""
         if self.settings:
-            return parse_settings(self.settings.read_text())
+            found = parse_settings(self.settings.read_text())
+            level = found.get("SCCACHE_DIR")
+            if level and self.settings.resolve().is_relative_to(Path(level).resolve()):
+                raise PipelineError("the file lies below SCCACHE_DIR, which builds read and write")
+            return found
         return {"SCCACHE_DIR": str(self.folder)} if self.folder else {}
 
 
