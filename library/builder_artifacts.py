@@ -1,18 +1,19 @@
 #!/usr/bin/python
-"""Prune: old artifacts and packages of a builder, and old copies on the signer."""
+"""Prune: old artifacts of a builder, and old packages and copies on the signer."""
 
 DOCUMENTATION = r"""
 module: builder_artifacts
-short_description: Keep the newest artifacts and packages of a builder, and the newest copies on the signer
+short_description: Keep the newest artifacts of a builder, and the newest packages and copies on the signer
 description:
-  - On a builder, removes all artifacts and unsigned packages of each flavour except the newest and those in use.
-  - On the signer, does the same with the packages in its inbox and with those that it signed.
+  - On a builder, removes all artifacts and hand-overs of each flavour except the newest and those in use.
+  - On the signer, does the same with the hand-overs in its inbox, and with what it packaged and signed.
   - A later run makes a removed one again, from the caches.
 author: mistralrs-rpm
 options:
   root:
     description:
-      - The root of a builder, with C(artifacts) and C(packages), or of the signer, with C(incoming) and C(signed).
+      - The root of a builder, with C(artifacts) and C(handover), or of the signer, with C(incoming), C(packages) and
+        C(signed).
     type: path
     required: true
   keep:
@@ -29,7 +30,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Keep the newest artifacts and packages
+- name: Keep the newest artifacts
   builder_artifacts:
     root: /var/lib/mistralrs-rpm
     keep: 5

@@ -3,11 +3,13 @@
 
 DOCUMENTATION = r"""
 module: flavour_spread
-short_description: Spread flavours over the builders, and collect what they packaged
+short_description: Spread flavours over the builders, and collect what they handed over
 description:
   - Returns the share of each builder. The same builders and flavours always give the same shares.
   - Called again after a round, it gives the flavours of a lost builder, and those that a builder's check refused, to
-    another builder. It compares each package that arrived with the digest that its builder reports.
+    another builder, and returns what was handed over.
+  - Before the first round it checks that this host, the signer, can package.
+  - With O(agreement) above 1, that many builders build each flavour at once.
   - A flavour that did not compile is not tried elsewhere.
 author: mistralrs-rpm
 options:
@@ -64,6 +66,10 @@ options:
     description: No round follows. Flavours that could still be built then count as missing.
     type: bool
     default: false
+  agreement:
+    description: The number of builders that must build each flavour. More than the inventory has is an error.
+    type: int
+    default: 1
 extends_documentation_fragment: [read_only]
 """
 
@@ -88,15 +94,13 @@ missing:
   returned: success
   type: list
   elements: dict
-packages:
-  description: The Package records that arrived, verified.
+handed:
+  description:
+    - The flavours for the signer to package, each with C(flavour), its record, and C(builders), a list of C(builder)
+      and C(file).
   returned: success
   type: list
   elements: dict
-version_line:
-  description: The line that C(mistralrs --version) of the packaged binaries prints; empty without packages.
-  returned: success
-  type: str
 lost:
   description: The builders that are gone.
   returned: success
@@ -112,8 +116,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Flavour
+from ansible.module_utils.pipeline.package.rpm import require_tools
 from ansible.module_utils.pipeline.plan.outcomes import outcomes_of
-from ansible.module_utils.pipeline.plan.spread import Builder, spread, verified, version_line
+from ansible.module_utils.pipeline.plan.spread import Builder, handed_over, spread
 from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
 ARGUMENT_SPEC: ArgumentSpec = {
@@ -134,12 +139,16 @@ ARGUMENT_SPEC: ArgumentSpec = {
     "given": {"type": "dict", "default": {}},
     "lost": {"type": "list", "elements": "str", "default": []},
     "last": {"type": "bool", "default": False},
+    "agreement": {"type": "int", "default": 1},
 }
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
-    # 1. The flavours, and the builders with their outcomes so far.
+    # 1. The signer must be able to package what they build.
+    if not p["given"]:
+        require_tools()
+    # 2. The flavours, and the builders with their outcomes so far.
     wanted = {row["name"]: row for row in p["flavours"]}
     table = [flavour.name for flavour in map(Flavour.from_dict, p["table"])]
     builders = [
@@ -153,17 +162,19 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         )
         for row, answer, outcomes in zip(p["builders"], p["answers"], p["outcomes"], strict=True)
     ]
-    # 2. The packages that arrived.
-    packages = verified(builders)
     # 3. The shares of the next round.
     given = {name: [row["name"] for row in rows] for name, rows in p["given"].items()}
-    found = spread(list(wanted), builders, table, given=given, lost=p["lost"], last=p["last"])
+    found = spread(list(wanted), builders, table, given=given, lost=p["lost"], last=p["last"], agreement=p["agreement"])
+    # 4. What the signer can package.
+    handed = handed_over(list(wanted), builders, p["agreement"])
     return {
         "changed": False,
         "shares": {name: [wanted[flavour] for flavour in share] for name, share in found.shares.items()},
         "missing": [row.to_dict() for row in found.missing],
-        "packages": [package.to_dict() for package in packages],
-        "version_line": version_line(builders),
+        "handed": [
+            {"flavour": wanted[flavour], "builders": [one.to_dict() for one in some]}
+            for flavour, some in handed.items()
+        ],
         "lost": list(found.lost),
         # With one builder the row would only repeat the flavours.
         **({"step": step("spread", found.summary)} if len(builders) > 1 else {}),

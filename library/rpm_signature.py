@@ -5,6 +5,7 @@ DOCUMENTATION = r"""
 module: rpm_signature
 short_description: Sign a package and verify the signature
 description:
+  - Refuses a package that is not in the signer's own folders, and one that is not what its record names.
   - Signs a copy of an unsigned package, and verifies the copy with rpm while every digest and signature is required and
     the trusted keys alone are known. The package itself stays as it is.
   - A signed copy of an earlier run is recognised by its digest and reused as long as its key is trusted, even if
@@ -44,11 +45,13 @@ step:
   type: dict
 """
 
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Package
-from ansible.module_utils.pipeline.sign.rpm_signature import sign_package
+from ansible.module_utils.pipeline.package.rpm import read_package
+from ansible.module_utils.pipeline.sign.rpm_signature import require_own, sign_package
 from ansible.module_utils.pipeline.sign.signer import Signer
 from ansible.module_utils.pipeline_module import SIGNER, ArgumentSpec, run, step
 
@@ -56,8 +59,12 @@ ARGUMENT_SPEC: ArgumentSpec = {"package": {"type": "dict", "required": True}, **
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
-    unsigned = Package.from_dict(module.params["package"])
-    done = sign_package(unsigned, Signer.of(module.params["signer"]), check=module.check_mode)
+    unsigned, signer = Package.from_dict(module.params["package"]), Signer.of(module.params["signer"])
+    # 1. Only what this signer made is signed. In check mode there may be no file yet.
+    if unsigned.path or not module.check_mode:
+        require_own(unsigned, read_package(Path(unsigned.path)), signer)
+    # 2. Sign a copy, or find it.
+    done = sign_package(unsigned, signer, check=module.check_mode)
     name = unsigned.filename
     would = done.changed and module.check_mode
     return {

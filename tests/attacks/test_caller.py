@@ -169,6 +169,17 @@ def test_the_caller_does_not_stand_in_a_repository(
     assert "refs/tags/v0.9.2" in remote_refs(f"file://{upstream}")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a repository to another account")
+def test_a_repository_of_another_account_is_refused_whatever_the_caller_thinks_of_it(
+    tmp_path: Path, upstream: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".gitconfig").write_text("[safe]\n\tdirectory = *\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    os.chown(upstream, 65534, 65534)
+    with pytest.raises(PipelineError, match="dubious ownership.* belongs to another account: give it to the one"):
+        remote_refs(f"file://{upstream}")
+
+
 # ---------------------------------------------------------------- other programs
 
 

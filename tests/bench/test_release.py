@@ -39,7 +39,7 @@ def tool_seconds(pipeline: Pipeline, run: Run, version: str) -> dict[str, float]
         if (data := json.loads(path.read_text()))["source"]["version"] == version
     ]
     dnf = re.search(r"by dnf\S* .* in ([\d.]+) s", run.row("prove", "ada"))
-    log = Path(pipeline.root / "builder/log/rpmbuild-ada.log")
+    log = Path(pipeline.root / "signer/log/rpmbuild-ada.log")
     took = re.search(r"^# rpmbuild took ([\d.]+) s$", log.read_text(), re.MULTILINE)
     assert dnf
     assert took

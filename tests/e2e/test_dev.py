@@ -62,7 +62,7 @@ def test_a_clone_becomes_a_package_that_is_not_published(pipeline, clone):
 
 
 def test_uncommitted_work_recompiles_only_changed_crates_and_a_second_run_is_idempotent(pipeline, clone):
-    """Signer and builder are separate hosts: the commit and the package are copied between them."""
+    """Signer and builder are separate hosts: the commit and the artifact are copied between them."""
     change(clone, 41)
     before = state(clone)
     options = {"source": str(clone), "uncommitted": True, "signer_inbox": f"{pipeline.root}/inbox"}
@@ -71,7 +71,9 @@ def test_uncommitted_work_recompiles_only_changed_crates_and_a_second_run_is_ide
     assert queried(package(run), "%{VERSION}").endswith(".dirty")
     compiled, fresh = map(int, re.findall(r"(\d+) (?:units|were)", run.row("build", "cpu"))[:2])
     assert 0 < compiled < fresh
-    assert [path.name for path in (pipeline.root / "inbox").glob("*/*.rpm")] == [package(run).name]
+    (handed,) = (pipeline.root / "inbox/localhost").glob("*.tar")
+    assert package(run).name == f"mistralrs-{handed.stem}.x86_64.rpm"
+    assert package(run).is_relative_to(pipeline.root / "signer/packages")
     again = pipeline.run("dev", **options)
     assert (again.status, again.changed) == (0, 0)
     assert package(again) == package(run)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.base.records import Artifact, Flavour, Package, Source, sha256_file
+from pipeline.base.records import Flavour, Package, Source, sha256_file
 from pipeline.package import rpm
+from pipeline.package.handover import pack
 from pipeline.package.rpm import Packaging, read_package
+from support.handovers import build, hand_over, make_artifact
 
 COMMIT = "9e92262aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 SOURCE = Source("https://example.org/mistral.rs.git", "v0.8.0", "tag", COMMIT, 1_750_000_000, "0.8.0", "0.8.0")
@@ -72,18 +74,22 @@ def plain(home: Path, project: Path, version: str = "0.8.0", flavour: str = "ada
 
 
 def packaging_for(folder: Path, program: Path, project: Path, flavour: Flavour = ADA, **change: str) -> Packaging:
-    """An artifact as the build makes it, to be packaged below ``folder``."""
-    artifact = folder / "artifacts" / flavour.name
-    (artifact / "chat_templates").mkdir(parents=True, exist_ok=True)
-    shutil.copy(program, artifact / "mistralrs")
-    (artifact / "LICENSE").write_text("MIT License\n")
-    (artifact / "chat_templates/chatml.json").write_text('{"chat_template": "x"}\n')
-    record = Artifact(
-        source=dataclasses.replace(SOURCE, **change), flavour=flavour, inputs="0" * 64, folder=str(artifact),
-        binary="mistralrs", crate_version="0.8.0", sha256=sha256_file(program), size=program.stat().st_size,
-        rustc="", cuda="", rustflags="", locked=True, seconds=1.0, compiled=1, fresh=0, log="",
+    """An artifact as a build leaves it, handed over to be packaged below ``folder``."""
+    artifact = make_artifact(
+        folder / "artifacts" / flavour.name, program.read_bytes(), source=dataclasses.replace(SOURCE, **change),
+        flavour=flavour, crate_version="0.8.0",
     )  # fmt: skip
-    return Packaging(record, folder, project / "rpm", "1", ".fc43")
+    return Packaging(hand_over(artifact, folder), folder, project / "rpm", "1", ".fc43")
+
+
+def arguments_of(packaging: Packaging) -> dict[str, object]:
+    """The arguments of the module that packages the same artifact."""
+    artifact = packaging.handed.artifact
+    return {
+        "handed": [{"builder": "forge", "file": str(pack(artifact, packaging.root / "builder", "ada-0.8.0-1.fc43"))}],
+        "source": artifact.source.to_dict(), "flavour": artifact.flavour.to_dict(), "root": str(packaging.root),
+        "spec_folder": str(packaging.spec_folder), "dist": ".fc43",
+    }  # fmt: skip
 
 
 def unpack(rpm: Path, folder: Path) -> Path:
@@ -180,7 +186,7 @@ def test_the_flavour_without_a_gpu_requires_no_driver(home, project):
 
 
 def test_a_package_records_its_commit(tmp_path, program, project):
-    package = packaging_for(tmp_path, program, project).build()
+    package = build(packaging_for(tmp_path, program, project))
     assert package.nevra == "mistralrs-ada-0.8.0-1.fc43.x86_64"
     assert package.commit == COMMIT
     assert package == read_package(Path(package.path))
@@ -192,7 +198,7 @@ def test_a_package_records_its_commit(tmp_path, program, project):
 
 
 def test_the_whole_set_of_sources(tmp_path, program, project):
-    rpm = Path(packaging_for(tmp_path, program, project).build().path)
+    rpm = Path(build(packaging_for(tmp_path, program, project)).path)
     assert {
         "/usr/share/licenses/mistralrs-ada/LICENSE",
         "/usr/share/mistralrs-ada/chat_templates",
@@ -205,13 +211,13 @@ def test_the_whole_set_of_sources(tmp_path, program, project):
 
 def test_two_builds_give_the_same_bytes(tmp_path, program, project):
     """Also in another folder, at another time, with another umask and other macros in the account's home."""
-    first = packaging_for(tmp_path / "one", program, project).build()
+    first = build(packaging_for(tmp_path / "one", program, project))
     time.sleep(1.1)
     (tmp_path / ".rpmmacros").write_text("%_buildhost elsewhere\n%packager Someone\n")
     before, umask = os.environ["HOME"], os.umask(0o077)
     os.environ["HOME"] = str(tmp_path)
     try:
-        second = packaging_for(tmp_path / "two", program, project).build()
+        second = build(packaging_for(tmp_path / "two", program, project))
     finally:
         os.environ["HOME"] = before
         os.umask(umask)
@@ -221,7 +227,7 @@ def test_two_builds_give_the_same_bytes(tmp_path, program, project):
 
 def test_flavours_conflict_on_no_file(tmp_path, program, project):
     """Both own a folder and the links of update-alternatives, which are ghosts."""
-    packages = [Path(packaging_for(tmp_path, program, project, f).build().path) for f in (ADA, BLACKWELL)]
+    packages = [Path(build(packaging_for(tmp_path, program, project, f)).path) for f in (ADA, BLACKWELL)]
 
     def owned(rpm: Path) -> set[str]:
         lines = query(rpm, "--qf", "[%{FILENAMES} %{FILEFLAGS:fflags} %{FILEMODES:perms}\n]")
@@ -236,7 +242,7 @@ def test_rpmlint_finds_no_error(tmp_path, program, project):
     if not shutil.which("rpmlint"):
         pytest.skip("rpmlint is not installed")
     for flavour in (ADA, CPU):
-        package = packaging_for(tmp_path, program, project, flavour).build()
+        package = build(packaging_for(tmp_path, program, project, flavour))
         assert "0 errors, 0 warnings" in sh("rpmlint", "-c", project / "rpm/rpmlint.toml", package.path)
 
 
@@ -339,8 +345,7 @@ def test_flavours_side_by_side_through_upgrade_and_removal(home, project, tmp_pa
 
 def test_the_module_packages_once(tmp_path, program, project, run_module):
     packaging = packaging_for(tmp_path, program, project)
-    arguments = {"artifact": packaging.artifact.to_dict(), "root": str(tmp_path),
-                 "spec_folder": str(packaging.spec_folder), "dist": ".fc43"}  # fmt: skip
+    arguments = arguments_of(packaging)
     asked = run_module("rpm_package", arguments, check=True)
     assert asked["changed"]
     assert asked["step"]["result"] == "would build mistralrs-ada-0.8.0-1.fc43.x86_64.rpm"
@@ -367,10 +372,10 @@ def test_the_module_packages_once(tmp_path, program, project, run_module):
 
 def test_a_damaged_package_is_built_again(tmp_path, program, project):
     packaging = packaging_for(tmp_path, program, project)
-    package = packaging.build()
+    package = build(packaging)
     Path(package.path).write_bytes(b"cut off")
     assert packaging.finished() is None
-    assert packaging.build() == package
+    assert build(packaging) == package
 
 
 def test_rpmbuild_that_fails_leaves_no_package(tmp_path, program, project, run_module):
@@ -379,9 +384,8 @@ def test_rpmbuild_that_fails_leaves_no_package(tmp_path, program, project, run_m
     (spec / "mistralrs.spec").write_text(
         (spec / "mistralrs.spec").read_text().replace("%check\n", "%check\necho no space left >&2; exit 3\n")
     )
-    packaging = packaging_for(tmp_path, program, project)
-    result = run_module("rpm_package", {"artifact": packaging.artifact.to_dict(), "root": str(tmp_path),
-                                        "spec_folder": str(spec), "dist": ".fc43"})  # fmt: skip
+    packaging = dataclasses.replace(packaging_for(tmp_path, program, project), spec_folder=spec)
+    result = run_module("rpm_package", arguments_of(packaging))
     assert result["failed"]
     assert result["msg"].startswith("rpmbuild could not make mistralrs-ada: error: Bad exit status from")
     log = tmp_path / "log/rpmbuild-ada.log"
@@ -391,25 +395,31 @@ def test_rpmbuild_that_fails_leaves_no_package(tmp_path, program, project, run_m
     assert not (tmp_path / "rpmbuild/ada").exists()
 
 
-def test_a_missing_binary_is_named(tmp_path, program, project, run_module):
-    packaging = packaging_for(tmp_path, program, project)
-    packaging.binary.unlink()
-    result = run_module("rpm_package", {"artifact": packaging.artifact.to_dict(), "root": str(tmp_path),
-                                        "spec_folder": str(packaging.spec_folder), "dist": ".fc43"})  # fmt: skip
-    assert result["msg"] == f"the binary is missing ({packaging.binary}). Build again"
+def test_rpmbuild_runs_without_network_and_sees_no_file_of_the_signer(tmp_path, program, project, monkeypatch):
+    """The spec of this test looks around in its %check."""
+    spec, secret = tmp_path / "rpm", tmp_path / "gnupg"
+    shutil.copytree(project / "rpm", spec)
+    secret.write_text("a key")
+    look = f'%check\ntest ! -e {secret}; test ! -e {Path.home()}/.ssh; test -z "$SECRET"; ! grep -q : /proc/net/route\n'
+    (spec / "mistralrs.spec").write_text(
+        (spec / "mistralrs.spec").read_text().replace("%check\n", f'{look}test "$(wc -l </proc/net/dev)" = 3\n')
+    )
+    monkeypatch.setenv("SECRET", "of the caller")
+    packaging = dataclasses.replace(packaging_for(tmp_path, program, project), spec_folder=spec)
+    assert build(packaging).commit == COMMIT
 
 
 def test_a_spec_that_makes_another_package_fails(tmp_path, program, project):
     spec = tmp_path / "rpm"
     shutil.copytree(project / "rpm", spec)
     (spec / "mistralrs.spec").write_text(
-        (spec / "mistralrs.spec").read_text().replace("= %{mistralrs_commit}", "= 1234")
+        (spec / "mistralrs.spec").read_text().replace("= %{mistralrs_commit}", "= " + "1" * 40)
     )
     packaging = dataclasses.replace(packaging_for(tmp_path, program, project), spec_folder=spec)
     with pytest.raises(PipelineError) as caught:
-        packaging.build()
+        build(packaging)
     assert caught.value.what == (
-        f"rpmbuild made mistralrs-ada-0.8.0-1.fc43.x86_64 of commit 1234, "
+        f"rpmbuild made mistralrs-ada-0.8.0-1.fc43.x86_64 of commit {'1' * 40}, "
         f"not mistralrs-ada-0.8.0-1.fc43.x86_64 of {COMMIT}"
     )
     assert packaging.finished() is None

@@ -355,7 +355,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "package unsigned": (
         lambda stable, _: (stable / "Packages/mistralrs-ada-3-1.noarch.rpm").write_text("x"),
-        "the package is not signed by the trusted key",
+        "the package cannot be read: it is no RPM",
     ),
     "repomd altered": (lambda _, old: rewrite(old / "repodata/repomd.xml"), "this is not one good signature"),
     "record altered": (lambda _, old: rewrite(old / "snapshot.json"), "this is not one good signature"),

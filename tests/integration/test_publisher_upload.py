@@ -13,7 +13,17 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.records import Snapshot, Transaction
 from pipeline.channel.agent_client import Busy
 from publisher_agent import command_line, staged
-from support.publisher_host import CHANNELS, Host, ssh
+from support.publisher_fixtures import account_host
+from support.publisher_host import CHANNELS, Host, own, ssh
+
+__all__ = ["account_host"]
+
+
+@pytest.fixture
+def host(account_host: Host) -> Host:
+    """The agent of this file runs as its own account, as in production; that of the other files as root."""
+    return account_host
+
 
 # The commands
 
@@ -224,6 +234,7 @@ def test_a_very_deep_upload_is_refused(host: Host, first: Snapshot, second: Tran
         os.close(folder)
         folder = inner
     os.close(folder)
+    own(host)
     assert host.publisher.head("stable") == first.id
     assert host.publisher.status("stable")["incoming"][0]["transaction"] == second.id
     for ask in (host.publisher.upload, host.publisher.stage):

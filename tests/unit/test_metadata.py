@@ -29,7 +29,7 @@ def made(version: str) -> createrepo_c.Package:
     package.summary, package.description = '<package type="rpm"> & </package>\n', "ä\n" * 50
     package.location_href = f"Packages/{package.nvra()}.rpm"
     package.size_package = len(version)
-    package.provides = [("mistralrs(commit)", "EQ", "0", f"{version}c", None, False)]
+    package.provides = [("mistralrs(commit)", "EQ", "0", hashlib.sha256(version.encode()).hexdigest(), None, False)]
     package.files = [("", f"/usr/share/{version}/", f"{number}") for number in range(9)]
     return package
 

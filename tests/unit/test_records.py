@@ -10,12 +10,14 @@ from pipeline.base.records import Artifact, Flavour, Package, Snapshot, Source
 
 SOURCE = Source("file:///u", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
 ARTIFACT = Artifact(
-    SOURCE, Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda",), 580), "i" * 64, "/a", "mistralrs", "0.9.2", "s" * 64, 1,
+    SOURCE, Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda",), 580), "1" * 64, "/a", "mistralrs", "0.9.2", "5" * 64, 1,
     "1.95.0", "13.0", "", locked=True, seconds=1.5, compiled=1, fresh=0, log="/l",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("record", [SOURCE, ARTIFACT, Snapshot("i", "stable", "", 1, "why", ("a.rpm",))])
+@pytest.mark.parametrize(
+    "record", [SOURCE, ARTIFACT, Snapshot("20260822T143813Z-0123abcd", "stable", "", 1, "why", ("a.rpm",))]
+)
 def test_json_and_back_is_the_same(record, tmp_path):
     assert type(record).from_dict(json.loads(json.dumps(record.to_dict()))) == record
     record.write(tmp_path / "r.json")
@@ -56,5 +58,5 @@ def test_a_flavours_architecture(capability, arch):
 
 
 def test_a_packages_file_name_is_its_nevra():
-    package = Package("mistralrs-ada", "0.9.2", "1.fc43", "x86_64", "", "/p", "s", 1)
+    package = Package("mistralrs-ada", "0.9.2", "1.fc43", "x86_64", "", "/p", "5" * 64, 1)
     assert package.filename == "mistralrs-ada-0.9.2-1.fc43.x86_64.rpm"

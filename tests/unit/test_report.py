@@ -22,8 +22,8 @@ ROOT = "/srv/builder"
 SIZE = 98_003_488
 SOURCE = Source("https://git.example.org/u.git", "v0.9.2", "tag", "c" * 40, 1_787_000_000, "0.9.2", "0.9.2")
 ARTIFACT = Artifact(
-    SOURCE, Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "cudnn"), 580), "i" * 64, "/srv/builder/artifacts/ada/i",
-    "mistralrs", "0.9.2", "s" * 64, SIZE, "1.95.0", "13.0.88", "-C target-cpu=x86-64", locked=True, seconds=3812.4,
+    SOURCE, Flavour("ada", "RTX 40", "8.9", "13.0", ("cuda", "cudnn"), 580), "1" * 64, "/srv/builder/artifacts/ada/i",
+    "mistralrs", "0.9.2", "5" * 64, SIZE, "1.95.0", "13.0.88", "-C target-cpu=x86-64", locked=True, seconds=3812.4,
     compiled=9, fresh=1, log=f"{ROOT}/log/ada-0.9.2-20261121T104833Z.log",
 )  # fmt: skip
 
@@ -234,7 +234,7 @@ def test_everything_is_escaped():
     )  # fmt: skip
     artifact = dataclasses.replace(
         ARTIFACT, rustflags=evil, log=f"/srv/{evil}.log", folder=evil,
-        flavour=Flavour(evil, evil, "8.9", evil, (evil,)), source=Source(evil, evil, "tag", evil, 1, evil, evil),
+        flavour=Flavour("ada", evil, "8.9"), source=Source(evil, evil, "tag", "c" * 40, 1, "0.9.2", "0.9.2"), cuda=evil,
     )  # fmt: skip
     host = HOST | {
         "phases": (Amount(evil, 1.0),), "programs": (Amount(evil, 5.0),), "host_compiler": evil, "unprotected": (evil,),

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.base.records import Package
-from pipeline.plan.outcomes import FAILED, HANDED_ON, PACKAGED, SKIPPED, FlavourOutcome, failures, outcomes_of
-from pipeline.plan.spread import Builder, MissingFlavour, spread, verified, version_line
+from pipeline.plan.outcomes import BUILT, FAILED, HANDED_ON, SKIPPED, FlavourOutcome, failures, outcomes_of
+from pipeline.plan.spread import Builder, HandedOver, MissingFlavour, handed_over, spread
 
 TABLE = ["ampere", "ada", "blackwell"]
 FORGE, ANVIL = Builder("forge"), Builder("anvil")
-DONE = FlavourOutcome(PACKAGED)
+DONE = FlavourOutcome(BUILT, file="/inbox/ada.tar")
 BROKEN = FlavourOutcome(FAILED, "Build", "the build failed")
 FULL = FlavourOutcome(HANDED_ON, "Check the builder", "the disk is full")
 
@@ -49,7 +46,7 @@ def test_flavours_are_distributed(builders, wanted, shares):
     assert spread(wanted, builders, TABLE).lost == tuple(b.name for b in builders if not b.answers)
 
 
-def test_another_builder_takes_over_from_a_lost_one_whose_packages_count():
+def test_another_builder_takes_over_from_a_lost_one_whose_builds_count():
     given = {"forge": ["ampere", "blackwell"], "anvil": ["ada"]}
     forge = Builder("forge", outcomes={"ampere": DONE})
     found = spread(TABLE, [forge, Builder("anvil", outcomes={"ada": DONE})], TABLE, given=given)
@@ -61,7 +58,7 @@ def test_another_builder_takes_over_from_a_lost_one_whose_packages_count():
     assert (again.shares, again.missing, again.lost) == ({}, (), ("forge",))
 
 
-@pytest.mark.parametrize("state", [SKIPPED, PACKAGED])
+@pytest.mark.parametrize("state", [SKIPPED, BUILT])
 def test_a_flavour_that_is_settled_is_neither_missing_nor_built_again(state):
     anvil = Builder("anvil", outcomes={"ada": FlavourOutcome(state)})
     found = spread(["ada"], [FORGE, anvil], TABLE, given={"anvil": ["ada"]})
@@ -112,33 +109,83 @@ def test_an_unknown_flavour_is_refused():
         spread(TABLE, [Builder("forge", flavours=("hopper",))], TABLE)
 
 
-def package_at(path: str, content: bytes = b"a package") -> Package:
-    digest = hashlib.sha256(content).hexdigest()
-    return Package("mistralrs-ada", "0.9.2", "1.fc43", "x86_64", "c0ffee", path, digest, len(content))
+def test_what_was_handed_over_is_for_the_signer_to_package():
+    builders = [FORGE, Builder("anvil", outcomes={"ada": DONE, "ampere": BROKEN})]
+    assert handed_over(TABLE, builders) == {"ada": (HandedOver("anvil", "/inbox/ada.tar"),)}
 
 
-def test_a_package_with_another_digest_than_on_its_builder_is_refused(tmp_path):
-    file = tmp_path / "mistralrs-ada.rpm"
-    file.write_bytes(b"a package")
-    package = package_at(str(file))
-    outcome = FlavourOutcome(PACKAGED, package=package, crate_version="0.9.2")
-    builders = [FORGE, Builder("anvil", outcomes={"ada": outcome})]
-    assert verified(builders) == (package,)
-    assert (version_line(builders), version_line([FORGE])) == ("mistralrs 0.9.2", "")
-    file.write_bytes(b"another")
-    with pytest.raises(PipelineError, match="the package that anvil made is not the one that arrived"):
-        verified(builders)
-    file.unlink()
-    with pytest.raises(PipelineError, match="here is no file"):
-        verified(builders)
+# ---------------------------------------------------------------- agreement
 
 
-@pytest.mark.parametrize("path", ["/builder/packages/mistralrs-ada.rpm", "../../mistralrs-ada.rpm"])
-def test_a_packages_path_is_in_the_signers_inbox_whatever_its_builder_reports(path, tmp_path):
-    (tmp_path / "mistralrs-ada.rpm").write_bytes(b"a package")
-    outcome = FlavourOutcome(PACKAGED, package=package_at(path), inbox=str(tmp_path))
-    (package,) = verified([Builder("anvil", outcomes={"ada": outcome})])
-    assert package.path == str(tmp_path / "mistralrs-ada.rpm")
+def with_outcomes(name: str, **outcomes: FlavourOutcome) -> Builder:
+    return Builder(name, outcomes=outcomes)
+
+
+def test_two_builders_that_must_agree_build_all_flavours_at_once():
+    found = spread(TABLE, [FORGE, ANVIL], TABLE, agreement=2)
+    assert found.shares == {"forge": tuple(TABLE), "anvil": tuple(TABLE)}
+    assert found.missing == ()
+
+
+def test_of_three_builders_two_build_each_flavour():
+    found = spread(TABLE, [FORGE, ANVIL, Builder("tongs")], TABLE, agreement=2)
+    counts = [sum(flavour in share for share in found.shares.values()) for flavour in TABLE]
+    assert counts == [2, 2, 2]
+    assert max(map(len, found.shares.values())) == 2
+
+
+def test_one_builder_cannot_agree_with_itself():
+    with pytest.raises(
+        PipelineError, match=r"agreement is 2, and the inventory has 1 builder: .*set agreement: 1. Noth"
+    ):
+        spread(TABLE, [FORGE], TABLE, agreement=2)
+    with pytest.raises(PipelineError, match="agreement is 0"):
+        spread(TABLE, [FORGE], TABLE, agreement=0)
+
+
+def test_a_flavour_that_enough_builders_built_is_settled():
+    builders = [with_outcomes("forge", ada=DONE), with_outcomes("anvil", ada=DONE)]
+    found = spread(["ada"], builders, TABLE, given={"forge": ["ada"], "anvil": ["ada"]}, agreement=2)
+    assert (found.shares, found.missing) == ({}, ())
+    assert [one.builder for one in handed_over(["ada"], builders, 2)["ada"]] == ["forge", "anvil"]
+
+
+def test_a_third_builder_takes_over_from_a_lost_one_of_two():
+    builders = [with_outcomes("forge", ada=DONE), ANVIL, Builder("tongs")]
+    found = spread(["ada"], builders, TABLE, given={"forge": ["ada"], "anvil": ["ada"]}, agreement=2)
+    assert found.lost == ("anvil",)
+    assert found.shares == {"tongs": ("ada",)}
+    assert handed_over(["ada"], builders, 2) == {}
+
+
+def test_a_flavour_of_one_builder_alone_is_not_published_and_the_reason_names_each_builder():
+    builders = [with_outcomes("forge", ada=DONE), ANVIL]
+    found = spread(["ada"], builders, TABLE, given={"forge": ["ada"], "anvil": ["ada"]}, agreement=2)
+    (missing,) = found.missing
+    assert missing.reason == (
+        "ada: 2 builders must build the same bytes (agreement); ada: forge built it; ada: anvil is lost"
+    )
+    assert handed_over(["ada"], builders, 2) == {}
+
+
+def test_a_flavour_that_too_few_may_build_is_not_built_at_all():
+    builders = [FORGE, Builder("anvil", flavours=("ampere",))]
+    found = spread(["ada", "ampere"], builders, TABLE, agreement=2)
+    assert found.shares == {"forge": ("ampere",), "anvil": ("ampere",)}
+    assert [row.flavour for row in found.missing] == ["ada"]
+
+
+def test_a_compile_error_of_one_of_two_is_final():
+    builders = [with_outcomes("forge", ada=DONE), with_outcomes("anvil", ada=BROKEN)]
+    found = spread(["ada"], builders, TABLE, given={"forge": ["ada"], "anvil": ["ada"]}, agreement=2)
+    assert (found.shares, [row.flavour for row in found.missing]) == ({}, ["ada"])
+    assert handed_over(["ada"], builders, 2) == {}
+
+
+def test_after_the_last_round_both_builders_are_named():
+    found = spread(["ada"], [FORGE, ANVIL], TABLE, last=True, agreement=2)
+    (missing,) = found.missing
+    assert missing.reason == "ada: forge and anvil could build it, but no round is left: run again"
 
 
 def test_failures_are_those_of_upstream_or_of_the_builder():
@@ -166,7 +213,7 @@ def test_the_module_reads_answers_and_outcomes_in_the_builders_order(run_module)
         "given": {"anvil": [ada]},
     }
     done = run_module("flavour_spread", arguments)
-    assert (done["changed"], done["lost"], done["packages"], done["version_line"]) == (False, ["forge"], [], "")
+    assert (done["changed"], done["lost"], done["handed"]) == (False, ["forge"], [])
     assert [row["name"] for row in done["shares"].pop("anvil")] == ["ampere"]
     assert done["shares"] == {}
     assert done["missing"] == [{"flavour": "ada", "reason": "ada (task Build): no"}]
@@ -175,5 +222,5 @@ def test_the_module_reads_answers_and_outcomes_in_the_builders_order(run_module)
 
 def test_an_unknown_state_of_an_outcome_is_an_error() -> None:
     """A playbook writes it: a misspelt one would otherwise lose the flavour without a word."""
-    with pytest.raises(PipelineError, match="unknown state 'pakaged'.*packaged, failed, handed_on"):
+    with pytest.raises(PipelineError, match="unknown state 'pakaged'.*built, failed, handed_on"):
         outcomes_of({"ada": {"state": "pakaged"}})

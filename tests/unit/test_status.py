@@ -30,7 +30,7 @@ HOST = {
 
 
 def package(version: str, size: int = 300_000_000) -> Package:
-    return Package("mistralrs-ada", version, "1.fc43", "x86_64", "c", "p", version, size)
+    return Package("mistralrs-ada", version, "1.fc43", "x86_64", "c" * 40, "p", "5" * 64, size)
 
 
 PUBLISHED = Published(HEAD, 1, (package("0.9.9"), package("0.9.10")))

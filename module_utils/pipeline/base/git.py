@@ -170,7 +170,11 @@ def remote_refs(url: str) -> dict[str, str]:
         raise PipelineError(
             f"upstream cannot be reached: {fatal[0] if fatal else 'git printed no reason'}",
             where=url,
-            remedy="Check upstream_url (UPSTREAM= with make), the network and the credentials, then run again",
+            # git's own advice, safe.directory in ~/.gitconfig, has no effect here.
+            remedy="The repository belongs to another account: give it to the one that runs Ansible, or name its https "
+            "or ssh address"
+            if "dubious ownership" in error.stderr
+            else "Check upstream_url (UPSTREAM= with make), the network and the credentials, then run again",
         ) from error
     return parse_refs(text)
 

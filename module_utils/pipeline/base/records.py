@@ -9,12 +9,14 @@ Rules:
 1. A record is frozen; a step takes one and returns the next.
 2. The same JSON passes between playbook tasks and is the manifest on disk: ``to_dict`` and ``from_dict`` are inverse,
    and an unknown or missing key is an error, never ignored.
-3. Times are whole seconds since 1970 UTC, sizes are bytes, digests are lower-case SHA-256 hex.
+3. A record whose field does not fit its type's pattern (``patterns``) cannot be made, from whatever host it comes.
+4. Times are whole seconds since 1970 UTC, sizes are bytes, digests are lower-case SHA-256 hex.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -26,11 +28,40 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PipelineError
+from .patterns import (
+    Architecture,
+    Commit,
+    Feature,
+    FileName,
+    FlavourName,
+    Line,
+    Name,
+    Number,
+    OptionalCommit,
+    OptionalName,
+    OptionalSha256,
+    Pattern,
+    RpmVersion,
+    Sha256,
+    SnapshotId,
+    UpstreamVersion,
+)
 
 
 @dataclass(frozen=True)
 class Record:
-    """The base of all records: to and from JSON, checked by the types of its fields."""
+    """The base of all records: to and from JSON, checked by the types and the patterns of its fields."""
+
+    def __post_init__(self) -> None:
+        # mypy takes the hash of a record for that of its class.
+        for name, pattern in _patterns(type(self)).items():  # type: ignore[arg-type]
+            value = getattr(self, name)
+            for text in (value,) if isinstance(value, str) else value:
+                if not pattern.fits(text):
+                    raise PipelineError(
+                        f"{type(self).__name__}.{name} is not {pattern.meaning}: {text[:80]!r}",
+                        remedy="Find out which host gave it, and what else it changed",
+                    )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -73,6 +104,19 @@ class Record:
             raise PipelineError(f"not JSON: {error}", str(path), "Delete it; it comes back") from error
 
 
+@functools.cache
+def _patterns(cls: type[Record]) -> dict[str, Pattern]:
+    """The pattern of each text field, and of each field of several texts, by the field's name."""
+    found: dict[str, Pattern] = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        arguments = typing.get_args(hint)
+        one = arguments[0] if typing.get_origin(hint) is tuple else hint
+        for more in getattr(one, "__metadata__", ()):
+            if isinstance(more, Pattern):
+                found[name] = more
+    return found
+
+
 def _typed(hint: Any, value: Any, name: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -112,11 +156,11 @@ class Flavour(Record):
     PTX needs r580). ``published``: ``-e flavour=all`` includes it.
     """
 
-    name: str
-    summary: str
-    compute_capability: str = ""
-    cuda: str = ""
-    features: tuple[str, ...] = ()
+    name: FlavourName
+    summary: Line
+    compute_capability: Number = ""
+    cuda: Number = ""
+    features: tuple[Feature, ...] = ()
     driver: int = 0
     published: bool = True
 
@@ -144,20 +188,20 @@ class Source(Record):
     ``version`` is upstream's ("0.8.4-rc4"), ``rpm_version`` the package's ("0.8.4~rc4").
     """
 
-    url: str
-    ref: str
-    kind: str
-    commit: str
+    url: Line
+    ref: Line
+    kind: Name
+    commit: Commit
     commit_time: int
-    version: str
-    rpm_version: str
+    version: UpstreamVersion
+    rpm_version: RpmVersion
 
 
 @dataclass(frozen=True)
 class CacheCount(Record):
     """Cache hits and misses of one kind of compile ("Rust", "C/C++", "PTX", …: sccache's names)."""
 
-    kind: str
+    kind: Line
     hits: int
     misses: int
 
@@ -186,24 +230,24 @@ class Artifact(Record):
 
     source: Source
     flavour: Flavour
-    inputs: str
-    folder: str
-    binary: str
-    crate_version: str
-    sha256: str
+    inputs: Sha256
+    folder: Line
+    binary: FileName
+    crate_version: UpstreamVersion
+    sha256: Sha256
     size: int
-    rustc: str
-    cuda: str
-    rustflags: str
+    rustc: Line
+    cuda: Line
+    rustflags: Line
     locked: bool
     seconds: float
     compiled: int
     fresh: int
-    log: str
+    log: Line
     cache: tuple[CacheCount, ...] = ()
     peak_memory: int = 0
     planned_memory: int = 0
-    report: str = ""
+    report: Line = ""
     incremental: bool = False
 
     @property
@@ -232,13 +276,13 @@ class Package(Record):
     that was not built from upstream.
     """
 
-    name: str
-    version: str
-    release: str
-    arch: str
-    commit: str
-    path: str
-    sha256: str
+    name: Name
+    version: RpmVersion
+    release: RpmVersion
+    arch: Architecture
+    commit: OptionalCommit
+    path: Line
+    sha256: OptionalSha256
     size: int
 
     @property
@@ -259,14 +303,14 @@ class Snapshot(Record):
     yanked from this repository: none of them is published again.
     """
 
-    id: str
-    channel: str
-    parent: str
+    id: SnapshotId
+    channel: OptionalName
+    parent: SnapshotId
     time: int
     reason: str
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    yanked: tuple[str, ...] = ()
+    added: tuple[FileName, ...] = ()
+    removed: tuple[FileName, ...] = ()
+    yanked: tuple[FileName, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -276,7 +320,7 @@ class Transaction(Record):
     ``repomd`` is the SHA-256 of its repomd.xml.
     """
 
-    id: str
+    id: Name
     snapshot: Snapshot
-    folder: str
-    repomd: str = ""
+    folder: Line
+    repomd: OptionalSha256 = ""

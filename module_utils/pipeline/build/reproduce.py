@@ -1,6 +1,6 @@
 """Reproduce: a build from nothing in another folder must have the same bytes.
 
-    prepare --> (cargo_build and rpm_package below the second root) --> compare --> remove
+    prepare --> (cargo_build below the second root; the signer packages both builds) --> compare --> remove
 
 Rules:
 
@@ -24,7 +24,7 @@ import mmap
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from ..base.errors import PipelineError
 from ..base.git import initialise
 from ..base.records import Artifact, Package, Record, digest_of, sha256_file
 from ..base.run import run
+from ..base.sandbox import Sandbox
 from ..source.checkout import share_objects
 
 FOLDER = "reproduce"
@@ -156,7 +157,7 @@ def compare(root: Path, first: Artifact, second: Artifact) -> Comparison:
     strings = differing_strings(one, other)
     crates = crates_named(strings)
     targets = root / "target", second_root(root) / "target"
-    if _is_of(targets[0], first):
+    if is_of(targets[0], first):
         crates = [*culprits(*targets), *crates]
     return Comparison(
         "binary", *digests, tuple(differing_sections(one, other)), tuple(strings), tuple(dict.fromkeys(crates))
@@ -164,17 +165,19 @@ def compare(root: Path, first: Artifact, second: Artifact) -> Comparison:
 
 
 def compare_packages(first: Package, second: Package) -> Comparison:
-    """Compare the unsigned packages of both builds. Differing header tags are listed as sections."""
-    paths = Path(first.path), Path(second.path)
-    digests = sha256_file(paths[0]), sha256_file(paths[1])
-    if digests[0] == digests[1]:
+    """Compare the unsigned packages of both builds, by the records that the signer read back from them.
+
+    Differing header tags are listed as sections where the packages are on this machine.
+    """
+    paths, digests = (Path(first.path), Path(second.path)), (first.sha256, second.sha256)
+    if digests[0] == digests[1] or not all(path.is_file() for path in paths):
         return Comparison("package", *digests)
     tags = [_tags(path) for path in paths]
     sections = [name for name in tags[0] if tags[0][name] != tags[1].get(name)]
     return Comparison("package", *digests, tuple(sections[:SHOWN]))
 
 
-def _is_of(target: Path, artifact: Artifact) -> bool:
+def is_of(target: Path, artifact: Artifact) -> bool:
     """Whether cargo's target directory still holds the artifact's binary."""
     binary = target / "release" / artifact.binary
     return binary.is_file() and sha256_file(binary) == artifact.sha256
@@ -191,8 +194,9 @@ def _tags(path: Path) -> dict[str, str]:
 
 
 def sections(path: Path) -> dict[str, str]:
-    """The digest of each section of an ELF file that has bytes, by its name."""
-    found = _SECTION.findall(run(["readelf", "--section-headers", "--wide", path]).stdout)
+    """The digest of each section of an ELF file that has bytes, by its name. The file may be hostile to readelf."""
+    words = ["readelf", "--section-headers", "--wide", str(path)]
+    found = _SECTION.findall(Sandbox(readable=(path.parent,)).run(words, timeout=120).stdout)
     data = path.read_bytes()
     return {
         name: digest_of(data[int(at, 16) : int(at, 16) + int(size, 16)].hex())
@@ -202,7 +206,11 @@ def sections(path: Path) -> dict[str, str]:
 
 
 def differing_sections(one: Path, other: Path) -> list[str]:
-    first, second = sections(one), sections(other)
+    """The names of the sections that differ; none where they cannot be read."""
+    try:
+        first, second = sections(one), sections(other)
+    except PipelineError:
+        return []
     return [name for name in {**first, **second} if first.get(name) != second.get(name)][:SHOWN]
 
 
@@ -226,16 +234,26 @@ def crates_named(strings: list[str]) -> list[str]:
 
 
 def culprits(one: Path, other: Path) -> list[str]:
-    """The crates that differ between two target directories, without those that depend on another differing crate.
-
-    A crate is its library (``deps/*.rlib``) and its build script's output. Dependencies are from cargo's fingerprints.
-    """
-    first, second = units(one), units(other)
+    """The crates that differ between two target directories."""
     # The first directory may hold units of other builds too: only units in both are compared.
+    return differing_crates(units(one), units(other), dependencies(other), crate_names(other))
+
+
+def differing_crates(
+    first: Mapping[str, str], second: Mapping[str, str], uses: Mapping[str, Collection[str]], names: Mapping[str, str]
+) -> list[str]:
+    """The crates with differing units, without those that depend on another differing crate.
+
+    A crate is its library (``deps/*.rlib``) and its build script's output. ``uses`` are dependencies from cargo's
+    fingerprints, ``names`` the crates' own names by those in code.
+    """
     different = {_crate(name) for name in second if name in first and first[name] != second[name]}
-    uses = dependencies(other)
-    names = {_crate(path.name): path.name.rpartition("-")[0] for path in (other / "release/.fingerprint").glob("*")}
-    return sorted(names.get(name, name) for name in different if not uses.get(name, set()) & (different - {name}))
+    return sorted(names.get(name, name) for name in different if not set(uses.get(name, ())) & (different - {name}))
+
+
+def crate_names(target: Path) -> dict[str, str]:
+    """The crates' names by those in code: "mistralrs_core" gives "mistralrs-core"."""
+    return {_crate(path.name): path.name.rpartition("-")[0] for path in (target / "release/.fingerprint").glob("*")}
 
 
 def units(target: Path) -> dict[str, str]:

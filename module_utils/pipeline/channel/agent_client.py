@@ -20,13 +20,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from ..base.environment import SSH_AGENT
 from ..base.errors import PipelineError
 from ..base.records import Transaction
 from ..base.run import CommandFailed, run
-from ..base.text import last_words
+from ..base.text import SNAPSHOT_ID, last_words
 
 SILENCE = 120  # seconds without a byte until an upload counts as cut off
 QUICK = 120.0  # seconds for a read-only command
@@ -47,6 +47,25 @@ class Busy(PipelineError):
 
 
 KINDS: dict[int, type[PipelineError]] = {3: ParentMoved, 4: Busy}  # by the agent's exit status
+
+
+def _plain(data: Any) -> Any:
+    """Data of JSON, without control characters in its texts: a terminal shows them."""
+    if isinstance(data, str):
+        return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", data)
+    if isinstance(data, list):
+        return [_plain(item) for item in data]
+    return {key: _plain(value) for key, value in data.items()} if isinstance(data, dict) else data
+
+
+def _require_ids(answer: Mapping[str, Any]) -> None:
+    """ValueError or TypeError unless each snapshot of an answer has an id: ids become parts of paths and addresses."""
+    rows = answer.get("snapshots", [])
+    if not isinstance(rows, list | int):
+        raise TypeError("the snapshots are no list")
+    ids = [row["id"] if isinstance(row, dict) else row for row in rows] if isinstance(rows, list) else []
+    if not all(isinstance(one, str) and re.fullmatch(rf"|{SNAPSHOT_ID}", one) for one in [*ids, answer["snapshot"]]):
+        raise ValueError("a snapshot's id is none")
 
 
 @dataclass(frozen=True)
@@ -146,15 +165,16 @@ class AgentClient:
         except CommandFailed as error:
             raise self._translate(error) from error
         try:
-            answer: dict[str, Any] = {**json.loads(stdout)}
+            answer = _plain({**json.loads(stdout)})
             answer[wanted]
+            _require_ids(answer)
         except (ValueError, TypeError, LookupError) as error:
             raise PipelineError(
                 f"the repo host gave no answer of the publisher agent: {stdout[:200]!r}",
                 self.host,
                 "Run the role publisher on the repo host: the key's forced command must be the agent",
             ) from error
-        return answer
+        return cast("dict[str, Any]", answer)
 
     def _translate(self, error: CommandFailed) -> PipelineError:
         """The agent's refusal, or an error of the connection with its remedy."""

@@ -14,7 +14,7 @@ Rules:
 
 1. Published state changes only when a snapshot is published, which the agent does whole or not at all.
 2. A transaction's id depends on the request and not on the head: composing again, or the next run after a kill, uses
-   the same one.
+   the same one. It also depends on a secret of the signer: whoever guessed an id could occupy or drop the upload.
 3. A run composes in a folder of its own below compose/, under a flock. The next run removes the folder of a killed one.
 4. Packages are not read. A new package's digest is that of the signing step, which verified the file; the agent checks
    the upload against it.
@@ -24,12 +24,14 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import hmac
 import os
 import random
+import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -157,7 +159,7 @@ class Engine:
         """Remove the upload and the snapshot that ``stage`` left."""
         status = self.agent.status(self.channel)
         there = any(row["staged"] and row["id"] == transaction.snapshot.id for row in status["snapshots"])
-        there = there or any(row["transaction"] == transaction.id for row in status["incoming"])
+        there = there or any(is_of(row, transaction.id) for row in status["incoming"])
         if there and not check:
             if self.repository.memory:
                 self.repository.memory.dropped(transaction.snapshot.id)
@@ -167,7 +169,7 @@ class Engine:
     def remove(self, names: Sequence[str], *, yank: bool = False, reason: str = "", check: bool = False) -> Result:
         """Remove packages from the head; with ``yank`` from the pool too, and for good."""
         return self._change(
-            self._id("yank" if yank else "remove", sorted(names)),
+            self._request("yank" if yank else "remove", sorted(names)),
             lambda head: removed(head, names, self.repository.has, yank=yank),
             reason=reason or f"{'yanked' if yank else 'removed'} {', '.join(names)}",
             check=check,
@@ -186,7 +188,7 @@ class Engine:
             )
         old = self.repository.state(target)
         return self._change(
-            self._id("rollback", target),
+            self._request("rollback", target),
             lambda head: rolled_back(head, old),
             reason=reason or f"back to {target}",
             check=check,
@@ -195,7 +197,7 @@ class Engine:
     def prune(self, retention: Retention, *, reason: str = "", check: bool = False) -> Result:
         """Remove from the head what ``retention`` does not keep; then the agent prunes by its own configuration."""
         done = self._change(
-            self._id("prune", [retention.versions, retention.builds]),
+            self._request("prune", [retention.versions, retention.builds]),
             lambda head: pruned(head, retention),
             reason=reason or "retention",
             check=check,
@@ -234,18 +236,18 @@ class Engine:
 
     def _add(self, packages: Sequence[Package], *, reason: str, stage: bool = False, check: bool) -> Result:
         return self._change(
-            self._id("add", sorted((package.filename, package.sha256) for package in packages)),
+            self._request("add", sorted((package.filename, package.sha256) for package in packages)),
             lambda head: added(head, packages),
             reason=reason or "packages added",
             stage=stage,
             check=check,
         )
 
-    def _id(self, operation: str, arguments: object) -> str:
-        return f"tx-{digest_of([self.channel, operation, arguments])[:32]}"
+    def _request(self, operation: str, arguments: object) -> str:
+        return digest_of([self.channel, operation, arguments])
 
     def _change(
-        self, id_: str, change_of: Callable[[State], Change], *, reason: str, stage: bool = False, check: bool
+        self, request: str, change_of: Callable[[State], Change], *, reason: str, stage: bool = False, check: bool
     ) -> Result:
         """The process above; ``change_of`` computes the change from the head's state."""
         with ExitStack() as stack:
@@ -265,6 +267,7 @@ class Engine:
                 changed = before != after or bool(change.yank)
                 if not changed or check:
                     return Result(changed, parent.id, None, None, before, after, change.notes)
+                id_ = transaction_id(self.signer.root, request)
                 self._require_room(id_, change.add, room)
                 # Along the chain time only rises, even if the signer's clock goes back.
                 moment = max(int(self.now()), parent.index.revision + 1)
@@ -304,9 +307,7 @@ class Engine:
         needed = sum(package.size for package in packages)
         if needed <= room:
             return
-        room += sum(
-            row["bytes"] for row in self.agent.status(self.channel)["incoming"] if row["transaction"] == transaction
-        )
+        room += sum(row["bytes"] for row in self.agent.status(self.channel)["incoming"] if is_of(row, transaction))
         if needed > room:
             raise PipelineError(
                 f"the repo host has room for {room:,} bytes, the packages need {needed:,}",
@@ -355,6 +356,23 @@ def compose(
     snapshot.write(folder / "snapshot.json")
     sign_files([folder / "repodata/repomd.xml", folder / "snapshot.json"], signer)
     return snapshot
+
+
+def is_of(upload: Mapping[str, Any], transaction: str) -> bool:
+    """Whether a row of the agent's uploads is this transaction's: over ssh the agent shows the start of an id."""
+    return transaction.startswith(upload["transaction"])
+
+
+def transaction_id(root: Path, request: str) -> str:
+    """The id of a request's transaction. A signer whose secret was deleted sends everything again."""
+    path = root / "transaction-secret"
+    with held(root / ".transaction-secret.lock"):
+        if not path.exists():
+            made = path.with_suffix(".new")
+            made.touch(0o600)
+            made.write_bytes(secrets.token_bytes(32))
+            made.replace(path)
+        return f"tx-{hmac.digest(path.read_bytes(), request.encode(), 'sha256').hex()[:32]}"
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.records import Package, digest_of, sha256_file
-from ..base.run import CommandFailed, run
-from ..package.rpm import alone, read_package, rpm_errors, rpmbuild_argv, rpmbuild_environment
+from ..base.run import CommandFailed
+from ..package.rpm import alone, read_package, rpm_errors, run_rpmbuild
 from ..sign.keyring import parse_keys
 from ..sign.signer import Signer
 from ..sign.trust import KEYS_NAME, list_public_keys, read_certificates
@@ -238,9 +238,8 @@ def build(wanted: Contents, number: int, root: Path, spec_folder: Path) -> Packa
         (topdir / "SOURCES").mkdir()
         for file, text in wanted.sources.items():
             (topdir / "SOURCES" / file).write_text(text)
-        argv = rpmbuild_argv(spec_folder / SPEC, topdir, wanted.defines(number))
         try:
-            run(argv, cwd=topdir, env=rpmbuild_environment(topdir, wanted.time), timeout=TIMEOUT)
+            run_rpmbuild(spec_folder / SPEC, topdir, wanted.defines(number), wanted.time, TIMEOUT)
         except CommandFailed as error:
             raise PipelineError(
                 f"rpmbuild could not make {NAME}: {rpm_errors(error.stderr or error.stdout)}",

@@ -147,6 +147,8 @@ def lines(status: Status, now: float | None = None) -> list[str]:
             f" {staged} staged; uploads waiting {size(waiting)}; orphans {len(host['orphans'])},"
             f" {size(sum(row['bytes'] for row in host['orphans']))}; room {size(host['room'])}"
         )
+    if host.get("landlock") == 0:
+        found.append("  the repo host's kernel has no Landlock: rsync, gpgv and rpm are confined by limits alone")
     found += [f"  {line}" for line in package_lines(status.packages)]
     if journal := host.get("journal", []):
         found.append("  journal")

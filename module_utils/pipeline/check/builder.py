@@ -47,7 +47,7 @@ from .compatibility import (
 from .trials import Trials, check_compiles, check_library, compiles, identity, links, system_libraries
 
 GIB = 1024**3
-PROGRAMS = ("git", "gcc", "g++", "readelf", "rpmbuild")
+PROGRAMS = ("git", "gcc", "g++", "readelf")
 
 
 @dataclass(frozen=True)

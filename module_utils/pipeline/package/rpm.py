@@ -1,21 +1,22 @@
-"""From an artifact to an unsigned RPM, and from an RPM file to its record.
+"""From an artifact that a builder handed over to an unsigned RPM, and from an RPM file to its record.
 
 The spec, with its plain command line, is rpm/mistralrs.spec. Rules:
 
-1. The digest of the inputs names the folder ``packages/<digest16>/`` with the RPM and manifest.json, its Package
+1. The signer packages: with its own spec, in a sandbox of its own, what ``handover.take`` accepted. All that names the
+   package (flavour, version, release, commit) is the signer's.
+2. The digest of the inputs names the folder ``packages/<digest16>/`` with the RPM and manifest.json, its Package
    record. If both exist and match, nothing is built.
-2. rpmbuild gets its own topdir and home, so that no configuration of the account has an effect, and the commit's time:
-   the same inputs give the same bytes on every builder with the same rpm.
-3. A package is kept only after it was read back and has the expected name, version and commit.
+3. rpmbuild gets its own topdir and home, so that no configuration of the account has an effect, and the commit's time:
+   the same inputs give the same bytes on every signer with the same rpm.
+4. A package is kept only after its record was read back from the RPM and has the expected name, version and commit.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,16 +24,16 @@ from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.lock import held
-from ..base.records import COMMIT_CAPABILITY, Artifact, Package, digest_of, sha256_file
+from ..base.records import COMMIT_CAPABILITY, Package, digest_of, sha256_file
 from ..base.run import CommandFailed, run
+from ..base.sandbox import Sandbox
 from ..base.text import last_words
+from .handover import LICENCE, TEMPLATES, Handed, templates_archive
 
 SPEC = "mistralrs.spec"
 UNIT = "systemd/mistralrs@.service"
 EXAMPLE = "systemd/mistralrs@.conf.example"
-LICENCE = "LICENSE"
-TEMPLATES = "chat_templates"
-# Seconds. rpmbuild compresses some 300 MB at a high level, which takes long on a busy builder.
+# Seconds. rpmbuild compresses some 300 MB at a high level, which takes long on a busy signer.
 TIMEOUT = 2 * 3600
 
 _QUERY = r"%{NAME}\n%{VERSION}\n%{RELEASE}\n%{ARCH}\n[%{PROVIDENAME} %{PROVIDEVERSION}\n]"
@@ -42,19 +43,15 @@ _QUERY = r"%{NAME}\n%{VERSION}\n%{RELEASE}\n%{ARCH}\n[%{PROVIDENAME} %{PROVIDEVE
 class Packaging:
     """The inputs of a package. ``dist`` is the suffix of the release number (".fc43")."""
 
-    artifact: Artifact
+    handed: Handed
     root: Path
     spec_folder: Path
     package_release: str
     dist: str
 
-    @property
-    def binary(self) -> Path:
-        return Path(self.artifact.folder) / self.artifact.binary
-
     def defines(self) -> dict[str, str]:
         """The spec's macros by name."""
-        source, flavour = self.artifact.source, self.artifact.flavour
+        source, flavour = self.handed.artifact.source, self.handed.artifact.flavour
         return {
             "dist": self.dist,
             "mistralrs_version": source.rpm_version,
@@ -71,88 +68,64 @@ class Packaging:
 
     def expected(self) -> Package:
         """The package as known before the build: without path, digest and size."""
+        artifact = self.handed.artifact
         return Package(
-            name=self.artifact.flavour.package_name,
-            version=self.artifact.source.rpm_version,
+            name=artifact.flavour.package_name,
+            version=artifact.source.rpm_version,
             release=f"{self.package_release}{self.dist}",
             arch=os.uname().machine,
-            commit=self.artifact.source.commit,
+            commit=artifact.source.commit,
             path="",
             sha256="",
             size=0,
         )
 
-    def sources(self) -> dict[str, Path]:
-        """The source files of rpmbuild, by their name in the inputs' digest."""
-        artifact = Path(self.artifact.folder)
-        if not self.binary.is_file():
-            raise PipelineError("the binary is missing", str(self.binary), "Build again")
-        files = {"mistralrs": self.binary}
-        for name in (SPEC, UNIT, EXAMPLE):
-            files[name] = self.spec_folder / name
-            if not files[name].is_file():
-                raise PipelineError(f"{name} is missing", str(files[name]), "Copy rpm/ of this project there")
-        if (artifact / LICENCE).is_file():
-            files[LICENCE] = artifact / LICENCE
-        for path in sorted((artifact / TEMPLATES).rglob("*")):
-            if path.is_file():
-                files[str(path.relative_to(artifact))] = path
+    def own_sources(self) -> dict[str, Path]:
+        """The signer's own files by their name in the inputs' digest."""
+        files = {name: self.spec_folder / name for name in (SPEC, UNIT, EXAMPLE)}
+        for name, path in files.items():
+            if not path.is_file():
+                raise PipelineError(f"{name} is missing", str(path), "Restore rpm/ of this project")
         return files
 
     @cached_property
     def inputs(self) -> str:
         """SHA-256 of everything that determines the package's bytes, except the versions of rpm and zstd."""
-        digests = {name: sha256_file(path) for name, path in self.sources().items()}
-        if digests["mistralrs"] != self.artifact.sha256:
-            raise PipelineError(
-                "the binary is not the one that was built and audited: its digest differs",
-                where=str(self.binary),
-                remedy="Delete its folder and build again",
-            )
-        return digest_of([digests, self.defines(), self.artifact.source.commit_time])
+        digests = {name: sha256_file(path) for name, path in self.own_sources().items()}
+        return digest_of([self.handed.files | digests, self.defines(), self.handed.artifact.source.commit_time])
 
     def finished(self) -> Package | None:
         """The package of an earlier run with the same inputs, if its file is intact."""
-        folder = self._folder()
+        return made(self._folder())
+
+    def build(self, topdir: Path) -> Package:
+        """Run rpmbuild in ``topdir`` and keep its package. PipelineError: nothing was kept."""
+        flavour = self.handed.artifact.flavour
+        self._lay_out(topdir / "SOURCES")
+        log = self.root / "log" / f"rpmbuild-{flavour.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
         try:
-            package = Package.read(folder / "manifest.json")
-            intact = sha256_file(Path(package.path)) == package.sha256
-        except (OSError, PipelineError):
-            return None
-        return package if intact and Path(package.path).parent == folder else None
+            output = run_rpmbuild(
+                self.spec_folder / SPEC, topdir, self.defines(), self.handed.artifact.source.commit_time, TIMEOUT,
+                readable=(self.handed.folder,),
+            )  # fmt: skip
+        except CommandFailed as error:
+            log.write_text(error.stdout + error.stderr)
+            raise PipelineError(
+                f"rpmbuild could not make {flavour.package_name}: {rpm_errors(error.stderr or error.stdout)}",
+                where=str(log),
+                remedy="Fix the error in the log; the binary is kept and not built again",
+            ) from error
+        log.write_text(f"{output}# rpmbuild took {time.monotonic() - began:.1f} s\n")
+        found = list((topdir / "RPMS").glob("*/*.rpm"))
+        if len(found) != 1:
+            raise PipelineError(f"rpmbuild made {len(found)} packages instead of one", str(log), "Read the log")
+        return self._keep(found[0])
 
-    def build(self) -> Package:
-        """Run rpmbuild and keep its package. PipelineError: nothing was kept."""
-        folder, name = self._folder(), self.artifact.flavour.package_name
-        with alone(self.root / "rpmbuild" / self.artifact.flavour.name) as topdir:
-            self._lay_out(topdir / "SOURCES")
-            log = self.root / "log" / f"rpmbuild-{self.artifact.flavour.name}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            began = time.monotonic()
-            try:
-                done = run(
-                    rpmbuild_argv(self.spec_folder / SPEC, topdir, self.defines()),
-                    cwd=topdir,
-                    env=rpmbuild_environment(topdir, self.artifact.source.commit_time),
-                    timeout=TIMEOUT,
-                )
-            except CommandFailed as error:
-                log.write_text(error.stdout + error.stderr)
-                raise PipelineError(
-                    f"rpmbuild could not make {name}: {rpm_errors(error.stderr or error.stdout)}",
-                    where=str(log),
-                    remedy="Fix the error in the log; the binary is kept and not built again",
-                ) from error
-            took = f"# rpmbuild took {time.monotonic() - began:.1f} s\n"
-            log.write_text(done.stdout + done.stderr + took)
-            made = list((topdir / "RPMS").glob("*/*.rpm"))
-            if len(made) != 1:
-                raise PipelineError(f"rpmbuild made {len(made)} packages instead of one", str(log), "Read the log")
-            return self._keep(made[0], folder)
-
-    def _keep(self, rpm: Path, folder: Path) -> Package:
+    def _keep(self, rpm: Path) -> Package:
         """Move the package to its folder if it is the expected one."""
-        package, expected = read_package(rpm), self.expected()
+        package, expected, folder = read_package(rpm), self.expected(), self._folder()
         if (package.nevra, package.commit) != (expected.nevra, expected.commit):
             raise PipelineError(
                 f"rpmbuild made {package.nevra} of commit {package.commit or 'unknown'}, "
@@ -171,19 +144,64 @@ class Packaging:
     def _lay_out(self, sources: Path) -> None:
         """Fill SOURCES. The templates become one tar file, since a source of rpmbuild is a file."""
         sources.mkdir(parents=True)
-        for name, path in self.sources().items():
-            if name != SPEC and not name.startswith(f"{TEMPLATES}/"):
-                (sources / Path(name).name).symlink_to(path.resolve())
-        templates = Path(self.artifact.folder) / TEMPLATES
-        if templates.is_dir():
-            with tarfile.open(sources / f"{TEMPLATES}.tar", "w") as archive:
-                archive.add(templates, arcname=TEMPLATES)
+        for path in (self.handed.binary, *self.own_sources().values()):
+            if path.name != SPEC:
+                (sources / path.name).symlink_to(path.resolve())
+        if LICENCE in self.handed.files:
+            (sources / LICENCE).symlink_to((self.handed.folder / LICENCE).resolve())
+        if (self.handed.folder / TEMPLATES).is_dir():
+            templates_archive(self.handed.folder, sources / f"{TEMPLATES}.tar")
 
     def _folder(self) -> Path:
         return self.root / "packages" / self.inputs[:16]
 
 
-def rpmbuild_argv(spec: Path, topdir: Path, defines: dict[str, str]) -> list[str]:
+def made(folder: Path) -> Package | None:
+    """The package that the signer made into ``folder``, if its file and its record are intact."""
+    try:
+        package = Package.read(folder / "manifest.json")
+        intact = sha256_file(Path(package.path)) == package.sha256
+    except (OSError, PipelineError):
+        return None
+    return package if intact and Path(package.path).parent == folder else None
+
+
+def require_tools() -> None:
+    """PipelineError unless rpmbuild runs in its sandbox on this host."""
+    try:
+        Sandbox().run(["rpmbuild", "--version"], timeout=60)
+    except PipelineError as error:
+        raise PipelineError(
+            f"this host cannot package: {error.what}",
+            "the signer",
+            "Install rpmbuild and bubblewrap (bindep.txt names their packages), and allow user namespaces. Nothing was "
+            "built",
+        ) from error
+
+
+def run_rpmbuild(
+    spec: Path,
+    topdir: Path,
+    defines: Mapping[str, str],
+    built: int,
+    timeout: float,
+    readable: Sequence[Path] = (),
+) -> str:
+    """Run rpmbuild in a sandbox that reads the spec's folder and ``readable``, and writes ``topdir``; its output.
+
+    ``built`` is the time in the package. Raises CommandFailed.
+    """
+    sandbox = Sandbox(
+        readable=(spec.parent, *readable),
+        writable=(topdir,),
+        environment=rpmbuild_environment(topdir, built),
+        cwd=topdir,
+    )
+    done = sandbox.run(rpmbuild_argv(spec, topdir, defines), timeout=timeout)
+    return done.stdout + done.stderr
+
+
+def rpmbuild_argv(spec: Path, topdir: Path, defines: Mapping[str, str]) -> list[str]:
     """The command line. Values are escaped: a percent sign in them starts no macro."""
     words = ["rpmbuild", "-bb"]
     for name, value in {"_topdir": str(topdir), **defines}.items():
@@ -191,10 +209,10 @@ def rpmbuild_argv(spec: Path, topdir: Path, defines: dict[str, str]) -> list[str
     return [*words, str(spec)]
 
 
-def rpmbuild_environment(topdir: Path, commit_time: int) -> dict[str, str]:
-    """rpmbuild's environment: the commit's time, and a home without anyone's macros."""
+def rpmbuild_environment(topdir: Path, built: int) -> dict[str, str]:
+    """rpmbuild's environment: the time in the package, and a home without anyone's macros."""
     return {
-        "SOURCE_DATE_EPOCH": str(commit_time),
+        "SOURCE_DATE_EPOCH": str(built),
         "HOME": str(topdir),
         "XDG_CONFIG_HOME": str(topdir),
         "TZ": "UTC",

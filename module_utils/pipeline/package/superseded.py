@@ -1,13 +1,15 @@
-"""Prune the artifacts and packages of a builder, and the copies on the signer.
+"""Prune the artifacts of a builder, and the packages and copies on the signer.
 
-A builder has ``artifacts/<flavour>/<digest>/`` and ``packages/<digest>/``; the signer has ``incoming/<name>/``, the
-packages in its inbox, and ``signed/<digest>/``, those that it signed. Rules:
+A builder has ``artifacts/<flavour>/<digest>/`` and ``handover/<flavour>-<version>-<release>.tar``. The signer has
+``incoming/<builder>/`` with copies of hand-overs, ``packages/<digest>/`` with what it packaged, and
+``signed/<digest>/`` with what it signed. Rules:
 
 1. The newest artifacts of each flavour stay, the same number of those compiled incrementally, and the same number of
-   packages of each name in each folder. The age of an artifact is its manifest's, the age of a package its file's.
-2. What is in use stays: files younger than ``GRACE`` seconds, and packages that a run asked a builder for within them,
-   since the next step may still read them. Packaging and pruning of a flavour on a builder exclude each other.
-3. A removal is atomic: the folder is renamed first. The same inputs make it again.
+   packages and copies of each flavour in each folder; of a builder's hand-overs two. The age of an artifact is its
+   manifest's, the age of all else its file's.
+2. What is in use stays: files younger than ``GRACE`` seconds, and packages that a run asked for within them, since the
+   next step may still read them. Handing over and packaging of a flavour exclude its pruning.
+3. A removal is atomic: what is removed is renamed first. The same inputs make it again.
 4. Leftovers of interrupted runs are removed after a day.
 """
 
@@ -25,11 +27,11 @@ GRACE = 600
 LEFTOVER = 86400
 
 Made = list[tuple[Path, float]]
-"""Folders, each with the time at which its content was made."""
+"""Folders or files, each with the time at which its content was made."""
 
 
 def superseded(made: Made, keep: int, now: float) -> list[Path]:
-    """The folders to remove, of one flavour's artifacts or one folder's packages of a name; the oldest last."""
+    """What to remove of one flavour in one folder; the oldest last."""
     newest = sorted(made, key=lambda one: one[1], reverse=True)
     return [path for path, at in newest[keep:] if now - at > GRACE]
 
@@ -48,23 +50,28 @@ def prune(root: Path, keep: int, *, check: bool = False) -> list[Path]:
 
 def _superseded_below(root: Path, keep: int, now: float) -> Iterator[Path]:
     """The folders to remove, each while its lock is held."""
-    built = root / "packages"
-    for flavour in sorted({folder.name for folder in (root / "artifacts").glob("*/")} | _packages(built).keys()):
-        # Packaging holds this lock from before rpmbuild reads the artifact until the package is in its folder.
-        with held_if_free(root / "rpmbuild" / f"{flavour}.lock") as free:
+    for artifacts in sorted((root / "artifacts").glob("*/")):
+        # Held while an artifact is handed over.
+        with held_if_free(root / "handover" / f"{artifacts.name}.lock") as free:
             if free:
-                artifacts = root / "artifacts" / flavour
                 for made in _made(artifacts):
                     yield from superseded(made, keep, now)
                 yield from _leftovers(artifacts.glob(".*/"), now)
-                yield from superseded(_packages(built).get(flavour, []), keep, now)
-    for folder in (root / "incoming", root / "signed"):
-        for copies in _packages(folder).values():
-            yield from superseded(copies, keep, now)
-    for folder in (built, root / "incoming", root / "signed"):
+    for flavour, packages in sorted(_packages(root / "packages").items()):
+        # Held from before rpmbuild starts until the package is in its folder.
+        with held_if_free(root / "rpmbuild" / f"{flavour}.lock") as free:
+            if free:
+                yield from superseded(packages, keep, now)
+    for copies in _packages(root / "signed").values():
+        yield from superseded(copies, keep, now)
+    for folder in (root / "packages", root / "signed"):
         yield from _leftovers(
             (path for path in folder.glob("*/") if path.name[0] == "." or not [*path.glob("*.rpm")]), now
         )
+    for folder, number in [(root / "handover", min(keep, 2)), *((one, keep) for one in (root / "incoming").glob("*/"))]:
+        for copies in _handed(folder).values():
+            yield from superseded(copies, number, now)
+        yield from _leftovers(folder.glob(".*.tar.*"), now)
 
 
 def _made(artifacts: Path) -> tuple[Made, Made]:
@@ -80,8 +87,12 @@ def _remove(path: Path) -> None:
     if not path.name.startswith(".old-"):
         away = path.with_name(f".old-{path.name}")
         shutil.rmtree(away, ignore_errors=True)
+        away.unlink(missing_ok=True)
         path = path.rename(away)
-    shutil.rmtree(path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _packages(folder: Path) -> dict[str, Made]:
@@ -93,6 +104,14 @@ def _packages(folder: Path) -> dict[str, Made]:
     return found
 
 
+def _handed(folder: Path) -> dict[str, Made]:
+    """The hand-overs ``folder``/<flavour>-<version>-<release>.tar by flavour."""
+    found: dict[str, Made] = {}
+    for path in sorted(folder.glob("[!.]*-*-*.tar")):
+        found.setdefault(path.name.rsplit("-", 2)[0], []).append((path, path.lstat().st_mtime))
+    return found
+
+
 def _leftovers(unfinished: Iterable[Path], now: float) -> list[Path]:
     """Those unfinished folders that no run can still be writing."""
-    return [path for path in unfinished if now - path.stat().st_mtime > LEFTOVER]
+    return [path for path in unfinished if now - path.lstat().st_mtime > LEFTOVER]

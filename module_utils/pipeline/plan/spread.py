@@ -7,21 +7,22 @@ Rules:
    the builder with the smallest share gets it, where a share counts by the builder's weight. Of equal builders its home
    gets it, else the first in the inventory. Flavours that few builders may build are placed first.
 3. A flavour's home is its builder in a release of all flavours: earlier compiles of it are cached there.
-4. A flavour is settled when a builder packaged it or could not build it. A compile error is not tried elsewhere: every
+4. With ``agreement`` 2, two builders build each flavour at once, and so on. A flavour that too few builders can build
+   is not built at all; one that too few have built is not published.
+5. A flavour is settled when enough builders built it, or one could not. A compile error is not tried elsewhere: every
    builder has the same source, compilers and flags, so it would recur after the same hours.
-5. A builder hands a flavour on when its check fails (a full disk, a missing program): nothing was compiled.
-6. A builder that got a flavour and has no outcome for it is lost. Its earlier outcomes count.
+6. A builder hands a flavour on when its check fails (a full disk, a missing program): nothing was compiled.
+7. A builder that got a flavour and has no outcome for it is lost. Its earlier outcomes count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..base.errors import PipelineError
-from ..base.records import Package, Record, sha256_file
-from .outcomes import FAILED, HANDED_ON, FlavourOutcome
+from ..base.records import Record
+from .outcomes import BUILT, FAILED, HANDED_ON, FlavourOutcome
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,20 @@ class Builder:
     def handed_on(self, flavour: str) -> bool:
         return flavour in self.outcomes and self.outcomes[flavour].state == HANDED_ON
 
-    def settled(self, flavour: str) -> bool:
-        return flavour in self.outcomes and not self.handed_on(flavour)
+    def built(self, flavour: str) -> bool:
+        return flavour in self.outcomes and self.outcomes[flavour].state == BUILT
+
+    def gave_up(self, flavour: str) -> bool:
+        """Whether it neither built the flavour nor handed it on: no other builder tries."""
+        return flavour in self.outcomes and not self.built(flavour) and not self.handed_on(flavour)
+
+
+@dataclass(frozen=True)
+class HandedOver(Record):
+    """A hand-over of a flavour: its builder, and the path of the file on the signer."""
+
+    builder: str
+    file: str
 
 
 @dataclass(frozen=True)
@@ -83,12 +96,14 @@ def spread(
     given: Mapping[str, Collection[str]] | None = None,
     lost: Collection[str] = (),
     last: bool = False,
+    agreement: int = 1,
 ) -> Spread:
     """Spread the flavours of ``wanted`` that are not settled yet. After the ``last`` round they are missing instead.
 
     ``table`` names all flavours that a release of all of them has. ``given`` are the shares of the round before,
-    ``lost`` the builders that were lost by then.
+    ``lost`` the builders that were lost by then, ``agreement`` the builders that must build each flavour.
     """
+    _require_agreement(agreement, builders)
     unknown = {flavour for builder in builders for flavour in builder.flavours} - set(table)
     if unknown:
         raise PipelineError(
@@ -99,51 +114,65 @@ def spread(
     given = given or {}
     gone = tuple(b.name for b in builders if b.name in lost or not b.answers or _silent(b, given.get(b.name, ())))
     here = [b for b in builders if b.in_run and b.name not in gone]
-    able = {
-        flavour: [b for b in here if b.may_build(flavour) and not b.handed_on(flavour)]
+    needed = {
+        flavour: agreement - sum(b.built(flavour) for b in builders)
         for flavour in wanted
-        if not any(b.settled(flavour) for b in builders)
+        if not any(b.gave_up(flavour) for b in builders)
     }
-    shares = _placed({flavour: some for flavour, some in able.items() if some}, _homes(builders, table))
+    able = {
+        flavour: [b for b in here if b.may_build(flavour) and flavour not in b.outcomes]
+        for flavour, number in needed.items()
+        if number > 0
+    }
+    possible = {flavour: some for flavour, some in able.items() if len(some) >= needed[flavour]}
+    shares = _placed(possible, _homes(builders, table), needed)
     missing = [
         MissingFlavour(flavour, outcome.reason(flavour))
         for builder in builders
         for flavour, outcome in builder.outcomes.items()
         if outcome.state == FAILED
     ]
-    missing += [_homeless(flavour, builders, gone) for flavour, some in able.items() if not some]
+    missing += [_homeless(flavour, builders, gone, agreement) for flavour in able if flavour not in possible]
     if last:
         missing += [
-            MissingFlavour(flavour, f"{flavour}: {name} could build it, but no round is left: run again")
-            for name, share in shares.items()
-            for flavour in share
+            MissingFlavour(flavour, f"{flavour}: {' and '.join(names)} could build it, but no round is left: run again")
+            for flavour, names in _builders_of(shares).items()
         ]
         shares = {}
     return Spread(shares, tuple(missing), gone)
 
 
-def verified(builders: Sequence[Builder]) -> tuple[Package, ...]:
-    """The packages of all builders, as files on the signer; PipelineError if a digest differs from the builder's."""
-    packages = []
-    for builder in builders:
-        for package in filter(None, (outcome.arrived for outcome in builder.outcomes.values())):
-            path = Path(package.path)
-            found = sha256_file(path) if path.is_file() else "no file"
-            if found != package.sha256:
-                raise PipelineError(
-                    f"the package that {builder.name} made is not the one that arrived: {builder.name} reports sha256 "
-                    f"{package.sha256}, here is {found}",
-                    package.path,
-                    f"Delete it, and packages/ on {builder.name}; run again. Nothing was signed or published",
-                )
-            packages.append(package)
-    return tuple(packages)
+def handed_over(
+    wanted: Sequence[str], builders: Sequence[Builder], agreement: int = 1
+) -> dict[str, tuple[HandedOver, ...]]:
+    """The hand-overs of each flavour that enough builders built, for the signer to package."""
+    found = {
+        flavour: tuple(HandedOver(b.name, b.outcomes[flavour].file) for b in builders if b.built(flavour))
+        for flavour in wanted
+        if not any(b.gave_up(flavour) for b in builders)
+    }
+    return {flavour: some for flavour, some in found.items() if len(some) >= agreement}
 
 
-def version_line(builders: Sequence[Builder]) -> str:
-    """The line that ``mistralrs --version`` of the packaged binaries prints; "" if nothing was packaged."""
-    versions = (outcome.crate_version for b in builders for outcome in b.outcomes.values() if outcome.crate_version)
-    return next((f"mistralrs {version}" for version in versions), "")
+def _require_agreement(agreement: int, builders: Sequence[Builder]) -> None:
+    if agreement < 1:
+        raise PipelineError(f"agreement is {agreement}", "agreement", "Set it to 1, or to the builders that must agree")
+    if agreement > len(builders):
+        raise PipelineError(
+            f"agreement is {agreement}, and the inventory has {len(builders)} builder{'s' * (len(builders) > 1)}: no "
+            "flavour can be built by enough of them",
+            "agreement",
+            f"Add builders to the inventory, or set agreement: {len(builders)}. Nothing was built",
+        )
+
+
+def _builders_of(shares: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The builders of each flavour in the shares."""
+    found: dict[str, list[str]] = {}
+    for name, share in shares.items():
+        for flavour in share:
+            found.setdefault(flavour, []).append(name)
+    return found
 
 
 def _silent(builder: Builder, share: Collection[str]) -> bool:
@@ -153,32 +182,37 @@ def _silent(builder: Builder, share: Collection[str]) -> bool:
 def _homes(builders: Sequence[Builder], table: Sequence[str]) -> dict[str, str]:
     """The builder of each flavour in a release of all, with every builder present."""
     able = {flavour: [b for b in builders if b.may_build(flavour)] for flavour in table}
-    return {flavour: name for name, share in _placed(able, {}).items() for flavour in share}
+    return {flavour: name for name, share in _placed(able, {}, {}).items() for flavour in share}
 
 
-def _placed(able: Mapping[str, Sequence[Builder]], homes: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """The shares, by builder, each in the order of the flavours."""
+def _placed(
+    able: Mapping[str, Sequence[Builder]], homes: Mapping[str, str], needed: Mapping[str, int]
+) -> dict[str, tuple[str, ...]]:
+    """The shares, by builder, each in the order of the flavours. ``needed`` builders (1) get each flavour."""
     load: dict[str, int] = {}
-    at: dict[str, str] = {}
+    at: dict[str, set[str]] = {}
     for flavour in sorted(able, key=lambda name: len(able[name])):
-        if not able[flavour]:
-            continue
-        chosen = min(
-            able[flavour],
-            key=lambda b: ((load.get(b.name, 0) + 1) / b.weight, b.name != homes.get(flavour)),
-        )
-        load[chosen.name] = load.get(chosen.name, 0) + 1
-        at[flavour] = chosen.name
+        left = list(able[flavour])
+        for _ in range(min(needed.get(flavour, 1), len(left))):
+            chosen = min(
+                left,
+                key=lambda b: ((load.get(b.name, 0) + 1) / b.weight, b.name != homes.get(flavour)),
+            )
+            left.remove(chosen)
+            load[chosen.name] = load.get(chosen.name, 0) + 1
+            at.setdefault(flavour, set()).add(chosen.name)
     names = list(dict.fromkeys(b.name for some in able.values() for b in some))
-    shares = {name: tuple(flavour for flavour in able if at.get(flavour) == name) for name in names}
+    shares = {name: tuple(flavour for flavour in able if name in at.get(flavour, ())) for name in names}
     return {name: share for name, share in shares.items() if share}
 
 
-def _homeless(flavour: str, builders: Sequence[Builder], gone: Collection[str]) -> MissingFlavour:
+def _homeless(flavour: str, builders: Sequence[Builder], gone: Collection[str], agreement: int) -> MissingFlavour:
     """The reasons why each builder does not build a flavour."""
-    reasons = []
+    reasons = [f"{flavour}: {agreement} builders must build the same bytes (agreement)"] if agreement > 1 else []
     for builder in builders:
-        if not builder.may_build(flavour):
+        if builder.built(flavour):
+            reasons.append(f"{flavour}: {builder.name} built it")
+        elif not builder.may_build(flavour):
             reasons.append(f"{flavour}: {builder.name} may not build it (builder_flavours)")
         elif builder.handed_on(flavour):
             reason = builder.outcomes[flavour].reason(flavour)

@@ -5,8 +5,9 @@ Rules:
 1. The unsigned file never changes. Its signed copy lies in a folder named by the unsigned file's digest, where a second
    run finds it. The copy is valid for as long as its key is trusted, even if another key signs now: a second signature
    would be other bytes under a name that may be published.
-2. Before signing: the file has the digest of its record, rpm's own digests are good, and it has no signature.
-3. After signing: rpm accepts the copy with every digest and signature required and the trusted keys alone.
+2. The signer signs what it made: a file in its own folder ``packages`` or ``release``, where no builder writes.
+3. Before signing: the file has the digest of its record, rpm's own digests are good, and it has no signature.
+4. After signing: rpm accepts the copy with every digest and signature required and the trusted keys alone.
    `rpmkeys -K` by itself prints "digests OK" and exits 0 for an unsigned package (seen with rpm 4.18).
 """
 
@@ -27,6 +28,8 @@ from .keyring import Keyring, SigningKey, gpg_program, opened
 from .signer import Signer
 
 _RECORD = "package.json"
+OWN = ("packages", "release")
+"""The folders below the signer's root where packages are made."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,24 @@ def sign_package(package: Package, signer: Signer, *, check: bool = False) -> Si
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return Signed(True, signed)
+
+
+def require_own(package: Package, read: Package, signer: Signer) -> None:
+    """PipelineError unless this signer made the package, and ``read``, read back from the file, is its record."""
+    path = Path(package.path)
+    folders = [signer.root / name for name in OWN]
+    if path.is_symlink() or path.resolve().parent.parent not in [folder.resolve() for folder in folders]:
+        raise PipelineError(
+            f"{path.name} is no package that this signer made",
+            package.path,
+            f"It signs only what it packaged itself, in {folders[0]}. Find out where this comes from",
+        )
+    if read != package:
+        raise PipelineError(
+            f"the package is {read.nevra}, SHA-256 {read.sha256}; its record has {package.nevra}, {package.sha256}",
+            package.path,
+            "Delete its folder, and run again",
+        )
 
 
 def find_signed(folder: Path, filename: str, trusted_keys: Path) -> Package | None:

@@ -33,17 +33,26 @@ packages that the pool lacks). Rules:
  5. ``publish`` names the head that the snapshot was composed on, and is refused on any other. So two publishers
     never lose each other's packages, and an old upload cannot be replayed.
  6. One command at a time changes a channel (flock on ``lock``). An upload that is still being written is neither
-    staged nor dropped (rsync inherits a flock on the folder of its transaction).
+    staged nor dropped (rsync inherits a flock on the folder of its transaction). An upload is copied and verified
+    before the lock is taken: a slow one delays nobody.
  7. Every command is idempotent: repeated after it succeeded, it gives the same answer.
  8. A refused command changes nothing and keeps the upload. It can be sent again, and resumes with the packages
     that are there; its snapshot/ starts empty each time.
  9. A snapshot lists, signed, all packages that were ever yanked: none of them is published again. Their files are
     removed when the snapshot that yanks them becomes the head.
-10. The retention is the host's own (see prune), and so is the space for uploads (see upload).
+10. The retention is the host's own (see prune), and so are space, time and number of uploads (see upload).
+11. The folder of an upload is the uploader's: names, kinds, modes and contents may be anything and may change at any
+    time. The agent reaches it without following links (see inside), copies from it, and verifies and publishes the
+    copy. A bad upload fails itself alone.
+12. Programs that parse what an uploader sent run with limits and, where the kernel has Landlock, confined (see
+    confine). Before them, the agent checks the outer shape of signatures and packages itself (see formats).
+13. The id of a transaction is known to its uploader: whoever knows it can occupy or drop the upload. Answers over ssh
+    shorten ids.
 
 The agent uses the standard library and the host's rsync, gpgv and rpm. It shares no code with the signer, on
 purpose: a defect of the signer's code must not be able to hide here. The state on disk is described in host.
 
-A module imports only modules to its left: refusal, command, disk, host, metadata, trust, upload, staged, examine,
-publish, prune, report, command_line. All imports are at the top: a running agent does not depend on its files.
+A module imports only modules to its left: refusal, confine, formats, command, disk, inside, host, metadata, trust,
+upload, staged, examine, publish, prune, report, command_line. All imports are at the top: a running agent does not
+depend on its files.
 """

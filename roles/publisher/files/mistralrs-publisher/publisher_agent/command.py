@@ -14,6 +14,7 @@ from .refusal import UsageError
 
 CHANNEL = r"[a-z][a-z0-9-]{0,31}"
 TRANSACTION = r"[0-9a-z][0-9a-z-]{7,63}"
+LONG_ID = r"\b([0-9a-z][0-9a-z-]{10})[0-9a-z-]+"  # the part of a transaction's id that may be shown, and the rest
 SNAPSHOT = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}"
 # The options that `rsync -rt[v]` sends to the receiver. No -l, -D or -s: no links, no devices, no arguments
 # that follow later through the pipe. The letters after e are the client's capabilities, not a remote shell.

@@ -27,7 +27,7 @@ from .publish import drop, stage_or_publish
 from .refusal import Refused, refusal
 from .report import status, verify
 from .staged import interrupted, recover
-from .upload import receive, room
+from .upload import receive, room, slot
 
 MAX_LOG = 1 << 20  # bytes until the log is rotated
 
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     os.umask(0o022)
     syslog.openlog("mistralrs-publisher", syslog.LOG_PID, syslog.LOG_DAEMON)
     try:
-        config = Config.read(options.config)._replace(caller=options.caller)
+        config = Config.read(options.config)._replace(caller=options.caller, remote=options.ssh)
         if options.check:
             if absent := [name for name in PROGRAMS if not shutil.which(name, path=ENVIRONMENT["PATH"])]:
                 raise Refused(f"programs are not installed: {', '.join(absent)}", ENVIRONMENT["PATH"], "Install them")
@@ -66,7 +66,7 @@ def serve_and_log(config: Config, text: str, only: Iterable[str]) -> int:
     try:
         status_ = serve(config, text, only)
         outcome = f"rsync ended with status {status_}" if status_ else ""
-    except (Refused, OSError) as error:
+    except Exception as error:
         refused = refusal(error)
         status_, outcome = refused.status, refused.what
         raise refused from error
@@ -79,7 +79,8 @@ def serve(config: Config, text: str, only: Iterable[str]) -> int:
     """Run one command and print its answer; the exit status."""
     command = parse(text)
     channel = config.channel(command.channel, only)
-    if command.verb in ("rsync", "head", "verify", "status") and interrupted(channel):
+    channel.check_folders()
+    if command.verb not in ("drop", "prune") and interrupted(channel):  # these two take the lock at once
         channel.make_state()
         with locked(channel.state / "lock") as idle:
             if idle:  # else a command is running, and the incomplete transaction is its own
@@ -95,7 +96,8 @@ def serve(config: Config, text: str, only: Iterable[str]) -> int:
         case "prune":
             answer = prune(channel, dry_run=command.dry_run)
         case "verify":
-            answer = verify(channel)
+            with slot(channel):
+                answer = verify(channel)
         case "status":
             answer = status(channel)
         case _:

@@ -1,7 +1,7 @@
 """Small durable steps on disk, locks, and the programs that the agent runs.
 
 A step is on disk (fsync) when its function returns. A killed step leaves the old state or the new one, so each
-step can be repeated. Programs get no shell, no stdin and a fixed environment.
+step can be repeated. Programs get no shell and a fixed environment.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .refusal import Refused
 
 PROGRAMS = ("rsync", "gpgv", "rpm", "rpmkeys")
 # HOME does not exist: a ~/.rpmmacros must not weaken the verification.
+MAX_RUN = 600  # seconds of one program
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
 
 
@@ -114,9 +115,10 @@ def sha256(path: Path) -> str:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove an uploaded folder. Python 3.11's shutil.rmtree fails on very deep trees; rm does not."""
-    if folder.exists():
-        run("rm", "-rf", "--", folder)
+    """Remove an uploaded folder, whatever its modes. Python 3.11's shutil.rmtree fails on very deep trees."""
+    for program in (("rm", "-rf"), ("chmod", "-R", "u+rwX"), ("rm", "-rf")):
+        if os.path.lexists(folder):
+            run(*program, "--", folder)
 
 
 @contextlib.contextmanager
@@ -140,19 +142,35 @@ def flock(descriptor: int) -> bool:
     return True
 
 
-def run(*argv: str | Path) -> subprocess.CompletedProcess[str]:
+def run(
+    *argv: str | Path, stdin: bytes = b"", enter: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; ``enter`` confines it (see confine.confined)."""
     try:
-        return subprocess.run(  # noqa: S603  a list of words, no shell
+        done = subprocess.run(  # noqa: S603  a list of words, no shell
             argv,
             env=ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
-            text=True,
-            errors="replace",
             check=False,
+            timeout=MAX_RUN,
+            preexec_fn=enter,
         )
     except FileNotFoundError as error:
         raise missing_program(str(argv[0])) from error
+    except subprocess.TimeoutExpired as error:
+        raise Refused(f"the program {argv[0]} took longer than {MAX_RUN} s", str(argv[-1])) from error
+    except subprocess.SubprocessError as error:
+        raise unconfined(str(argv[0])) from error
+    texts = (output.decode(errors="replace") for output in (done.stdout, done.stderr))
+    return subprocess.CompletedProcess(done.args, done.returncode, *texts)
+
+
+def unconfined(name: str) -> Refused:
+    return Refused(
+        f"the program {name} cannot be confined on the repo host",
+        remedy="See the kernel's log; a container needs the system calls of Landlock allowed or absent",
+    )
 
 
 def missing_program(name: str) -> Refused:

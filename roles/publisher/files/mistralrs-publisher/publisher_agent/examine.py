@@ -1,20 +1,27 @@
 """The verification of an upload: everything that must hold before a client can reach one byte of it.
 
-What was verified when its snapshot was staged is not read again: the parent's packages, and files of the pool
-whose digest a snapshot lists. Of ten thousand packages only the added and the removed ones are parsed.
+``examined`` does the long part before the channel's lock is taken: it copies the upload, and verifies the copy against
+the trusted keys and against its parent, which never changes. ``fits`` does the rest under the lock: it compares the
+result with the pool and with the other transactions.
+
+What was verified when its snapshot was staged is not read again: the parent's packages, and files of the pool whose
+digest a snapshot lists. Of ten thousand packages only the added and the removed ones are parsed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from .command import Command
-from .disk import names_in, sha256
+from .disk import make_folder, names_in, remove_tree, sha256
 from .host import Channel, caller_address
+from .inside import FOLDERS, copy
 from .metadata import (
     MAX_METADATA,
     METADATA,
@@ -40,46 +47,82 @@ from .upload import MAX_FILE, regular_files
 MAX_PACKAGES = 200  # in one upload
 
 
-def examine(channel: Channel, command: Command, upload: Path, old: StagedTransaction | None) -> StagedTransaction:
-    """Verify an upload and return the transaction to stage; ``old`` is the staged one that it replaces."""
-    snapshot = upload / "snapshot"
+class Examined(NamedTuple):
+    """A verified copy of an upload. ``brought`` are the packages in ``folder`` that the snapshot names."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    parent: ParentSnapshot
+    metadata: list[str]  # names in repodata/
+    packages: Mapping[str, str]  # of the snapshot, name to sha256
+    new: Mapping[str, ListedFile]  # those whose metadata the parent lacks
+    brought: set[str]
+
+
+@contextlib.contextmanager
+def examined(channel: Channel, command: Command, upload: Path) -> Iterator[Examined]:
+    """Copy and verify an upload. The copy ends with the block; the caller holds the upload's lock."""
     check_layout(found := regular_files(upload))
+    folder = channel.examined(command.transaction)
+    try:
+        for name in FOLDERS:
+            make_folder(folder / name)
+        yield verified_copy(channel, command, upload, found, folder)
+    finally:
+        remove_tree(folder)
+
+
+def verified_copy(channel: Channel, command: Command, upload: Path, found: Mapping[str, int], folder: Path) -> Examined:
+    """Copy what ``found`` names (path: size), metadata first, and verify each part before the next is read."""
+    snapshot = folder / "snapshot"
+    digests = {name: copy(upload, name, folder / name, found[name]) for name in found if name.startswith("snapshot/")}
 
     trust = Trust.load(channel.config)
     for name in SIGNED:
         trust.check_signature(snapshot / name)
 
     revision, metadata, primary = parse_repomd(snapshot / "repodata/repomd.xml")
-    record, repomd = parse_snapshot(snapshot / "snapshot.json"), sha256(snapshot / "repodata/repomd.xml")
-    parent = ParentSnapshot.read(channel, command.parent)
+    record, parent = parse_snapshot(snapshot / "snapshot.json"), ParentSnapshot.read(channel, command.parent)
     check_parent(record, revision, parent)
-    check_record(record, channel.name, repomd)
+    check_record(record, channel.name, digests["snapshot/repodata/repomd.xml"])
 
     uploaded = below("snapshot/repodata/", found)
     if (wanted := {"repomd.xml", "repomd.xml.asc", *metadata}) != uploaded:
         raise Refused("repodata/ does not hold exactly what repomd.xml names", ", ".join(sorted(wanted ^ uploaded)))
     for name, file in metadata.items():
-        check_file(snapshot / "repodata" / name, file.sha256, file.size)
+        path = f"snapshot/repodata/{name}"
+        if (digests[path], found[path]) != file:
+            raise different(name)
 
     packages = parse_packages(snapshot / "packages.txt")
     new = changed_packages(parse_primary(snapshot / "repodata" / primary), packages, parent)
-    added, removed = sorted(set(packages) - set(parent.packages)), sorted(set(parent.packages) - set(packages))
-    if (sorted(record["added"]), sorted(record["removed"])) != (added, removed):
+    changes = sorted(set(packages) - set(parent.packages)), sorted(set(parent.packages) - set(packages))
+    if (sorted(record["added"]), sorted(record["removed"])) != changes:
         raise Refused("snapshot.json names other changes than packages.txt shows", "snapshot.json")
-    pool = names_in(channel.pool)
-    yanked = newly_yanked(record, parent.yanked, pool | set(parent.packages), packages)
 
     # A package that the snapshot does not name is from an older composition: it stays in the upload, unused.
     brought = below("Packages/", found) & set(packages)
+    for name in sorted(brought):
+        path = f"Packages/{name}"
+        if copy(upload, path, folder / path, found[path]) != packages[name]:
+            raise different(name)
+        trust.check_package(folder / path)
+    return Examined(folder, record, parent, sorted(uploaded), packages, new, brought)
+
+
+def fits(channel: Channel, command: Command, ready: Examined, old: StagedTransaction | None) -> StagedTransaction:
+    """Compare a verified upload with the channel, and return the transaction to stage in place of ``old``."""
+    record, packages, parent = ready.record, ready.packages, ready.parent
+    pool = names_in(channel.pool)
+    yanked = newly_yanked(record, parent.yanked, pool | set(parent.packages), packages)
     staying = pool - exclusive_packages(channel, old)
-    if lacking := sorted(set(packages) - staying - brought):
+    if lacking := sorted(set(packages) - staying - ready.brought):
         raise Refused("a package is neither in the pool nor in the upload", ", ".join(lacking))
     check_pooled(channel, {name: packages[name] for name in packages if name in staying}, parent)
-    check_brought(channel, trust, [upload / "Packages" / name for name in sorted(brought)], packages)
-    for name, package in new.items():
-        path = channel.pool / name if name in staying else upload / "Packages" / name
+    for name, package in ready.new.items():
+        path = channel.pool / name if name in staying else ready.folder / "Packages" / name
         if path.stat().st_size != package.size:
-            raise Refused("the file is not the one that the signed metadata names", name)
+            raise different(name)
 
     if channel.snapshot(record["id"]).exists():
         raise Refused("this snapshot exists already", record["id"])
@@ -93,12 +136,16 @@ def examine(channel: Channel, command: Command, upload: Path, old: StagedTransac
         time=int(time.time()),
         reason=record["reason"],
         who=f"{channel.config.caller or f'uid {os.getuid()}'} from {caller_address()}",
-        added=added,
-        removed=removed,
+        added=sorted(record["added"]),
+        removed=sorted(record["removed"]),
         yanked=yanked,
-        metadata=sorted(uploaded),
+        metadata=ready.metadata,
         fresh=[name for name in packages if name not in pool or name in others],
     )
+
+
+def different(name: str) -> Refused:
+    return Refused("the file is not the one that the signed metadata names", name)
 
 
 def below(folder: str, paths: Iterable[str]) -> set[str]:
@@ -152,19 +199,6 @@ def check_pooled(channel: Channel, packages: Mapping[str, str], parent: ParentSn
             )
 
 
-def check_brought(channel: Channel, trust: Trust, paths: list[Path], packages: Mapping[str, str]) -> None:
-    """Refuse an uploaded package that differs from the metadata, or is not signed by a trusted key.
-
-    Skips a file that is the same inode as in the pool: the transaction was staged before, with other metadata.
-    """
-    pooled = {path.name for path in paths if (channel.pool / path.name).exists()}
-    known = listed_digests(channel, pooled)
-    for path in paths:
-        if known.get(path.name) != packages[path.name] or not path.samefile(channel.pool / path.name):
-            check_file(path, packages[path.name])
-            trust.check_package(path)
-
-
 def check_file(path: Path, digest: str, size: int | None = None) -> None:
     if (size is not None and path.stat().st_size != size) or sha256(path) != digest:
-        raise Refused("the file is not the one that the signed metadata names", path.name)
+        raise different(path.name)

@@ -1,7 +1,8 @@
 """The configuration, and where everything of a channel is on disk.
 
 State is below ``<root>/.publisher/<channel>/``: lock, staged/, journal (one JSON line a publication), unnamed
-(since when no snapshot names a file), incoming/<transaction>/; while a command runs also staging/ and trash/.
+(since when no snapshot names a file), incoming/<transaction>/, slots/ (a lock for each upload of a key); while a
+command runs also examined/<transaction>/ (the agent's copy of an upload), staging/ and trash/.
 ``<root>/.publisher/log`` has one JSON line a command. All of it is on the file system of the repositories and
 never served (mode 0700).
 """
@@ -19,6 +20,7 @@ from .command import CHANNEL, SNAPSHOT
 from .disk import json_lines, make_folder, paths_in
 from .refusal import Refused, UsageError
 
+STATE_FOLDERS = ("incoming", "staged", "examined", "slots")
 SPACE_MIB = {"reserve_mib": 1024, "incoming_mib": 20480}  # defaults
 
 
@@ -50,6 +52,7 @@ class Config(NamedTuple):
     reserve: int  # bytes that an upload leaves free on the disk
     incoming: int  # bytes that all uploads of a channel may hold
     caller: str = ""  # --as: the name of the caller's key; not in the file
+    remote: bool = False  # called over ssh; not in the file
 
     @classmethod
     def read(cls, path: Path) -> Config:
@@ -100,12 +103,24 @@ class Channel(NamedTuple):
 
     def make_state(self) -> None:
         """Make the state folders, closed to every other account."""
-        for folder in (self.state.parent, self.state, self.state / "incoming", self.state / "staged"):
+        for folder in (self.state.parent, self.state, *(self.state / name for name in STATE_FOLDERS)):
             make_folder(folder, 0o700)
         (self.state / "lock").touch(0o600)
 
     def incoming(self, transaction: str) -> Path:
         return self.state / "incoming" / transaction
+
+    def examined(self, transaction: str) -> Path:
+        return self.state / "examined" / transaction
+
+    def check_folders(self) -> None:
+        """Refuse a folder that this account replaced by a link: it would lead the agent, or root, elsewhere."""
+        for path in (self.pool, self.folder / "snapshots", *(self.state / name for name in STATE_FOLDERS)):
+            for folder in (path, *path.parents):
+                if folder == self.config.root:
+                    break
+                if folder.is_symlink() and folder.lstat().st_uid == os.geteuid():
+                    raise Refused("a folder of the channel is a link", folder, "Remove the link; find out who made it")
 
     def url(self, snapshot: str) -> str:
         return f"{self.config.base_url}/{self.row.path}/snapshots/{snapshot}/"

@@ -23,15 +23,18 @@ PACKAGE = r"[A-Za-z0-9][A-Za-z0-9._+~^-]{0,199}\.(?:x86_64|noarch)\.rpm"
 METADATA = r"([0-9a-f]{64})-[a-z_]{1,32}\.xml\.gz"
 MAX_METADATA = 256 << 20  # bytes of all files of a snapshot, and of its unpacked primary metadata
 MAX_LISTED = 100_000  # packages of a channel
+MAX_RECORD = 32 << 20  # bytes of snapshot.json, which names packages
+MAX_REPOMD = 1 << 20
 CLOCK_SKEW = 600  # seconds that the signer's clock may be ahead
 
 SNAPSHOT_FILES = ("packages.txt", "snapshot.json", "snapshot.json.asc")
 SIGNED = ("repodata/repomd.xml", "snapshot.json")
 REPO = "{http://linux.duke.edu/metadata/repo}"
 COMMON = "{http://linux.duke.edu/metadata/common}"
+XML = b'<?xml version="1.0" encoding="UTF-8"?>\n'  # in another encoding, an XML reader sees other text than a pattern
 # primary.xml is this head, one text for each package, and the foot, byte for byte as createrepo_c writes it.
 PRIMARY = (
-    b'<?xml version="1.0" encoding="UTF-8"?>\n<metadata xmlns="http://linux.duke.edu/metadata/common"'
+    XML + b'<metadata xmlns="http://linux.duke.edu/metadata/common"'
     b' xmlns:rpm="http://linux.duke.edu/metadata/rpm" packages="%d">\n'
 )
 BEGIN, END, FOOT = b'<package type="rpm">', b"</package>\n", b"</metadata>"
@@ -79,7 +82,11 @@ def parse_repomd(path: Path) -> tuple[int, dict[str, ListedFile], str]:
     files: dict[str, ListedFile] = {}
     primary = ""
     try:
-        root = ET.parse(path).getroot()  # noqa: S314  its signature was verified
+        if path.stat().st_size > MAX_REPOMD or b"<!" in (text := path.read_bytes()):
+            raise ValueError(f"it has more than {MAX_REPOMD} bytes, or declares entities")
+        if not text.startswith(XML):
+            raise ValueError("it is not what createrepo_c writes")
+        root = ET.fromstring(text)  # noqa: S314  it declares no entities
         revision = int(attribute(root, f"{REPO}revision"))
         for data in root.iter(f"{REPO}data"):
             folder, _, name = attribute(data, f"{REPO}location", "href").rpartition("/")
@@ -151,12 +158,19 @@ def parse_packages(path: Path) -> dict[str, str]:
 
 
 def parse_snapshot(path: Path) -> dict[str, Any]:
-    """snapshot.json: a record with exactly these keys and types."""
+    """The record of a snapshot on disk."""
+    if path.stat().st_size > MAX_RECORD:
+        raise Refused("snapshot.json is not a snapshot's record", path)
+    return parse_record(path.read_bytes(), path)
+
+
+def parse_record(text: bytes, path: Path) -> dict[str, Any]:
+    """snapshot.json: a record with exactly these keys and types. ``path`` is for the message."""
     types: dict[str, type] = dict.fromkeys(("id", "channel", "parent", "reason"), str)
     types |= {"time": int, "added": list, "removed": list, "yanked": list}
     try:
-        data = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError):
+        data = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError):
         data = {}
     if {key: type(value) for key, value in data.items()} != types:
         raise Refused("snapshot.json is not a snapshot's record", path)

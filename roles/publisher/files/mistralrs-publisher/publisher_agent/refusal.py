@@ -48,10 +48,13 @@ class Busy(Refused):
         super().__init__(what, where, "Wait for it, then try again")
 
 
-def refusal(error: Refused | OSError) -> Refused:
-    """An operating system error as a refusal; a refusal as it is."""
+def refusal(error: Exception) -> Refused:
+    """An error as a refusal; a refusal as it is."""
     if isinstance(error, Refused):
         return error
+    if not isinstance(error, OSError):  # an input of a kind that no rule names
+        remedy = "Drop the transaction and compose it again; if that fails too, report this as a defect of the agent"
+        return Refused(f"the agent failed: {type(error).__name__}: {str(error)[:200]}", "", remedy)
     return Refused(
         f"the repo host failed: {error.strerror or error}",
         error.filename or "",

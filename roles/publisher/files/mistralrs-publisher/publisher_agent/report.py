@@ -7,13 +7,16 @@ no packages.
 from __future__ import annotations
 
 import os
-import time
+import re
 from pathlib import Path
 from typing import Any
 
+from .command import LONG_ID
+from .confine import landlock
 from .disk import json_lines, locked, names_in, paths_in, sha256
 from .examine import check_file
 from .host import Channel
+from .inside import size_of
 from .metadata import (
     SIGNED,
     check_record,
@@ -28,7 +31,7 @@ from .prune import published_chain, unnamed_since
 from .refusal import FINAL, Refused
 from .staged import LOCK_WAIT, staged_transactions
 from .trust import Trust
-from .upload import free_bytes, room, size_of
+from .upload import age, free_bytes, room
 
 
 def verify(channel: Channel) -> dict[str, Any]:
@@ -115,11 +118,13 @@ def status(channel: Channel) -> dict[str, Any]:
 
     ``orphans`` are files of the pool that no snapshot names, ``since`` when by prune's record (null: prune has not
     seen them). ``missing`` are packages that a snapshot names and the pool lacks. ``journal`` has the last
-    publications, ``refusals`` the last refused commands.
+    publications, ``refusals`` the last refused commands. ``landlock`` is the kernel's version of it, 0 for none: then
+    rsync, gpgv and rpm are confined by limits alone. Over ssh, ids of transactions are shortened: whoever knows one
+    can occupy or drop the upload.
     """
     channel.make_state()
     with locked(channel.state / "lock", 1):  # a report beside a long command is better than none
-        now, folders, marks = time.time(), channel.snapshots(), unnamed_since(channel)
+        folders, marks = channel.snapshots(), unnamed_since(channel)
         staged = {transaction.snapshot for transaction in staged_transactions(channel)}
         files = {name: os.lstat(f"{channel.pool}/{name}").st_size for name in names_in(channel.pool)}
         orphans = sorted(set(files) - named_packages(folders.values()))
@@ -128,6 +133,7 @@ def status(channel: Channel) -> dict[str, Any]:
             "snapshot": channel.head(),
             "room": room(channel),
             "free": free_bytes(channel.config),
+            "landlock": landlock(),
             "snapshots": [
                 {
                     "id": id_,
@@ -142,9 +148,18 @@ def status(channel: Channel) -> dict[str, Any]:
             "orphans": [{"name": name, "bytes": files[name], "since": marks.get(name)} for name in orphans],
             "missing": sorted(missing_packages(channel)),
             "incoming": [
-                {"transaction": path.name, "bytes": size_of(path), "age": int(now - path.stat().st_ctime)}
+                {"transaction": shown(channel, path.name), "bytes": size_of(path), "age": int(age(path))}
                 for path in paths_in(channel.state / "incoming")
             ],
-            "journal": channel.journal(10),
-            "refusals": [row for row in json_lines(channel.state.parent / "log") if row["status"] in FINAL][-10:],
+            "journal": [row | {"transaction": shown(channel, row["transaction"])} for row in channel.journal(10)],
+            "refusals": [
+                row | {"command": shown(channel, row["command"])}
+                for row in json_lines(channel.state.parent / "log")
+                if row["status"] in FINAL
+            ][-10:],
         }
+
+
+def shown(channel: Channel, text: str) -> str:
+    """The text with shortened ids of transactions, for a caller over ssh."""
+    return re.sub(LONG_ID, r"\1", text) if channel.config.remote else text

@@ -15,11 +15,11 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from .disk import append, locked, paths_in, rewrite, sync, unlink
+from .disk import append, locked, paths_in, remove_tree, rewrite, sync, unlink
 from .host import Channel
 from .metadata import package_lines
 from .refusal import Busy, Refused
-from .upload import remove_upload
+from .upload import age, remove_upload, upload_unused
 
 LOCK_WAIT = 300.0  # seconds to wait for another command
 ABANDONED = 2 * 86400  # seconds until an unpublished upload or staged snapshot is removed
@@ -109,6 +109,10 @@ def exclusive(channel: Channel) -> Iterator[None]:
 def recover(channel: Channel) -> None:
     """Finish or take back the transactions of killed commands. The caller holds the channel's lock."""
     empty_trash(channel)
+    for folder in paths_in(channel.state / "examined"):
+        with upload_unused(channel.incoming(folder.name)) as unused:
+            if unused:  # else a command is examining it
+                remove_tree(folder)
     for transaction in interrupted(channel):
         if transaction.snapshot == channel.head():
             finish(channel, transaction)
@@ -160,7 +164,7 @@ def empty_trash(channel: Channel) -> None:
 
 
 def remove_abandoned(channel: Channel) -> None:
-    """Remove what nobody published in time. The age of an upload is its ctime: rsync sets the mtime."""
+    """Remove what nobody published in time."""
     now, held = time.time(), set()
     for transaction in staged_transactions(channel):
         if now - transaction.time > ABANDONED:
@@ -168,5 +172,5 @@ def remove_abandoned(channel: Channel) -> None:
         else:
             held.add(transaction.transaction)
     for folder in paths_in(channel.state / "incoming"):
-        if folder.name not in held and now - folder.stat().st_ctime > ABANDONED:
+        if folder.name not in held and age(folder) > ABANDONED:
             remove_upload(folder)

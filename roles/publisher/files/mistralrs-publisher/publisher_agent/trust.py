@@ -12,14 +12,19 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from .confine import Limits, confined
 from .disk import run, sync
+from .formats import MAX_SIGNATURE, check_rpm, signature_packet
 from .host import Config
 from .refusal import Refused
 
 PROBE = 1 << 17  # bytes that rpm may need to open its key database
+# gpgv hashes one file of metadata; rpm reads a package of at most 4 GiB. Without Landlock rpm writes to its database.
+OF_GPGV, OF_RPM = Limits(cpu=10, memory=256 << 20), Limits(cpu=120, memory=1 << 30, file=16 << 20)
 
 
 class Trust(NamedTuple):
@@ -67,9 +72,15 @@ class Trust(NamedTuple):
         gpgv exits with 0 for an expired key too, so its status lines decide.
         """
         signature = path.with_name(f"{path.name}.asc")
-        if not signature.read_bytes().startswith(b"-----BEGIN PGP SIGNATURE-----"):
-            raise Refused("this is not a detached armored signature", signature)
-        done = run("gpgv", "--status-fd", "1", "--keyring", self.keyring, signature, path)
+        with signature.open("rb") as stream:
+            armored = stream.read(MAX_SIGNATURE + 1)
+        try:
+            binary = signature_packet(armored)
+        except ValueError as error:
+            raise Refused(f"this is not a detached armored signature: {error}", signature) from error
+        # gpgv reads the packet that was examined, not the armor around it.
+        enter = confined(OF_GPGV, read=[self.keyring, path])
+        done = run("gpgv", "--status-fd", "1", "--keyring", self.keyring, "-", path, stdin=binary, enter=enter)
         lines = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("[GNUPG:] ")]
         verdicts = [word for word in lines if word.endswith("SIG") and word != "NEWSIG"]
         if done.returncode or verdicts != ["GOODSIG", "VALIDSIG"]:
@@ -81,17 +92,25 @@ class Trust(NamedTuple):
 
     def check_package(self, path: Path) -> None:
         """Refuse a package without a good signature by a trusted key, or with another file name than its NEVRA."""
+        try:
+            with path.open("rb") as stream:
+                check_rpm(stream, path.stat().st_size)
+        except ValueError as error:
+            raise Refused(f"the package cannot be read: {error}", path.name) from error
+        enter = confined(OF_RPM, read=[self.rpmdb, path])
         # Without the level, rpmkeys accepts an unsigned package.
-        done = run("rpmkeys", "--dbpath", self.rpmdb, "--define", "_pkgverify_level all", "--checksig", path)
+        level = ("--define", "_pkgverify_level all")
+        done = run("rpmkeys", "--dbpath", self.rpmdb, *level, "--checksig", path, enter=enter)
         if done.returncode:
             self.expect_space()
             raise Refused(
-                f"the package is not signed by the trusted key: {done.stdout.strip().rpartition(': ')[2]}",
+                f"the package is not signed by the trusted key: {verdict(done)}",
                 path.name,
                 "Sign it with the key that the repo host trusts (publisher_key), then compose again",
             )
         query = "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm"
-        name = run("rpm", "--dbpath", self.rpmdb, "--query", "--package", "--queryformat", query, path).stdout
+        words = ("--query", "--package", "--queryformat", query, path)
+        name = run("rpm", "--dbpath", self.rpmdb, *words, enter=enter).stdout
         if name != path.name:
             raise Refused(f"the file is not named after its package, {name}", path.name)
 
@@ -102,6 +121,13 @@ class Trust(NamedTuple):
             probe.write_bytes(bytes(PROBE))
         finally:
             probe.unlink(missing_ok=True)
+
+
+def verdict(done: subprocess.CompletedProcess[str]) -> str:
+    """The reason that rpmkeys gives, or that it exceeded its limits."""
+    if done.returncode < 0:
+        return f"its verification took more than {OF_RPM.cpu} s or {OF_RPM.memory} bytes of memory"
+    return done.stdout.strip().rpartition(": ")[2]
 
 
 def dearmor(text: str) -> bytes:
