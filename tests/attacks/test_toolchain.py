@@ -177,9 +177,11 @@ def test_a_changed_wrapper_of_nvcc_is_made_anew(tree: Path) -> None:
     (wrapper / "bin/rustc").unlink()
     (wrapper / "bin/rustc").symlink_to(wrapper.parent / "evil")
     assert changes(wrapper) == ["bin/rustc has other content"]
+    assert changes(tree) == []
     nvcc.wrapped(tree, root, "13.0.88")
     assert changes(wrapper) == []
     assert (wrapper / "bin/rustc").resolve() == tree / "bin/rustc"
+    assert changes(tree) == [], "what the wrapper links to has its own list"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

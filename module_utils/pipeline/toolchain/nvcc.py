@@ -11,7 +11,7 @@ from pathlib import Path
 from ..base.lock import held
 from ..base.records import digest_of
 from . import nvcc_wrapper
-from .verified import changes, record
+from .verified import LIST, changes, record
 
 DIGEST = digest_of(inspect.getsource(nvcc_wrapper))[:8]
 """The wrapper's digest. It is part of an artifact's inputs, since another wrapper may produce other bytes."""
@@ -47,7 +47,7 @@ def _create(folder: Path, toolkit: Path, program: str) -> None:
         (new / "bin").mkdir(parents=True)
         (new / "real").symlink_to(toolkit)
         for entry in toolkit.iterdir():
-            if entry.name != "bin":
+            if entry.name not in ("bin", LIST):
                 (new / entry.name).symlink_to(toolkit / entry.name)
         for entry in (toolkit / "bin").iterdir():
             if entry.name != "nvcc":

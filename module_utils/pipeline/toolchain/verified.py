@@ -40,7 +40,10 @@ class _Entry:
 def record(tree: Path) -> None:
     """Write the list of a tree."""
     found = {name: [_state(path), _content(path)] for name, path in _files(tree).items()}
-    (tree / LIST).write_text(json.dumps(found))
+    # A rename: what lies there may be a link.
+    partial = tree.with_name(f".{tree.name}.{LIST}")
+    partial.write_text(json.dumps(found))
+    partial.replace(tree / LIST)
 
 
 def changes(tree: Path) -> list[str]:
