@@ -100,13 +100,16 @@ def _opened(folder: Path, name: str, largest: int) -> Iterator[IO[bytes]]:
         number = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _refused(folder / name, f"cannot be opened: {error.strerror}") from error
-    with os.fdopen(number, "rb") as stream:
+    try:
         found = os.fstat(number)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             raise _refused(folder / name, "is no plain file with one name")
         if found.st_size > largest:
             raise _refused(folder / name, f"has {found.st_size} bytes, more than {largest}")
-        yield stream
+        with os.fdopen(number, "rb", closefd=False) as stream:
+            yield stream
+    finally:
+        os.close(number)
 
 
 def _refused(path: Path, reason: str) -> PipelineError:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import PipelineError
+from ..base.run import run
 from ..base.sandbox import Layer, Running, Sandbox
 from ..source.checkout import seed
 from .inputs import Build
@@ -170,7 +171,7 @@ def remove(folder: Path) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     if os.geteuid() and not folder.is_symlink():
-        subprocess.run(["chmod", "-R", "u+rwX", "--", folder], check=False, capture_output=True)  # noqa: S603
-    subprocess.run(["rm", "-rf", "--one-file-system", "--", folder], check=False, capture_output=True)  # noqa: S603
+        run(["chmod", "-R", "u+rwX", "--", folder], accept=(0, 1))
+    run(["rm", "-rf", "--one-file-system", "--", folder], accept=(0, 1))
     if folder.exists():
         raise PipelineError("a folder of an earlier build cannot be deleted", str(folder), "Delete it as root")

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
-from pipeline.build import cargo_build, handover
+from pipeline.build import cargo_build, handover, reproduce
 from pipeline.build.failures import CompileFailed
 from pipeline.build.handover import take_binary, take_companions, take_result
 from pipeline.build.inputs import Build
@@ -366,3 +366,19 @@ def test_companions_that_are_links_are_left_out(tmp_path: Path) -> None:
     take_companions(checkout, git("rev-parse", "HEAD", repository=checkout).strip(), folder)
     assert [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()] == ["chat_templates/a.json"]
     assert handover.LARGEST_COMPANION >= 1 << 20
+
+
+def test_a_hostile_target_directory_is_read_without_following_or_waiting(tmp_path: Path) -> None:
+    """The comparison of two builds reads units that upstream's code wrote."""
+    target = tmp_path / "target"
+    for name in ("release/deps", "release/build/x-0123456789abcdef/out", "release/.fingerprint/x-0123456789abcdef"):
+        (target / name).mkdir(parents=True)
+    os.mkfifo(target / "release/deps/liba-0123456789abcdef.rlib")
+    (target / "release/deps/libb-0123456789abcdef.rlib").symlink_to("/dev/zero")
+    endless = b"!<arch>\n" + b"x/".ljust(48) + b"-60".ljust(10) + b"`\n"
+    (target / "release/deps/libc-0123456789abcdef.rlib").write_bytes(endless)
+    (target / "release/build/x-0123456789abcdef/out/a.o").symlink_to("/dev/zero")
+    os.mkfifo(target / "release/.fingerprint/x-0123456789abcdef/lib.json")
+    (target / "release/mistralrs").symlink_to("/dev/zero")
+    assert sorted(reproduce.units(target)) == ["c-0123456789abcdef", "x-0123456789abcdef"]
+    assert reproduce.dependencies(target) == {}
