@@ -169,14 +169,14 @@ def test_a_path_of_the_builder_in_the_binary_is_a_warning(make, tmp_path):
 
 def test_the_module_fails_with_every_finding_and_warns_of_the_rest(make, run_module):
     artifact = make("-Wl,-z,execstack", "-Wl,-rpath,/opt")
-    result = run_module("binary_audit", {"artifact": artifact.to_dict()})
+    result = run_module("binary_audit", {"artifact": artifact.to_dict(), "trust": "release"})
     assert result["failed"]
     assert "RPATH: found /opt, needed none." in result["msg"]
     assert "hardening: found executable stack, needed PIE, full RELRO, NX." in result["msg"]
     assert "Nothing was packaged or published" in result["msg"]
     make(source=PROGRAM + "char ballast[100000] = {1};\n", name="before")
     good = make(name="good")
-    passed = run_module("binary_audit", {"artifact": good.to_dict()})
+    passed = run_module("binary_audit", {"artifact": good.to_dict(), "trust": "release"})
     assert not passed["changed"]
     assert passed["step"]["result"].startswith("mistralrs 0.9.2")
     assert any(row["warning"] for row in passed["findings"] if row["check"] == "size")

@@ -4,9 +4,9 @@
 
 Rules:
 
-1. The second root is ``<root>/reproduce``: another path of another length. It has its own checkout, which borrows the
-   first one's objects, a CARGO_HOME with only the first one's downloads, an empty target directory, and no compile
-   cache. The toolchain is the same.
+1. The second root is ``<root>/reproduce``: another path of another length. It has its own checkout, whose objects are
+   hard links to the first one's, a CARGO_HOME with only the first one's downloads, an empty target directory, and no
+   compile cache. The toolchain is the same.
 2. The binaries and the unsigned packages are compared byte by byte. Signatures are not.
 3. On a difference the report names the place (sections, the first strings that only one has; diffoscope's output where
    it is installed) and the crates: those that were compiled to other bytes although none of their dependencies was,
@@ -24,6 +24,7 @@ import mmap
 import os
 import re
 import shutil
+import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,15 @@ from ..base.git import initialise
 from ..base.records import Artifact, Package, Record, digest_of, sha256_file
 from ..base.run import run
 from ..base.sandbox import Sandbox
+from ..source.checkout import share_objects
 
 FOLDER = "reproduce"
 MARK = ".reproduce"
 SHOWN = 12
 """The number of strings and sections of a difference that are reported."""
+
+LARGEST = 8 << 30
+"""The bytes of the largest file that is compared."""
 
 _STRING = re.compile(rb"[\x20-\x7e]{8,}")
 _SECTION = re.compile(r"^ +\[ *\d+\] (\S+) +(\S+) +[0-9a-f]+ ([0-9a-f]+) ([0-9a-f]+)", re.MULTILINE)
@@ -91,9 +96,7 @@ def prepare(root: Path) -> Path:
         second.mkdir()
         (second / MARK).touch()
         initialise(second / "src", bare=False)
-        borrowed = root / "src" / ".git" / "objects"
-        if borrowed.is_dir():
-            (second / "src" / ".git" / "objects" / "info" / "alternates").write_text(f"{borrowed}\n")
+        share_objects(second / "src", root / "src")
         for name, without in (("cargo", _UNPACKED), ("cudaforge", ())):
             if (root / name).is_dir():
                 _share(root / name, second / name, without)
@@ -181,7 +184,16 @@ def compare_packages(first: Package, second: Package) -> Comparison:
 def is_of(target: Path, artifact: Artifact) -> bool:
     """Whether cargo's target directory still holds the artifact's binary."""
     binary = target / "release" / artifact.binary
-    return binary.is_file() and sha256_file(binary) == artifact.sha256
+    return _plain(binary) and sha256_file(binary) == artifact.sha256
+
+
+def _plain(path: Path) -> bool:
+    """Whether a path of a target directory is a file that may be read: upstream's code put it there."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST
 
 
 def _tags(path: Path) -> dict[str, str]:
@@ -263,9 +275,10 @@ def units(target: Path) -> dict[str, str]:
     Names of objects and a library's metadata do not count: they contain paths that never reach a binary.
     """
     release = target / "release"
-    found = {path.stem.removeprefix("lib"): _contents(path) for path in (release / "deps").glob("lib*.rlib")}
+    libraries = [path for path in (release / "deps").glob("lib*.rlib") if _plain(path)]
+    found = {path.stem.removeprefix("lib"): _contents(path) for path in libraries}
     for folder in (release / "build").glob("*/out"):
-        made = [path for path in folder.rglob("*") if path.suffix in (".o", ".a", ".ptx") and path.is_file()]
+        made = [path for path in folder.rglob("*") if path.suffix in (".o", ".a", ".ptx") and _plain(path)]
         found[folder.parent.name] = sorted(digest for path in made for digest in _contents(path))
     return {name: digest_of(digests) for name, digests in found.items()}
 
@@ -277,7 +290,10 @@ def _contents(path: Path) -> list[str]:
         return [sha256_file(path)]
     found, at = [], 8
     while at + 60 <= len(data):
-        name, size = data[at : at + 16].rstrip(), int(data[at + 48 : at + 58])
+        name, digits = data[at : at + 16].rstrip(), data[at + 48 : at + 58].rstrip()
+        if not digits.isdigit():
+            return [sha256_file(path)]
+        size = int(digits)
         if name not in (b"/", b"//", b"/SYM64/", b"lib.rmeta/"):
             found.append(hashlib.sha256(data[at + 60 : at + 60 + size]).hexdigest())
         at += 60 + size + size % 2
@@ -288,9 +304,11 @@ def dependencies(target: Path) -> Mapping[str, set[str]]:
     """The dependencies of each crate, from cargo's fingerprints. A build script counts as part of its crate."""
     uses: dict[str, set[str]] = {}
     for path in (target / "release" / ".fingerprint").glob("*/*.json"):
+        if not _plain(path):
+            continue
         try:
             names = {entry[1] for entry in json.loads(path.read_text()).get("deps", [])}
-        except (ValueError, AttributeError, IndexError, TypeError):  # the format of another cargo
+        except (ValueError, AttributeError, IndexError, TypeError, RecursionError):  # the format of another cargo
             continue
         uses.setdefault(_crate(path.parent.name), set()).update(names - {"build_script_build", "build_script_main"})
     return uses
@@ -310,7 +328,9 @@ def diffoscope(one: Path, other: Path) -> str:
         return ""
     words = ["diffoscope", "--text", "-", "--no-progress", "--max-text-report-size", "60000"]
     try:
-        return run([*words, str(one), str(other)], accept=(0, 1), timeout=1800).stdout
+        # The files may be hostile to the many programs that it starts.
+        inside = Sandbox(readable=(one.parent, other.parent))
+        return inside.run([*words, str(one), str(other)], accept=(0, 1), timeout=1800).stdout
     except PipelineError as error:
         return f"diffoscope: {error.what}\n"
 
