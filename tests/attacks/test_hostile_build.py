@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
-from pipeline.build import cargo_build, handover, reproduce
+from pipeline.build import cargo_build, handover, layers, reproduce
 from pipeline.build.failures import CompileFailed
 from pipeline.build.handover import take_binary, take_companions, take_result
 from pipeline.build.inputs import Build
@@ -182,6 +182,12 @@ def test_a_try_build_starts_from_what_releases_have_and_again_after_the_next_one
     (site.root / "try/overlay/target/of-before").touch()
     assert fresh(site.make(site.build()))
     assert not (site.root / "try/overlay/target/of-before").exists(), "two states of a target directory never mix"
+    (site.root / "try/overlay/target/of-before").touch()
+    (site.root / "target").rename(site.root / "away")
+    layers.renew(site.build())
+    (site.root / "target").rmdir()
+    (site.root / "away").rename(site.root / "target")
+    assert not (site.root / "try/overlay/target/of-before").exists(), "neither where somebody deleted one"
 
 
 def fresh(artifact: Any) -> set[str]:

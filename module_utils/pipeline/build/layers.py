@@ -132,6 +132,10 @@ def renew(build: Build) -> None:
     """Let a try build start from release's state if that has changed since the last one."""
     if not (build.apart and build.protected):
         return
+    if not (build.root / "target").is_dir():
+        # Somebody deleted it.
+        (build.root / "target").mkdir(parents=True)
+        _write(build.root / MARK, uuid.uuid4().hex)
     wanted, mark = _mark(build.root), build.state / MARK
     if mark.is_file() and mark.read_text() == wanted:
         return
