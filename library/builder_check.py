@@ -29,7 +29,7 @@ options:
     description: Return the findings without failing, and make network requests also for dependencies that are here.
     type: bool
     default: false
-extends_documentation_fragment: [builder_root, build, no_diff]
+extends_documentation_fragment: [builder_root, build, trust, sandbox, no_diff]
 notes:
   - Where no toolkit could be provided, O(toolkit) has the key C(failure) alone, with the reason.
 attributes:
@@ -48,6 +48,7 @@ EXAMPLES = r"""
     package: mistralrs-cli
     rustflags: -C target-cpu=x86-64
     free_gib: 20
+    trust: release
 """
 
 RETURN = r"""
@@ -83,11 +84,14 @@ from ansible.module_utils.pipeline.cache.compile_cache import Cache
 from ansible.module_utils.pipeline.check.builder import BuildRequest, check
 from ansible.module_utils.pipeline.check.compatibility import Compatibility
 from ansible.module_utils.pipeline.source.mirrors import Mirrors, git_mirrors
-from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, ArgumentSpec, run, step
+from ansible.module_utils.pipeline.source.trust import state_of
+from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, SANDBOX, TRUST, ArgumentSpec, run, step
 
 ARGUMENT_SPEC: ArgumentSpec = {
     **BUILDER_ROOT,
     **BUILD,
+    **TRUST,
+    **SANDBOX,
     "free_gib": {"type": "float", "required": True},
     "compatibility": {"type": "dict", "default": {}},
     "builder": {"type": "str", "default": ""},
@@ -102,6 +106,7 @@ def build_request(p: dict[str, Any], *, check_mode: bool) -> BuildRequest:
     absent = not Path(toolkit.get("nvcc") or "/").is_file()
     return BuildRequest(
         root=root,
+        checkout=state_of(root, p["trust"], shared=p["share_trust"]) / "src",
         source=Source.from_dict(p["source"]),
         flavour=flavour,
         package=p["package"],

@@ -5,6 +5,7 @@ DOCUMENTATION = r"""
 module: builder_checkout
 short_description: List the commits of a builder's checkout, or import one
 description:
+  - It is the checkout of builds of trust V(try), since no release comes from a developer's clone.
   - Without O(pack) it lists the commits of the checkout and changes nothing.
   - With O(pack) it imports a commit that upstream lacks, packed by M(dev_source) for this checkout. The files that are
     checked out stay as they are until a build moves there.
@@ -13,6 +14,10 @@ options:
   commit:
     description: The commit in O(pack).
     type: str
+  share_trust:
+    description: Use the checkout that builds of both trusts share.
+    type: bool
+    default: false
   pack:
     description: A git pack with the objects of O(commit) that the checkout lacks.
     type: path
@@ -50,20 +55,27 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.lock import held
 from ansible.module_utils.pipeline.source import checkout
-from ansible.module_utils.pipeline_module import BUILDER_ROOT, ArgumentSpec, run
+from ansible.module_utils.pipeline.source.trust import TRY, state_of
+from ansible.module_utils.pipeline_module import BUILDER_ROOT, TRUST, ArgumentSpec, run
 
-ARGUMENT_SPEC: ArgumentSpec = {**BUILDER_ROOT, "commit": {"type": "str"}, "pack": {"type": "path"}}
+ARGUMENT_SPEC: ArgumentSpec = {
+    **BUILDER_ROOT,
+    "commit": {"type": "str"},
+    "pack": {"type": "path"},
+    "share_trust": TRUST["share_trust"],
+}
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
     root = Path(p["root"])
+    folder = state_of(root, TRY, shared=p["share_trust"]) / "src"
     # 1. Import the commit. Its objects alone change nothing that a build reads.
     if p["pack"]:
         with held(root / "lock"):
-            checkout.receive(root / "src", p["commit"], Path(p["pack"]))
+            checkout.receive(folder, p["commit"], Path(p["pack"]))
     # 2. List the commits.
-    return {"changed": False, "commits": checkout.known(root / "src")}
+    return {"changed": False, "commits": checkout.known(folder)}
 
 
 def main() -> None:

@@ -5,9 +5,10 @@ DOCUMENTATION = r"""
 module: cargo_build
 short_description: Build a flavour of upstream with cargo
 description:
-  - Moves the builder's checkout to the commit, downloads the crates and CUTLASS, and compiles with a whitelisted
-    environment in the one target directory of all flavours. Writes the binary with its manifest, the log, and a report
-    as JSON and as a page.
+  - Moves the builder's checkout to the commit, downloads the crates and CUTLASS, and compiles in a sandbox, with a
+    whitelisted environment, in the one target directory of all flavours. Writes the binary with its manifest, the log,
+    and a report as JSON and as a page.
+  - Only a tag may be built with O(trust=release).
   - Does nothing when there is an artifact of the same inputs (commit, version, flavour, rustc, CUDA, flags).
   - GPU code is kept apart by variant. Memory limits the number of nvcc that run at once.
   - Warns if the compile cache does not work, or had fewer hits than in the build before, with the likely cause.
@@ -47,7 +48,7 @@ options:
     description: Stop when O(alive) was not touched for this number of seconds; never when 0.
     type: int
     default: 0
-extends_documentation_fragment: [builder_root, build, no_diff]
+extends_documentation_fragment: [builder_root, build, trust, sandbox, no_diff]
 attributes:
   check_mode:
     description: Reports whether it would build.
@@ -64,6 +65,7 @@ EXAMPLES = r"""
     binary: mistralrs
     toolkit: "{{ cuda.toolkit }}"
     rustflags: -C target-cpu=x86-64
+    trust: release
   register: built
 """
 
@@ -99,18 +101,21 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.records import Artifact, Flavour, Source
+from ansible.module_utils.pipeline.base.text import clock
 from ansible.module_utils.pipeline.build import cargo_build
 from ansible.module_utils.pipeline.build.inputs import Build
 from ansible.module_utils.pipeline.build.limits import of_this_host
-from ansible.module_utils.pipeline.build.progress import clock
 from ansible.module_utils.pipeline.cache.compile_cache import Cache
 from ansible.module_utils.pipeline.source.mirrors import Mirrors, git_mirrors
+from ansible.module_utils.pipeline.source.trust import refuse_unfit
 from ansible.module_utils.pipeline.toolchain.rust import find_rust
-from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, ArgumentSpec, run, step
+from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, SANDBOX, TRUST, ArgumentSpec, run, step
 
 ARGUMENT_SPEC: ArgumentSpec = {
     **BUILDER_ROOT,
     **BUILD,
+    **TRUST,
+    **SANDBOX,
     "binary": {"type": "str", "required": True},
     "locked": {"type": "str", "choices": ["always", "prefer"], "default": "always"},
     "incremental": {"type": "bool", "default": False},
@@ -122,11 +127,12 @@ ARGUMENT_SPEC: ArgumentSpec = {
 
 
 def described(p: dict[str, Any]) -> Build:
-    """The build that the module's options describe."""
-    root = Path(p["root"])
+    """The build that the module's options describe. Raises PipelineError for a trust that its source must not have."""
+    root, source = Path(p["root"]), Source.from_dict(p["source"])
+    refuse_unfit(p["trust"], source)
     return Build(
         root=root,
-        source=Source.from_dict(p["source"]),
+        source=source,
         flavour=Flavour.from_dict(p["flavour"]),
         package=p["package"],
         binary=p["binary"],
@@ -140,6 +146,9 @@ def described(p: dict[str, Any]) -> Build:
         mirrors=Mirrors(git_mirrors(os.environ), **p["mirrors"]),
         logs_kept=p["logs_kept"],
         incremental=p["incremental"],
+        trust=p["trust"],
+        share_trust=p["share_trust"],
+        protected=p["sandbox"] != "none",
     )
 
 
@@ -179,7 +188,14 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "log": str(log),
         "step": step(
             "build",
-            result_of(artifact, changed=changed) + (", incremental" if build.incremental else ""),
+            "".join(
+                [
+                    result_of(artifact, changed=changed),
+                    ", incremental" if build.incremental else "",
+                    "" if build.protected else ", without a sandbox",
+                    ", trust shared" if build.share_trust else "",
+                ]
+            ),
             flavour=build.flavour.name,
             where=build.folder,
         ),

@@ -56,6 +56,12 @@ REPOSITORY: ArgumentSpec = {
     },
 }
 BUILDER_ROOT: ArgumentSpec = {"root": {"type": "path", "required": True}}
+# Where a build's checkout, target directory and cache lie (pipeline/source/trust).
+TRUST: ArgumentSpec = {
+    "trust": {"type": "str", "choices": ["release", "try"], "required": True},
+    "share_trust": {"type": "bool", "default": False},
+}
+SANDBOX: ArgumentSpec = {"sandbox": {"type": "str", "choices": ["bubblewrap", "none"], "default": "bubblewrap"}}
 # An empty toolkit is that of a flavour without CUDA; without a cache option there is no compile cache.
 BUILD: ArgumentSpec = {
     "source": {"type": "dict", "required": True},

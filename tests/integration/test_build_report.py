@@ -16,10 +16,11 @@ from types import ModuleType
 
 import pytest
 from pipeline.base.records import Artifact
-from pipeline.build import cargo_build, report
+from pipeline.build import cargo_build
 from pipeline.build.failures import CompileFailed
 from pipeline.build.inputs import Build
-from pipeline.build.report_data import BuildReport
+from pipeline.report import report
+from pipeline.report.report_data import BuildReport
 from support.builds import build_of, source_of
 
 PROJECT = Path(__file__).parents[2]
@@ -104,7 +105,8 @@ def test_the_next_build_completes_a_failed_one_once_its_cause_is_gone(
     builder: Builder, first: tuple[Artifact, BuildReport]
 ) -> None:
     """A program of the builder is missing, as nvcc may be, and is then installed: compiled units are kept."""
-    tool = builder.folder / "nvcc"
+    tool = builder.folder / "builder/toolchain/nvcc"
+    tool.parent.mkdir()
     changed = "pub fn changed() -> u32 {\n    7\n}\n"
     build = builder.describe("tool", **{
         "mistralrs-cli__build.rs": NEEDS_A_TOOL.format(tool=tool),

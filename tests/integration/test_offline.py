@@ -402,6 +402,7 @@ def test_the_module_refuses_malformed_mirrors(site, tmp_path, run_module, monkey
         "package": "app",
         "binary": "app",
         "rustflags": "-C target-cpu=x86-64",
+        "trust": "release",
     }
     assert run_module("cargo_build", arguments | {"mirrors": {"registry": f"{site.url}/"}}, check=True)["changed"]
     refused = run_module("cargo_build", arguments | {"mirrors": {"registry": "crates"}}, check=True)

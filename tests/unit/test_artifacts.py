@@ -13,11 +13,13 @@ from pipeline.package.rpm import alone
 from pipeline.package.superseded import GRACE, LEFTOVER, prune
 
 
-def artifact(root: Path, flavour: str, name: str, age: float, *, incremental: bool = False) -> Path:
+def artifact(
+    root: Path, flavour: str, name: str, age: float, *, incremental: bool = False, kind: str = "branch"
+) -> Path:
     folder = root / "artifacts" / flavour / name
     folder.mkdir(parents=True)
     (folder / "mistralrs").write_text("binary")
-    (folder / "manifest.json").write_text(json.dumps({"incremental": incremental}, indent=1))
+    (folder / "manifest.json").write_text(json.dumps({"incremental": incremental, "source": {"kind": kind}}, indent=1))
     when = time.time() - age
     for path in (folder / "manifest.json", folder):
         os.utime(path, (when, when))
@@ -60,6 +62,12 @@ def test_incremental_artifacts_do_not_count_against_those_like_releases(root):
     for age in (1500, 1400, 1300):
         artifact(root, "ada", f"dev-{age}", age, incremental=True)
     assert [path.name for path in prune(root, 2)] == ["4000", "5000", "dev-1500"]
+
+
+def test_artifacts_of_releases_do_not_count_against_those_of_commits(root):
+    for age in (1500, 1400, 1300):
+        artifact(root, "ada", f"tag-{age}", age, kind="tag")
+    assert [path.name for path in prune(root, 2)] == ["tag-1500", "4000", "5000"]
 
 
 def test_an_artifact_that_may_be_packaged_next_stays(root):

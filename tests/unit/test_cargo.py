@@ -6,10 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from pipeline.base.records import Flavour, Source
+from pipeline.base.errors import PipelineError
+from pipeline.base.records import Flavour, Parallel, Source
 from pipeline.build.inputs import Build, build_argv, environment
-from pipeline.build.limits import Parallel
+from pipeline.build.layers import Folders, sandbox
 from pipeline.source.mirrors import Mirrors
+from pipeline.source.trust import refuse_unfit
 from pipeline.toolchain.nvcc import DIGEST
 from pipeline.toolchain.rust import Rust
 
@@ -79,6 +81,7 @@ def test_the_argv():
         {"toolkit_version": "13.2.86"},
         {"rustflags": "-C target-cpu=x86-64-v3"},
         {"incremental": True},
+        {"trust": "try"},
         {"mirrors": Mirrors(registry="https://mirror.example/")},
     ],
 )
@@ -91,3 +94,55 @@ def test_an_input_that_changes_the_bytes_changes_the_artifacts_name(change):
 )
 def test_other_settings_keep_the_artifacts_name(change):
     assert dataclasses.replace(BUILD, **change).inputs == BUILD.inputs
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "target"),
+    [
+        ({}, "/b", "/b/target"),
+        ({"trust": "try"}, "/b/try", "/b/target"),
+        ({"trust": "try", "protected": False}, "/b/try", "/b/try/target"),
+        ({"trust": "try", "share_trust": True}, "/b", "/b/target"),
+        ({"protected": False}, "/b", "/b/target"),
+    ],
+)
+def test_each_trust_has_its_state_and_cargo_sees_the_same_paths_in_the_sandbox(change, state, target):
+    build = dataclasses.replace(BUILD, **change)
+    assert (str(build.state), str(build.target)) == (state, target)
+    assert build_argv(build, locked=True)[build_argv(build, locked=True).index("--target-dir") + 1] == target
+
+
+def test_each_switched_off_protection_is_named():
+    assert BUILD.unprotected == ()
+    off = dataclasses.replace(BUILD, protected=False, share_trust=True).unprotected
+    assert [line.partition(":")[0] for line in off] == ["sandbox is none", "builder_share_trust is true"]
+
+
+@pytest.mark.parametrize("kind", ["branch", "commit"])
+def test_only_a_tag_is_built_as_a_release(kind):
+    refuse_unfit("release", SOURCE)
+    refuse_unfit("try", dataclasses.replace(SOURCE, kind=kind))
+    with pytest.raises(PipelineError, match=f"the {kind} v0.9.2 cannot be built with the trust release.*trust try"):
+        refuse_unfit("release", dataclasses.replace(SOURCE, kind=kind))
+
+
+def test_the_sandbox_shows_nothing_of_the_root_but_what_a_build_needs(tmp_path):
+    for name in ("cargo", "toolchain", "target", "cache/sccache", "artifacts", "log", "home", "try", "src"):
+        (tmp_path / name).mkdir(parents=True)
+    build = dataclasses.replace(BUILD, root=tmp_path, toolkit="", rust=Rust(Path("/usr/bin"), "1.95.0", "x"))
+    cache = tmp_path / "cache/sccache"
+
+    def shown(build: Build) -> tuple[set[str], set[str], set[str]]:
+        made = sandbox(build, Folders(tmp_path / "output", tmp_path / "scratch"), cache)
+        below = [path for path in made.readable if path.is_relative_to(tmp_path)]
+        return (
+            {path.name for path in [*below, *(place for place in made.places if place.is_relative_to(tmp_path))]},
+            {path.name for path in made.writable},
+            {layer.place.name for layer in made.layers},
+        )
+
+    assert shown(build) == ({"cargo", "toolchain", "src"}, {"target", "sccache"}, set())
+    tried = dataclasses.replace(build, trust="try")
+    assert shown(tried) == ({"cargo", "toolchain", "src"}, set(), {"target", "sccache"})
+    layers = sandbox(tried, Folders(tmp_path / "output", tmp_path / "scratch"), cache).layers
+    assert all(layer.upper.is_relative_to(tmp_path / "try") for layer in layers)

@@ -71,5 +71,6 @@ def test_a_run_leaves_the_shared_options_as_they_are(run_module: Any) -> None:
     from ansible.module_utils import pipeline_module
 
     arguments = {"root": "/nonexistent", "source": {}, "flavour": {}, "package": "p", "binary": "b", "rustflags": ""}
+    arguments["trust"] = "try"
     assert run_module("cargo_build", arguments)["failed"]
     assert pipeline_module.BUILD["mirrors"]["default"] == {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.build.progress import LineReader, Progress, clock
+from pipeline.base.text import clock
+from pipeline.build.progress import LineReader, Progress
 
 
 def test_progress_and_lines_are_separated_for_any_chunk_size():
@@ -23,6 +24,14 @@ def test_progress_and_lines_are_separated_for_any_chunk_size():
             "warning: odd",
             "    Finished",
         ]
+
+
+def test_a_line_controls_no_terminal_and_has_an_end():
+    reader = LineReader()
+    assert list(reader.feed(b"warning: \x1b]0;title\x07\x9b2Jx\tok\n")) == ["warning: ]0;title\ufffd2Jx\tok"]
+    endless = [line for _ in range(3) for line in reader.feed(b"x" * 500_000)]
+    assert [len(line) for line in endless] == [1_500_000]
+    assert list(reader.close()) == []
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pipeline.base.records import Artifact, CacheCount, Flavour, Source
-from pipeline.build import report, report_data
-from pipeline.build.limits import Parallel
-from pipeline.build.report_data import Amount, BuildReport, Kernel, Level, Observed, build_report
+from pipeline.base.records import Artifact, CacheCount, Flavour, Parallel, Source
+from pipeline.report import report, report_data
+from pipeline.report.report_data import Amount, BuildReport, Kernel, Level, Output, build_report, costs
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "report"
 TIMINGS = (FIXTURES / "cargo-timing.html").read_text()
@@ -42,13 +41,18 @@ CALLS = "\n".join([
     "half a li",
     call("kernels/hqq/hqq.cu", 600.0, 1.25),
 ])  # fmt: skip
-SEEN = Observed(
-    began=1_787_000_100.7, root=ROOT, parallel=Parallel(2, 1, 11 << 30), messages=MESSAGES, timings=TIMINGS,
-    calls=CALLS, sections=READELF, kinds={"Rust": {"hits": 580, "misses": 20}, "PTX": {"hits": 3, "misses": 1}},
+OUTPUT = Output(
+    root=ROOT, messages=MESSAGES, timings=TIMINGS, calls=CALLS, sections=READELF, size=SIZE,
+    kinds=(CacheCount("Rust", 580, 20), CacheCount("PTX", 3, 1)),
     not_cached={"crate-type": 120, "-": 3}, cache=Level("0.16.0", 9_000_000_000, 20_000_000_000),
-    phases={"fetch": 12.1, "compile": 3790}, memory=9 << 30, programs={"rustc": 4 << 30, "cicc": 5 << 30, "cc1": 0},
 )  # fmt: skip
-REPORT = build_report(ARTIFACT, SEEN)
+HOST = {
+    "began": 1_787_000_100, "root": ROOT, "parallel": Parallel(2, 1, 11 << 30),
+    "phases": (Amount("fetch", 12.1), Amount("compile", 3790.0)), "memory": 9 << 30,
+    "programs": report_data.largest({"rustc": 4 << 30, "cicc": 5 << 30, "cc1": 0}),
+}  # fmt: skip
+REPORT = build_report(ARTIFACT, costs(OUTPUT), **HOST)
+BARE = build_report(ARTIFACT, costs(Output(ROOT)), began=1, root=ROOT, parallel=Parallel(1, 0, 1), phases=())
 
 
 # ---------------------------------------------------------------- the output of programs
@@ -130,7 +134,7 @@ def test_a_binarys_sections_are_grouped_and_add_up_to_its_size():
 
 
 def test_unknown_values_are_omitted():
-    bare = build_report(ARTIFACT, Observed(began=1.0, root=ROOT, parallel=Parallel(1, 0, 1)))
+    bare = BARE
     assert (bare.slowest, bare.within, bare.sections, bare.compiled, bare.kinds) == ((), (), (), (), ())
     assert "No requests in this build." in report.html(bare, None)
 
@@ -145,8 +149,7 @@ def test_links_are_the_quoted_names_of_log_and_json(tmp_path: Path) -> None:
 def test_json_round_trip(tmp_path: Path) -> None:
     REPORT.write(tmp_path / "r.json")
     assert BuildReport.read(tmp_path / "r.json") == REPORT
-    bare = build_report(ARTIFACT, Observed(began=1, root=ROOT, parallel=Parallel(1, 0, 1), phases={"compile": 3}))
-    assert BuildReport.from_dict(json.loads(json.dumps(bare.to_dict()))) == bare
+    assert BuildReport.from_dict(json.loads(json.dumps(BARE.to_dict()))) == BARE
 
 
 # ---------------------------------------------------------------- the page
@@ -223,9 +226,9 @@ def test_more_memory_than_planned_has_a_remedy():
 
 def test_everything_is_escaped():
     evil = '"><script>alert(1)</script>&'
-    seen = dataclasses.replace(
-        SEEN, kinds={evil: {"hits": 1, "misses": 2}}, not_cached={evil: 1}, phases={evil: 1.0}, programs={evil: 5},
-        host_compiler=evil, calls=call(f"{evil}/{evil}.cu", 1, 2), cache=Level(evil, 1, 2),
+    output = dataclasses.replace(
+        OUTPUT, kinds=(CacheCount(evil, 1, 2),), not_cached={evil: 1},
+        calls=call(f"{evil}/{evil}.cu", 1, 2), cache=Level(evil, 1, 2),
         messages=[{"reason": "compiler-artifact", "package_id": f"path+file:///{evil}#1", "target": {"kind": ["lib"]}}],
         timings=TIMINGS.replace("mistralrs-server-core", evil.replace('"', '\\"')),
     )  # fmt: skip
@@ -233,7 +236,10 @@ def test_everything_is_escaped():
         ARTIFACT, rustflags=evil, log=f"/srv/{evil}.log", folder=evil,
         flavour=Flavour(evil, evil, "8.9", evil, (evil,)), source=Source(evil, evil, "tag", evil, 1, evil, evil),
     )  # fmt: skip
-    now = build_report(artifact, seen)
+    host = HOST | {
+        "phases": (Amount(evil, 1.0),), "programs": (Amount(evil, 5.0),), "host_compiler": evil, "unprotected": (evil,),
+    }  # fmt: skip
+    now = build_report(artifact, costs(output), **host)
     before = dataclasses.replace(now, root=evil * 2, kinds=(CacheCount(evil, 999, 0),))
     now = dataclasses.replace(now, kinds=(CacheCount(evil, 1, 998),))
     text = report.html(now, before)

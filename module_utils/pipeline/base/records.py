@@ -163,6 +163,15 @@ class CacheCount(Record):
 
 
 @dataclass(frozen=True)
+class Parallel(Record):
+    """``jobs`` of cargo, ``nvcc`` processes beside them (0 without CUDA), and their peak ``memory`` in bytes."""
+
+    jobs: int
+    nvcc: int
+    memory: int
+
+
+@dataclass(frozen=True)
 class Artifact(Record):
     """The binary of a build, and how it was built.
 

@@ -1,1 +1,1 @@
-"""One build: its inputs, cargo and its processes, and the report of the cost."""
+"""One build: its inputs, its trust, the sandbox in which cargo runs, and taking over what that leaves."""

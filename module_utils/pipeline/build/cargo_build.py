@@ -1,40 +1,42 @@
 """A build from the checkout to the artifact, with its manifest, log and report.
 
+    outside: move the checkout --> cargo fetch, CUTLASS --> | sandbox: inside | --> take over, manifest, report
+
 Rules:
 
-1. A builder runs one build at a time, since all builds share the checkout: a second build waits.
+1. A builder runs one build at a time, since builds share CARGO_HOME and their trust's state: a second build waits.
 2. All flavours share one target directory, so that common units are compiled once; units of the GPU are kept apart
    by variant (variants).
-3. Only the download before the compile sees the caller's proxies and certificates.
-4. An artifact's folder appears complete or not at all. Its manifest records the flags that cargo itself recorded.
+3. Everything that runs upstream's code, or touches what it wrote, runs in one sandbox (inside). What is outside runs
+   none of it, and reads only what handover takes.
+4. Only the download before the compile sees the caller's proxies and certificates.
+5. An artifact's folder appears complete or not at all. Its manifest records the flags that cargo itself recorded.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ..base.errors import PipelineError
 from ..base.lock import held
 from ..base.records import Artifact, sha256_file
 from ..base.run import run
-from ..cache.compile_cache import Session, Usage, session
+from ..cache.compile_cache import LOCAL
+from ..report import report
+from ..report.report_data import amounts, build_report, largest
 from ..source.checkout import Checkout, move
 from ..toolchain import nvcc
-from . import processes, report, variants
-from .cargo import Cargo
-from .fetch import fetch, packages
-from .inputs import REMAP, Build, build_argv, environment
-from .report_data import Level, Observed, build_report
-
-# Files of upstream's tree that a package contains beside the binary.
-_COMPANIONS = ("LICENSE", "chat_templates")
+from . import handover, layers, processes
+from .fetch import fetch
+from .inputs import Build, build_argv, environment
+from .inside import Job, Result
+from .watch import Watch
 
 
 def existing(build: Build) -> Artifact | None:
@@ -62,60 +64,96 @@ def make(
     Output and progress are added to ``log``; the report is beside it. ``warn`` gets the warnings of a successful
     build. ``alive`` and ``lease`` stop a build whose controller is gone (Cargo).
     """
-    for folder in (build.target, build.root / "home", build.root / "cargo", log.parent):
+    for folder in (build.root / "home", build.root / "cargo", build.root / "cudaforge", build.state, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    name, cargo = build.flavour.name, build.rust.bin / "cargo"
+    name, cargo, checkout = build.flavour.name, build.rust.bin / "cargo", build.state / "src"
     with log.open("a", buffering=1) as stream, _builder_lock(build.root, stream, name):
         began = time.time()
         phases = _Phases()
         report.rotate(log.parent, name, build.logs_kept, log)
-        tree = move(build.checkout, build.source, build.package)
+        layers.renew(build)
+        tree = move(checkout, build.source, build.package)
         stream.write(f"# {build.source.ref} {build.source.commit} flavour {name}, inputs {build.inputs}\n")
-        _enter_variant(build, stream)
+        for note in build.unprotected:
+            stream.write(f"# {note}\n")
+        if build.variant:
+            nvcc.wrapped(Path(build.toolkit), build.root, build.toolkit_version)
         phases.end("checkout")
         locked = fetch(
-            build.checkout, cargo, environment(build), build.locked, stream,
+            checkout, cargo, environment(build) | {"HOME": str(build.root / "home")}, build.locked, stream,
             mirrors=build.mirrors, package=build.package, features=build.flavour.features,
         )  # fmt: skip
         phases.end("fetch")
         stream.write(f"[{name}] crates are here, compiling\n")
-        with tempfile.TemporaryDirectory(prefix="build-") as scratch:
-            queue = nvcc.queue(Path(scratch), build.parallel.nvcc) if build.variant else {}
-            # The server starts inside the watch: its memory is counted, and a failed build kills its compilers.
-            with processes.watched() as peak, session(build.cache, environment(build), stream) as cache:
-                variables = {**environment(build), **queue, **cache.variables}
-                messages = Cargo(stream, name, alive, lease).run(
-                    build_argv(build, locked=locked), build.checkout, variables, phases.began
+        settings, warnings = _cache_settings(build, stream)
+        level = layers.cache_level(settings)
+        with layers.prepared(build) as folders:
+            job = _job(build, folders, settings, locked=locked)
+            before = layers.changing(build)
+            with processes.watched() as peak:
+                Watch(stream, name, alive, lease).follow(
+                    lambda: layers.start(build, folders, level, job.text()), phases.began
                 )
-            calls = nvcc.calls(Path(scratch))
-        phases.end("compile")
-        metadata = packages(
-            build.checkout, cargo, environment(build), build.package, build.flavour.features, locked=locked
-        )
-        variants.learn(build.target, messages, metadata)
-        variants.sweep(build.target, messages, time.time())
-        artifact = _collect(
-            build, tree, messages, log=log, locked=locked, seconds=round(time.time() - began, 1),
-            usage=cache.usage or Usage(), peak=peak,
-        )  # fmt: skip
+            phases.end("compile")
+            made = handover.take_result(folders.output)
+            if not made.changed:
+                layers.unchanged(build, before)
+            artifact = _collect(
+                build, tree, made, folders.output, log=log, locked=locked,
+                seconds=round(time.time() - began, 1), peak=peak,
+            )  # fmt: skip
         phases.end("collect")
-        warnings = _report(build, artifact, messages, calls, cache, peak, began=began, phases=phases.seconds)
-        for warning in [*cache.warnings, *warnings]:
+        written = build_report(
+            artifact, made.costs, began=int(began), root=str(build.root), parallel=build.parallel,
+            phases=amounts(phases.seconds), memory=peak.together,
+            programs=largest(peak.programs)[: report.LARGEST_PROGRAMS],
+            host_compiler=run(["gcc", "--version"]).stdout.partition("\n")[0],
+            trust=build.trust, unprotected=build.unprotected,
+        )  # fmt: skip
+        for warning in [*warnings, *made.warnings, *report.leave(written)[1]]:
             warn(warning)
         return artifact
 
 
-def _enter_variant(build: Build, stream: IO[str]) -> None:
-    """Put the build's variant in place, and its wrapper of nvcc."""
-    name = build.flavour.name
-    # cargo's own lock of the target directory: the cargo of a killed module may still be running.
-    lock = build.target / "release" / ".cargo-lock"
-    with held(lock, lambda: print(f"[{name}] waiting for a cargo that still runs here", file=stream)):
-        variants.enter(build.target, build.variant)
-        if build.variant:
-            nvcc.wrapped(Path(build.toolkit), build.root, build.toolkit_version)
-            if forgotten := variants.forget_kernels(build.target, build.variant, build.checkout):
-                stream.write(f"kernel headers changed: {', '.join(forgotten)} recompile from nothing\n")
+def _cache_settings(build: Build, stream: IO[str]) -> tuple[dict[str, str] | None, list[str]]:
+    """The settings of the compile cache's disk level for the sandbox, and warnings; None without a usable cache.
+
+    Passwords, and all else of the file, stay outside.
+    """
+    if build.cache is None:
+        return None, []
+    try:
+        settings = {name: value for name, value in build.cache.read().items() if name in LOCAL}
+        if build.apart and not build.protected:
+            settings["SCCACHE_DIR"] = str(build.state / "cache" / "sccache")
+        if level := layers.cache_level(settings):
+            level.mkdir(parents=True, exist_ok=True)
+    except (OSError, PipelineError) as error:
+        text = f"compile cache: its settings cannot be used ({error}); compiling without it"
+        stream.write(f"{text}\n")
+        return None, [text]
+    return settings, []
+
+
+def _job(build: Build, folders: layers.Folders, settings: dict[str, str] | None, *, locked: bool) -> Job:
+    return Job(
+        flavour=build.flavour.name,
+        features=build.flavour.features,
+        variant=build.variant,
+        package=build.package,
+        binary=build.binary,
+        locked=locked,
+        argv=build_argv(build, locked=locked),
+        environment=environment(build),
+        root=str(build.root),
+        checkout=str(build.checkout),
+        target=str(build.target),
+        scratch=str(layers.SCRATCH if build.protected else folders.scratch),
+        output=str(layers.OUTPUT if build.protected else folders.output),
+        slots=build.parallel.nvcc if build.variant else 0,
+        sccache=str(build.cache.program) if build.cache else "",
+        settings=settings,
+    )
 
 
 def _builder_lock(root: Path, stream: IO[str], name: str) -> AbstractContextManager[None]:
@@ -135,46 +173,24 @@ class _Phases:
         self.last = now
 
 
-def used_rustflags(target: Path, package: str, binary: Path) -> str:
-    """The flags that cargo recorded for the binary, wherever they were configured, without the path mapping."""
-    folder = target / "release" / ".fingerprint" / f"{package}-{variants.unit_of(binary, target)}"
-    record = folder / f"bin-{binary.name}.json"
-    if not record.is_file():
-        raise PipelineError(
-            f"cargo left no fingerprint for {binary}", str(target), "Use a release of cargo that this project supports"
-        )
-    flags = json.loads(record.read_text()).get("rustflags", [])
-    return " ".join(flag for flag in flags if not flag.startswith(REMAP))
-
-
 def _collect(
     build: Build,
     tree: Checkout,
-    messages: list[dict[str, Any]],
+    made: Result,
+    output: Path,
     *,
     log: Path,
     locked: bool,
     seconds: float,
-    usage: Usage,
     peak: processes.Peak,
 ) -> Artifact:
-    """Copy the binary and its companions into the artifact's folder, with the manifest."""
-    units = [m for m in messages if m.get("reason") == "compiler-artifact"]
-    binaries = [m["executable"] for m in units if m.get("executable") and m["target"]["name"] == build.binary]
-    if not binaries:
-        raise PipelineError(f"cargo built no binary {build.binary}", str(log), "Check upstream_binary")
-    binary, fresh = Path(binaries[-1]), sum(bool(m["fresh"]) for m in units)
+    """Take the binary and its companions over into the artifact's folder, with the manifest."""
     build.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=build.folder.parent) as name:
         folder = Path(name) / "artifact"
         folder.mkdir()
-        shutil.copy2(binary, folder / build.binary)
-        for companion in _COMPANIONS:
-            origin = build.checkout / companion
-            if origin.is_dir():
-                shutil.copytree(origin, folder / companion)
-            elif origin.is_file():
-                shutil.copy2(origin, folder / companion)
+        handover.take_binary(output, folder / build.binary)
+        handover.take_companions(build.state / "src", build.source.commit, folder)
         artifact = Artifact(
             source=build.source,
             flavour=build.flavour,
@@ -186,13 +202,13 @@ def _collect(
             size=(folder / build.binary).stat().st_size,
             rustc=build.rust.version,
             cuda=build.toolkit_version if build.flavour.cuda else "",
-            rustflags=used_rustflags(build.target, build.package, binary),
+            rustflags=made.rustflags,
             locked=locked,
             incremental=build.incremental,
             seconds=seconds,
-            compiled=len(units) - fresh,
-            fresh=fresh,
-            cache=usage.kinds,
+            compiled=made.compiled,
+            fresh=made.fresh,
+            cache=made.costs.kinds,
             peak_memory=peak.together,
             planned_memory=build.parallel.memory,
             log=str(log),
@@ -202,37 +218,3 @@ def _collect(
         shutil.rmtree(build.folder, ignore_errors=True)
         folder.rename(build.folder)
     return artifact
-
-
-def _report(
-    build: Build,
-    artifact: Artifact,
-    messages: list[dict[str, Any]],
-    calls: str,
-    cache: Session,
-    peak: processes.Peak,
-    *,
-    began: float,
-    phases: dict[str, float],
-) -> list[str]:
-    """Write the report beside the log; returns its warnings."""
-    usage = cache.usage or Usage()
-    observed = Observed(
-        began=began, root=str(build.root), parallel=build.parallel, messages=messages, calls=calls,
-        timings=_timings(build.target / "cargo-timings"),
-        sections=run(["readelf", "-SW", build.folder / build.binary]).stdout,
-        kinds={kind.kind: {"hits": kind.hits, "misses": kind.misses} for kind in usage.kinds},
-        not_cached=usage.not_cached, cache=Level(cache.version, usage.size, usage.limit, cache.shared_down),
-        phases=phases, memory=peak.together, programs=peak.programs,
-        host_compiler=run(["gcc", "--version"]).stdout.partition("\n")[0],
-    )  # fmt: skip
-    return report.leave(build_report(artifact, observed))[1]
-
-
-def _timings(folder: Path) -> str:
-    """The newest page of ``cargo build --timings``. All pages are deleted: cargo adds one in each build."""
-    newest = folder / "cargo-timing.html"
-    text = newest.read_text(errors="replace") if newest.exists() else ""
-    for page in folder.glob("cargo-timing*.html"):
-        page.unlink()
-    return text

@@ -80,7 +80,10 @@ _SPACE = "Free space on the builder: target/ and cache/ below its root can be de
 _NETWORK = (
     "Check the builder's network and proxy, then run again; behind a firewall set git_mirrors and cargo_registry_mirror"
 )
-_STALE = "Delete target/ below the builder's root and run again: everything is recompiled"
+_STALE = (
+    "Delete target/ below the builder's root, or try/ there for a build that is no release, and run again: everything is "
+    "recompiled"
+)
 _INSTALL = "Install it on the builder"
 _RUST = "Use a newer Rust: raise rust_version, or run rustup update where rust_source is system"
 

@@ -2,6 +2,9 @@
 
 With all crates in CARGO_HOME ``cargo fetch --locked`` takes half a second and needs no network (cargo 1.95, measured in
 an empty network namespace); ``--offline`` is no faster.
+
+It runs outside of the sandbox, and never upstream's code. cargo reads a configuration, which may name programs to run,
+in its working directory and in all folders above: it runs in the root folder, and gets the manifest by its path.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ _ENVIRONMENT = (
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO",
 )  # fmt: skip
+
+
+_NEUTRAL = Path("/")
 
 
 def fetch(
@@ -65,9 +71,10 @@ def _crates(
     # An earlier build may have changed Cargo.lock; the checkout has restored it before this.
     for as_locked in (True, False):
         words = [str(cargo), "fetch", "--target", TARGET, *(["--locked"] if as_locked else [])]
+        words += ["--manifest-path", str(checkout / "Cargo.toml")]
         stream.write(f"$ {' '.join(words)}\n")
         done = subprocess.run(  # noqa: S603
-            words, cwd=checkout, env=variables, stdin=subprocess.DEVNULL,
+            words, cwd=_NEUTRAL, env=variables, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
         output = [line for line in LineReader().feed(done.stderr.encode() + b"\n") if isinstance(line, str)]
@@ -114,10 +121,11 @@ def packages(
     """
     words = [
         str(cargo), "metadata", "--format-version", "1", "--offline", *(["--locked"] if locked else []),
-        "--filter-platform", TARGET, "--features", " ".join(f"{package}/{name}" for name in features),
+        "--manifest-path", str(checkout / "Cargo.toml"), "--filter-platform", TARGET,
+        "--features", " ".join(f"{package}/{name}" for name in features),
     ]  # fmt: skip
     done = subprocess.run(  # noqa: S603
-        words, cwd=checkout, env=environment, stdin=subprocess.DEVNULL,
+        words, cwd=_NEUTRAL, env=environment, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, errors="replace", check=False,
     )  # fmt: skip
     if done.returncode != 0:

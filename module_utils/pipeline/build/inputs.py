@@ -3,7 +3,7 @@
 Rules:
 
 1. The paths of the checkout, of CARGO_HOME and of the target directory are fixed below the builder's root:
-   they are part of the caches' keys.
+   they are part of the caches' keys. In the sandbox they are the same for each trust.
 2. Cargo's environment is a whitelist. Nothing of the caller's environment reaches the compile.
 3. RUSTFLAGS is always set: nothing else overrides the ``target-cpu=native`` in upstream's .cargo/config.toml.
 4. An artifact's folder is named by the digest of its inputs. A compile cache changes the speed of a build and never
@@ -15,13 +15,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..base.records import Flavour, Source, digest_of
+from ..base.records import Flavour, Parallel, Source, digest_of
+from ..base.sandbox import HOME
 from ..cache.compile_cache import Cache
 from ..source.mirrors import Mirrors
+from ..source.trust import RELEASE, state_of
 from ..toolchain import nvcc
 from ..toolchain.layout import build_path
 from ..toolchain.rust import Rust
-from .limits import Parallel, of_this_host
+from .inside import REMAP
+from .limits import of_this_host
 
 BUILDER = "/builder"
 """The path that replaces the builder's root in a binary, in panic messages for example."""
@@ -30,15 +33,15 @@ EPOCH = 315532800
 """SOURCE_DATE_EPOCH of every build: 1980-01-01, the earliest date that zip files can hold. It is the same for every
 commit, so that crates which embed it (rust-embed, built, __DATE__) stay cached across commits."""
 
-REMAP = "--remap-path-prefix="
-
 
 @dataclass(frozen=True)
 class Build:
     """One build: all inputs that decide an artifact's bytes, where it runs, and how much at once.
 
     ``toolkit`` is the CUDA toolkit's folder, ``toolkit_version`` its nvcc's own version ("13.0.88"). ``incremental``
-    has rustc keep its incremental state of upstream's own crates for the next build; releases never do.
+    has rustc keep its incremental state of upstream's own crates for the next build; releases never do. ``trust`` and
+    ``share_trust`` decide where the build's state lies (source/trust). Without ``protected`` upstream's code runs as
+    the builder's account, with all that this account may do.
     """
 
     root: Path
@@ -56,14 +59,44 @@ class Build:
     mirrors: Mirrors = field(default_factory=Mirrors)
     logs_kept: int = 20
     incremental: bool = False
+    trust: str = RELEASE
+    share_trust: bool = False
+    protected: bool = True
+
+    @property
+    def state(self) -> Path:
+        """The folder on the host with the checkout, target directory and cache of this build's trust."""
+        return state_of(self.root, self.trust, shared=self.share_trust)
+
+    @property
+    def apart(self) -> bool:
+        """Whether this build's state is not that of releases."""
+        return self.state != self.root
+
+    @property
+    def seen(self) -> Path:
+        """The folder where cargo sees ``state``."""
+        return self.root if self.protected else self.state
 
     @property
     def checkout(self) -> Path:
-        return self.root / "src"
+        """The checkout, as cargo sees it."""
+        return self.seen / "src"
 
     @property
     def target(self) -> Path:
-        return self.root / "target"
+        """The target directory, as cargo sees it."""
+        return self.seen / "target"
+
+    @property
+    def unprotected(self) -> tuple[str, ...]:
+        """The protections that the operator has switched off, one sentence each."""
+        found = []
+        if not self.protected:
+            found.append("sandbox is none: upstream's code ran with all rights of the builder's account")
+        if self.share_trust:
+            found.append("builder_share_trust is true: builds of any commit write what releases are built from")
+        return tuple(found)
 
     @property
     def variant(self) -> str:
@@ -88,6 +121,7 @@ class Build:
             "cuda": self.toolkit_version if self.flavour.cuda else "",
             "rustflags": self.rustflags,
             "locked": self.locked,
+            "trust": self.trust,
             **({"incremental": True} if self.incremental else {}),
         })  # fmt: skip
 
@@ -102,7 +136,7 @@ def environment(build: Build) -> dict[str, str]:
     mapped = f"{build.root}={BUILDER}"
     variables = {
         "PATH": build_path(build.rust.bin, None),
-        "HOME": str(build.root / "home"),
+        "HOME": str(HOME if build.protected else build.root / "home"),
         "LANG": "C.UTF-8",
         "TERM": "dumb",
         "SOURCE_DATE_EPOCH": str(EPOCH),

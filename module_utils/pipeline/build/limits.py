@@ -10,23 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.records import Record
+from ..base.records import Parallel
 
 GIB = 1 << 30
 RUSTC, LARGEST, NVCC, REST = 1 * GIB, 5 * GIB, 5 * GIB, 1 * GIB
 _CGROUPS = Path("/sys/fs/cgroup")
-
-
-@dataclass(frozen=True)
-class Parallel(Record):
-    """``jobs`` of cargo, ``nvcc`` processes beside them (0 without CUDA), and their peak ``memory`` in bytes."""
-
-    jobs: int
-    nvcc: int
-    memory: int
 
 
 def planned(processors: int, memory: int, *, cuda: bool, jobs: int = 0, low_memory: bool = False) -> Parallel:

@@ -10,8 +10,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..base.text import clock
+
 _PROGRESS = re.compile(r"Building \[[=> ]*\] (?P<done>\d+)/(?P<total>\d+)(?:: (?P<crates>.*))?")
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# A terminal obeys some of them, and upstream's code prints what it likes.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+LONGEST = 1 << 20
+"""The most characters of a line; the rest is a line of its own."""
 
 LONG_UNIT = 30.0
 """The fewest seconds without a finished unit after which a line shows how long the current one runs."""
@@ -41,13 +48,6 @@ class Progress:
         return f"{line}, about {clock(left)} left" if estimate else line
 
 
-def clock(seconds: float) -> str:
-    """Seconds as 3:10 or 1:02:03."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 class LineReader:
     """Splits a stream of cargo's bytes into lines and progress; feed it, then ``close`` it."""
 
@@ -57,6 +57,8 @@ class LineReader:
     def feed(self, data: bytes) -> Iterator[str | Progress]:
         """The events of all complete lines. An incomplete line waits for its end."""
         *lines, self._rest = re.split(r"[\r\n]+", self._rest + data.decode(errors="replace"))
+        if len(self._rest) > LONGEST:
+            lines, self._rest = [*lines, self._rest], ""
         for line in lines:
             yield from _read(line)
 
@@ -67,7 +69,7 @@ class LineReader:
 
 
 def _read(line: str) -> Iterator[str | Progress]:
-    plain = _ESCAPE.sub("", line).rstrip()
+    plain = _CONTROL.sub("", _ESCAPE.sub("", line)).rstrip()
     match = _PROGRESS.search(plain)
     if match:
         crates = (match["crates"] or "").split(",")

@@ -4,9 +4,9 @@
 
 Rules:
 
-1. The second root is ``<root>/reproduce``: another path of another length. It has its own checkout, which borrows the
-   first one's objects, a CARGO_HOME with only the first one's downloads, an empty target directory, and no compile
-   cache. The toolchain is the same.
+1. The second root is ``<root>/reproduce``: another path of another length. It has its own checkout, whose objects are
+   hard links to the first one's, a CARGO_HOME with only the first one's downloads, an empty target directory, and no
+   compile cache. The toolchain is the same.
 2. The binaries and the unsigned packages are compared byte by byte. Signatures are not.
 3. On a difference the report names the place (sections, the first strings that only one has; diffoscope's output where
    it is installed) and the crates: those that were compiled to other bytes although none of their dependencies was,
@@ -32,6 +32,7 @@ from ..base.errors import PipelineError
 from ..base.git import initialise
 from ..base.records import Artifact, Package, Record, digest_of, sha256_file
 from ..base.run import run
+from ..source.checkout import share_objects
 
 FOLDER = "reproduce"
 MARK = ".reproduce"
@@ -90,9 +91,7 @@ def prepare(root: Path) -> Path:
         second.mkdir()
         (second / MARK).touch()
         initialise(second / "src", bare=False)
-        borrowed = root / "src" / ".git" / "objects"
-        if borrowed.is_dir():
-            (second / "src" / ".git" / "objects" / "info" / "alternates").write_text(f"{borrowed}\n")
+        share_objects(second / "src", root / "src")
         for name, without in (("cargo", _UNPACKED), ("cudaforge", ())):
             if (root / name).is_dir():
                 _share(root / name, second / name, without)

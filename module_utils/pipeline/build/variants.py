@@ -20,6 +20,7 @@ Every step can be interrupted: the next build completes a partial move.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -55,8 +56,11 @@ class TargetState(Record):
     common: tuple[str, ...] = ()
 
 
-def enter(target: Path, variant: str) -> None:
-    """Move the units of ``variant`` in, and those of another variant out. A variant of "" moves nothing."""
+def enter(target: Path, variant: str) -> bool:
+    """Move the units of ``variant`` in, and those of another variant out; returns whether there was another one.
+
+    A variant of "" moves nothing.
+    """
     folder = target / "variants"
     folder.mkdir(parents=True, exist_ok=True)
     state = _read(target)
@@ -70,6 +74,7 @@ def enter(target: Path, variant: str) -> None:
     for out in (target / "release" / "build").glob("*/out"):
         if not _finished(target / "release" / ".fingerprint" / out.parent.name):
             shutil.rmtree(out)
+    return bool(variant) and state.variant != variant
 
 
 def _finished(fingerprint: Path) -> bool:
@@ -247,7 +252,21 @@ def _move(paths: Iterable[Path], origin: Path, destination: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
             shutil.rmtree(place)
-        path.replace(place)
+        try:
+            path.replace(place)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(path, place)
+
+
+def _copy(path: Path, place: Path) -> None:
+    """Move a folder by copying it: an overlay renames no folder of its lower layer (overlayfs, "redirect_dir")."""
+    partial = place.with_name(f".{place.name}.moving")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(path, partial, symlinks=True)
+    partial.replace(place)
+    shutil.rmtree(path)
 
 
 def _text(path: Path) -> str:

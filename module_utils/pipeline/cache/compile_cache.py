@@ -34,7 +34,9 @@ IDLE = 7200
 """Seconds after which an orphaned server ends. A build has phases without rustc that last longer than sccache's own ten
 minutes."""
 
-_LOCAL = ("SCCACHE_DIR", "SCCACHE_CACHE_SIZE")
+LOCAL = ("SCCACHE_DIR", "SCCACHE_CACHE_SIZE")
+"""The settings of the disk level."""
+
 _SETTING = re.compile(r"((?:SCCACHE|AWS)_[A-Z0-9_]+|SSL_CERT_FILE)=(.*)")
 
 
@@ -206,7 +208,7 @@ def _start(cache: Cache, environment: Mapping[str, str], current: Session, log: 
 
 
 def _local(settings: Mapping[str, str]) -> dict[str, str]:
-    return {name: settings[name] for name in _LOCAL if name in settings}
+    return {name: settings[name] for name in LOCAL if name in settings}
 
 
 def _lose_shared_level(cache: Cache, socket: Path, current: Session, log: IO[str]) -> None:

@@ -22,11 +22,10 @@ from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.findings import Finding
-from ..base.records import Flavour, Source
+from ..base.records import Flavour, Parallel, Source
 from ..base.run import CommandFailed, run
 from ..base.versions import dotted
 from ..build import limits
-from ..build.limits import Parallel
 from ..cache.compile_cache import Cache
 from ..source.checkout import bring
 from ..source.manifest import Tree, look
@@ -59,6 +58,7 @@ class BuildRequest:
     """
 
     root: Path
+    checkout: Path
     source: Source
     flavour: Flavour
     package: str
@@ -188,7 +188,7 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
 
 def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
     """Fetch the commit and read its manifest; a finding where that fails."""
-    source, folder = request.source, request.root / "src"
+    source, folder = request.source, request.checkout
     try:
         bring(folder, source)
         return look(folder, source.commit, request.package), []
@@ -279,6 +279,7 @@ def _resources(request: BuildRequest) -> list[Finding]:
 def _needs(request: BuildRequest, tree: Tree, rust: Rust | None, path: str) -> downloads.DownloadNeeds:
     return downloads.DownloadNeeds(
         root=request.root,
+        checkout=request.checkout,
         source=request.source,
         package=request.package,
         tree=tree,

@@ -168,12 +168,13 @@ def _answer(one: Download, cargo: Callable[[], str]) -> str:
 
 @dataclass(frozen=True)
 class DownloadNeeds:
-    """The build whose downloads are checked: ``package`` of ``source``, whose commit is in ``<root>/src`` already.
+    """The build whose downloads are checked: ``package`` of ``source``, whose commit is in ``checkout`` already.
 
     ``ask`` makes network requests even where nothing must be downloaded. ``rust`` and ``path`` are those of the build.
     """
 
     root: Path
+    checkout: Path
     source: Source
     package: str
     tree: Tree
@@ -186,7 +187,7 @@ class DownloadNeeds:
 
 def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
     """A finding for each address that gets a request, or one finding where none needs to."""
-    source, repository = needs.source, needs.root / "src"
+    source, repository = needs.source, needs.checkout
     try:
         here = not _fetched(needs, trials)
     except _Busy:
@@ -226,12 +227,13 @@ def _fetched(needs: DownloadNeeds, trials: Trials) -> str:
     depends = [needs.tree.lock, rust.description, *map(identity, [*folders, home / "config.toml"])]
 
     def attempt() -> str:
-        words = ["env", f"CARGO_HOME={home}", f"HOME={root / 'home'}", "CARGO_NET_GIT_FETCH_WITH_CLI=true"]
+        # In the root folder: cargo reads a configuration in the working directory and in all folders above.
+        words = ["env", "--chdir=/", f"CARGO_HOME={home}", f"HOME={root / 'home'}", "CARGO_NET_GIT_FETCH_WITH_CLI=true"]
         words += [str(rust.bin / "cargo"), "fetch", "--locked", "--offline", "--target", TARGET]
         with held(root / "lock", _busy):
-            if current_commit(root / "src") != needs.source.commit:
-                move(root / "src", needs.source, needs.package)
-            return alone([*words, "--manifest-path", root / "src" / "Cargo.toml"], needs.path)
+            if current_commit(needs.checkout) != needs.source.commit:
+                move(needs.checkout, needs.source, needs.package)
+            return alone([*words, "--manifest-path", needs.checkout / "Cargo.toml"], needs.path)
 
     return trials.failure("crates", depends, attempt)
 

@@ -3,8 +3,9 @@
 A builder has ``artifacts/<flavour>/<digest>/`` and ``packages/<digest>/``; the signer has ``incoming/<name>/``, the
 packages in its inbox, and ``signed/<digest>/``, those that it signed. Rules:
 
-1. The newest artifacts of each flavour stay, the same number of those compiled incrementally, and the same number of
-   packages of each name in each folder. The age of an artifact is its manifest's, the age of a package its file's.
+1. The newest artifacts of each flavour stay: the same number of releases', of other commits', and of those compiled
+   incrementally; and the same number of packages of each name in each folder. The age of an artifact is its manifest's,
+   the age of a package its file's.
 2. What is in use stays: files younger than ``GRACE`` seconds, and packages that a run asked a builder for within them,
    since the next step may still read them. Packaging and pruning of a flavour on a builder exclude each other.
 3. A removal is atomic: the folder is renamed first. The same inputs make it again.
@@ -67,12 +68,13 @@ def _superseded_below(root: Path, keep: int, now: float) -> Iterator[Path]:
         )
 
 
-def _made(artifacts: Path) -> tuple[Made, Made]:
-    """The artifacts of a flavour: those compiled like releases, and those compiled incrementally."""
-    kinds: tuple[Made, Made] = ([], [])
+def _made(artifacts: Path) -> tuple[Made, Made, Made]:
+    """The artifacts of a flavour: those of releases, of other commits, and of incremental builds."""
+    kinds: tuple[Made, Made, Made] = ([], [], [])
     for path in artifacts.glob("[!.]*/manifest.json"):
-        incremental = '"incremental": true' in path.read_text()
-        kinds[incremental].append((path.parent, path.stat().st_mtime))
+        text = path.read_text()
+        kind = 2 if '"incremental": true' in text else 0 if '"kind": "tag"' in text else 1
+        kinds[kind].append((path.parent, path.stat().st_mtime))
     return kinds
 
 

@@ -10,13 +10,15 @@ clone, and later fetches from upstream still work.
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.git import git, has, initialise, parents_and_time
 from ..base.records import Record, Source
-from ..base.run import CommandFailed
+from ..base.run import CommandFailed, run
 from .manifest import look
 
 
@@ -99,6 +101,41 @@ def receive(folder: Path, commit: str, pack: Path) -> bool:
     for name, brought in (("commit", commit), ("base", base)):
         git("update-ref", f"refs/brought/{name}", brought, repository=folder)
     return True
+
+
+def seed(folder: Path, origin: Path) -> None:
+    """Make a checkout's files those of ``origin``, with their modification times. Its own commits stay.
+
+    The two never share a git folder: objects, which never change, are hard links.
+    """
+    initialise(folder, bare=False)
+    commit = current_commit(origin)
+    if not commit:
+        return
+    share_objects(folder, origin)
+    for path in folder.iterdir():
+        if path.name != ".git":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    files = [path for path in origin.iterdir() if path.name != ".git"]
+    run(["cp", "--archive", "--reflink=auto", "--target-directory", folder, "--", *files, origin / ".git" / "index"])
+    (folder / "index").replace(folder / ".git" / "index")
+    git("update-ref", "--no-deref", "HEAD", commit, repository=folder)
+    # The index holds inode numbers: git would otherwise write all files again, with new times.
+    with suppress(CommandFailed):  # a file differs: the next move writes it
+        git("update-index", "-q", "--really-refresh", repository=folder)
+
+
+def share_objects(folder: Path, origin: Path) -> None:
+    """Give a checkout all objects of ``origin``, as hard links."""
+    objects, own = origin / ".git" / "objects", folder / ".git" / "objects"
+    for path in objects.rglob("*"):
+        place = own / path.relative_to(objects)
+        if path.is_file() and not place.exists() and path.parent != objects / "info":
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.hardlink_to(path)
+    shallow = origin / ".git" / "shallow"
+    if shallow.is_file() and not (folder / ".git" / "shallow").exists():
+        shutil.copyfile(shallow, folder / ".git" / "shallow")
 
 
 def bring(folder: Path, source: Source) -> None:

@@ -22,7 +22,8 @@ def wrapped(toolkit: Path, root: Path, version: str) -> Path:
     ``version`` is nvcc's own: another toolkit has another path, which cargo detects.
     """
     folder = root / "toolchain" / f"nvcc-{version}"
-    program = f"#!{sys.executable} -IS\n{inspect.getsource(nvcc_wrapper)}"
+    # The interpreter itself: a sandbox does not show the virtual environment that links to it.
+    program = f"#!{Path(sys.executable).resolve()} -IS\n{inspect.getsource(nvcc_wrapper)}"
     if _matches(folder, toolkit, program):
         return folder
     with held(folder.parent / ".lock"):

@@ -28,6 +28,9 @@ ENOUGH = 20
 MARGIN = 0.2
 """The smallest fall of a share that is reported; smaller ones follow from changed sources."""
 
+LARGEST_PROGRAMS = 5
+"""The number of programs that are listed by memory."""
+
 _NAME = re.compile(r"(?P<flavour>.+)-[^-]+-(?P<time>\d{8}T\d{6}Z)\.(?:log|json|html|log\.alive)")
 _CUDA = ("CUDA", "CUDA (Device code)", "PTX", "CUBIN")
 
@@ -136,7 +139,7 @@ def _changed(what: str, old: str, new: str, *kinds: str, remedy: str = "") -> _C
 
 def html(report: BuildReport, previous: BuildReport | None) -> str:
     """The report as one page, compared with the flavour's build before it. Raises ImportError without Jinja2."""
-    return page(report, previous, drops(report, previous))
+    return page(report, previous, [*report.unprotected, *drops(report, previous)])
 
 
 def leave(report: BuildReport) -> tuple[str, list[str]]:
@@ -148,7 +151,7 @@ def leave(report: BuildReport) -> tuple[str, list[str]]:
     target, data = log.with_suffix(".html"), log.with_suffix(".json")
     warnings = []
     try:
-        previous = last(log.parent, flavour, incremental=report.artifact.incremental)
+        previous = last(log.parent, flavour, incremental=report.artifact.incremental, trust=report.trust)
         try:
             target.write_text(html(report, previous))
         except ImportError:
@@ -156,17 +159,17 @@ def leave(report: BuildReport) -> tuple[str, list[str]]:
         report.write(data)
     except OSError as error:
         return "", [f"the report of this build could not be written ({error}); the build itself succeeded"]
-    return "" if warnings else str(target), [*warnings, *drops(report, previous)]
+    return "" if warnings else str(target), [*warnings, *report.unprotected, *drops(report, previous)]
 
 
-def last(folder: Path, flavour: str, *, incremental: bool = False) -> BuildReport | None:
-    """The newest report of a flavour's builds of that kind; unreadable ones of other versions are skipped."""
+def last(folder: Path, flavour: str, *, incremental: bool = False, trust: str = "release") -> BuildReport | None:
+    """The newest report of a flavour's builds of that kind and trust; unreadable ones of other versions are skipped."""
     for _, files in _builds(folder, flavour):
         for path in files:
             if path.suffix == ".json":
                 with suppress(OSError, PipelineError):
                     found = BuildReport.read(path)
-                    if found.artifact.incremental == incremental:
+                    if (found.artifact.incremental, found.trust) == (incremental, trust):
                         return found
     return None
 

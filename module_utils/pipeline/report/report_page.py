@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .progress import clock
+from ..base.text import clock
 from .report_data import BuildReport, hit_share, requests
 
 _TEMPLATE = """<!DOCTYPE html>
@@ -297,6 +297,7 @@ def _facts(report: BuildReport) -> list[tuple[str, str]]:
         ("host compiler", report.host_compiler),
         ("Cargo.lock", "used as it is" if artifact.locked else "stale: cargo changed it"),
         ("incremental", "yes" if artifact.incremental else "no"),
+        ("trust", report.trust),
         ("SHA-256", artifact.sha256),
         ("inputs", artifact.inputs),
         ("artifact", artifact.folder),

@@ -12,14 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..base.records import Artifact, CacheCount, Record
-from .limits import Parallel
+from ..base.records import Artifact, CacheCount, Parallel, Record
 
 SLOWEST = 10
 """The number of units and kernels that are listed."""
-
-LARGEST = 5
-"""The number of programs that are listed by memory."""
 
 _UNITS = re.compile(r"^const UNIT_DATA = (\[.*?^\]);$", re.DOTALL | re.MULTILINE)
 # "  [16] .text  PROGBITS  0000000001958100 1957100 305b861 00  AX  0   0 64": name, type, address, offset, size, flags.
@@ -67,32 +63,44 @@ class Level(Record):
 
 
 @dataclass(frozen=True)
-class BuildReport(Record):
+class Costs(Record):
+    """What a finished build cost, as read where upstream's code ran: for display only.
+
+    ``compiled`` and ``fresh`` are units as "serde 1.0.2", build scripts as "serde 1.0.2 (build script)". ``within``
+    are parts of the compile.
+    """
+
+    compiled: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    kinds: tuple[CacheCount, ...] = ()
+    not_cached: tuple[Amount, ...] = ()
+    cache: Level = field(default_factory=Level)
+    slowest: tuple[Unit, ...] = ()
+    kernels: int = 0
+    kernel_seconds: float = 0.0
+    slowest_kernels: tuple[Kernel, ...] = ()
+    within: tuple[Amount, ...] = ()
+    sections: tuple[Amount, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport(Costs):
     """One finished build.
 
-    ``compiled`` and ``fresh`` are units as "serde 1.0.2", build scripts as "serde 1.0.2 (build script)". ``phases``
-    follow each other; ``within`` are parts of the compile. ``memory`` is the peak, 0 where unknown.
+    ``phases`` follow each other. ``memory`` is the peak, 0 where unknown. ``trust`` is the build's. ``unprotected``
+    names the protections that the operator has switched off.
     """
 
     artifact: Artifact
     began: int
     root: str
     parallel: Parallel
-    compiled: tuple[str, ...]
-    fresh: tuple[str, ...]
-    kinds: tuple[CacheCount, ...]
-    not_cached: tuple[Amount, ...]
-    cache: Level
-    slowest: tuple[Unit, ...]
-    kernels: int
-    kernel_seconds: float
-    slowest_kernels: tuple[Kernel, ...]
     phases: tuple[Amount, ...]
-    within: tuple[Amount, ...]
-    sections: tuple[Amount, ...]
     memory: int = 0
     programs: tuple[Amount, ...] = ()
     host_compiler: str = ""
+    trust: str = "release"
+    unprotected: tuple[str, ...] = ()
 
     @property
     def crates(self) -> frozenset[str]:
@@ -100,29 +108,22 @@ class BuildReport(Record):
 
 
 @dataclass(frozen=True)
-class Observed:
-    """The raw observations of a build. Unknown ones are empty.
+class Output:
+    """The output of a build's programs. Missing parts are empty.
 
-    ``began`` is a Unix time. ``messages`` are cargo's JSON messages, ``timings`` the text of its cargo-timing.html,
-    ``calls`` that of nvcc's log, ``sections`` the output of ``readelf -SW`` for the binary. ``kinds`` is
-    {kind: {"hits": n, "misses": n}}, ``not_cached`` {reason: n}, ``phases`` {name: seconds} in their order. ``memory``
-    is the peak of all processes together, ``programs`` the peak of one process of each program.
+    ``messages`` are cargo's JSON messages, ``timings`` the text of its cargo-timing.html, ``calls`` that of nvcc's log,
+    ``sections`` the output of ``readelf -SW`` for the binary of ``size`` bytes. ``not_cached`` is {reason: n}.
     """
 
-    began: float
     root: str
-    parallel: Parallel
     messages: Sequence[Mapping[str, Any]] = ()
     timings: str = ""
     calls: str = ""
     sections: str = ""
-    kinds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    size: int = 0
+    kinds: Sequence[CacheCount] = ()
     not_cached: Mapping[str, int] = field(default_factory=dict)
     cache: Level = field(default_factory=Level)
-    phases: Mapping[str, float] = field(default_factory=dict)
-    memory: int = 0
-    programs: Mapping[str, int] = field(default_factory=dict)
-    host_compiler: str = ""
 
 
 def requests(*kinds: CacheCount) -> int:
@@ -136,36 +137,38 @@ def hit_share(*kinds: CacheCount) -> float:
     return sum(kind.hits for kind in kinds) / asked if asked else 0.0
 
 
-def build_report(artifact: Artifact, seen: Observed) -> BuildReport:
-    """The report of the build of ``artifact``."""
-    units, calls = timings(seen.timings), nvcc_calls(seen.calls, seen.root)
+def costs(output: Output) -> Costs:
+    """The costs of a build."""
+    units, calls = timings(output.timings), nvcc_calls(output.calls, output.root)
     kernels = sorted((kernel for kernel, _ in calls), key=lambda kernel: kernel.seconds, reverse=True)
     programs = [unit.seconds for unit in units if unit.part == "program"]
     within = [
         *([Amount("with nvcc running", round(_covered(span for _, span in calls), 1))] if calls else []),
         *([Amount("for the program's own crate and its link", programs[-1])] if programs else []),
     ]
-    return BuildReport(
-        artifact=artifact,
-        began=int(seen.began),
-        root=seen.root,
-        parallel=seen.parallel,
-        compiled=unit_names(seen.messages, fresh=False),
-        fresh=unit_names(seen.messages, fresh=True),
-        kinds=tuple(CacheCount(name, n.get("hits", 0), n.get("misses", 0)) for name, n in sorted(seen.kinds.items())),
-        not_cached=tuple(Amount(reason, float(count)) for reason, count in sorted(seen.not_cached.items())),
-        cache=seen.cache,
+    return Costs(
+        compiled=unit_names(output.messages, fresh=False),
+        fresh=unit_names(output.messages, fresh=True),
+        kinds=tuple(sorted(output.kinds, key=lambda kind: kind.kind)),
+        not_cached=tuple(Amount(reason, float(count)) for reason, count in sorted(output.not_cached.items())),
+        cache=output.cache,
         slowest=units[:SLOWEST],
         kernels=len(kernels),
         kernel_seconds=round(sum((kernel.seconds for kernel in kernels), 0.0), 1),
         slowest_kernels=tuple(kernels[:SLOWEST]),
-        phases=tuple(Amount(name, round(float(seconds), 1)) for name, seconds in seen.phases.items()),
         within=tuple(within),
-        sections=sizes(seen.sections, artifact.size),
-        memory=seen.memory,
-        programs=_largest(seen.programs)[:LARGEST],
-        host_compiler=seen.host_compiler,
+        sections=sizes(output.sections, output.size),
     )
+
+
+def build_report(artifact: Artifact, costs: Costs, **host: Any) -> BuildReport:
+    """The report of the build of ``artifact``; ``host`` are the other fields of BuildReport."""
+    return BuildReport(artifact=artifact, **vars(costs), **host)
+
+
+def amounts(values: Mapping[str, float]) -> tuple[Amount, ...]:
+    """The values in their order, to a tenth."""
+    return tuple(Amount(name, round(float(value), 1)) for name, value in values.items())
 
 
 # ---------------------------------------------------------------- the output of programs
@@ -249,10 +252,10 @@ def sizes(readelf: str, whole: int) -> tuple[Amount, ...]:
     if not groups:
         return ()
     groups["other"] = groups.get("other", 0) + max(0, whole - sum(groups.values()))
-    return _largest(groups)
+    return largest(groups)
 
 
-def _largest(sizes: Mapping[str, int]) -> tuple[Amount, ...]:
+def largest(sizes: Mapping[str, int]) -> tuple[Amount, ...]:
     """The amounts above 0, the largest first."""
     return tuple(Amount(name, float(size)) for name, size in sorted(sizes.items(), key=lambda item: -item[1]) if size)
 

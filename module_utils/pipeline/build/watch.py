@@ -1,31 +1,36 @@
-"""One run of ``cargo build``: its output in the log, its progress, and an end that leaves no process behind."""
+"""One run of a build's sandbox: its output in the log, its progress, and an end that leaves no process behind."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO
 
 from ..base.errors import PipelineError
+from ..base.sandbox import REMEDY, Running
+from ..base.text import last_words
 from .failures import CompileFailed, explain
+from .inside import CARGO_FAILED
 from .progress import LineReader, Progress
 
+LARGEST_LOG = 256 << 20
+"""The bytes of output after which a build is stopped."""
 
-class Cargo:
-    """Runs cargo once.
+_NO_SANDBOX = ("bwrap: ", "unshare: ", "mount: ")
+
+
+class Watch:
+    """Watches one build.
 
     Output goes to ``stream`` as it arrives, with progress lines for ``flavour`` among it. With a ``lease`` (seconds)
-    the run stops when ``alive`` was not touched for that long: its controller is gone. SIGINT, SIGTERM and SIGHUP of
-    this process stop it too. Stopping kills cargo and its children.
+    the build stops when ``alive`` was not touched for that long: its controller is gone. SIGINT, SIGTERM and SIGHUP of
+    this process stop it too. Stopping ends the sandbox.
     """
 
     def __init__(self, stream: IO[str], flavour: str, alive: Path | None = None, lease: float = 0) -> None:
@@ -33,53 +38,49 @@ class Cargo:
         self.progress: Progress | None = None
         self.stopped = ""
 
-    def run(self, argv: list[str], folder: Path, variables: dict[str, str], began: float) -> list[dict[str, Any]]:
-        """cargo's JSON messages. Raises CompileFailed if it fails, PipelineError if it was stopped.
+    def follow(self, start: Callable[[], Running], began: float) -> None:
+        """Start the sandbox and follow it to its end, after which none of its processes exists.
 
-        ``began`` is the build's start on the monotonic clock, which progress lines count from.
+        Raises CompileFailed if cargo failed, PipelineError for another failure and if the build was stopped. ``began``
+        is the build's start on the monotonic clock, which progress lines count from.
         """
-        self.stream.write(f"$ {' '.join(argv)}\n")
-        with tempfile.TemporaryFile() as stdout:
-            process = subprocess.Popen(  # noqa: S603
-                argv, cwd=folder, env=variables, stdin=subprocess.DEVNULL,
-                stdout=stdout, stderr=subprocess.PIPE, process_group=0,
-            )  # fmt: skip
-            with _signals_call(lambda name: self.stop(process, f"interrupted by {name}")):
-                watch = threading.Thread(target=self._watch, args=(process, began), daemon=True)
-                watch.start()
-                lines = self._copy(process)
-                status = process.wait()
+        with start() as running, _signals_call(lambda name: self.stop(running, f"interrupted by {name}")):
+            watch = threading.Thread(target=self._watch, args=(running, began), daemon=True)
+            watch.start()
+            lines = self._copy(running)
+            status = running.process.wait()
             watch.join()
-            stdout.seek(0)
-            output = [line.decode(errors="replace").rstrip() for line in stdout]
-            messages = [json.loads(line) for line in output if line.startswith("{")]
-            # sccache prints there which signal killed a compiler.
-            lines += [line for line in output if line and not line.startswith("{")]
         if self.stopped:
             raise PipelineError(
                 f"the build was stopped: {self.stopped}", self.stream.name, "Run again: compiled units are kept"
             )
-        if status != 0:
+        if status == CARGO_FAILED:
             raise CompileFailed(explain(lines), self.stream.name)
-        return messages
+        if status and lines and lines[0].startswith(_NO_SANDBOX):
+            raise PipelineError(f"the sandbox cannot be made: {lines[0][:300]}", self.stream.name, REMEDY)
+        if status:
+            raise PipelineError(
+                f"the build ended with status {status}: {last_words(chr(10).join(lines[-20:]))}",
+                self.stream.name,
+                "Read the log; then run again: compiled units are kept",
+            )
 
-    def stop(self, process: subprocess.Popen[bytes], why: str) -> None:
-        """Kill cargo and all processes of its group."""
+    def stop(self, running: Running, why: str) -> None:
+        """Kill the sandbox; ``follow`` waits for its end."""
         self.stopped = self.stopped or why
-        for sign, wait in ((signal.SIGINT, 5.0), (signal.SIGKILL, 0.0)):
-            try:
-                os.killpg(process.pid, sign)
-            except ProcessLookupError:
-                return
-            end = time.monotonic() + wait
-            while time.monotonic() < end and process.poll() is None:
-                time.sleep(0.05)
+        if running.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(running.process.pid, signal.SIGKILL)
 
-    def _copy(self, process: subprocess.Popen[bytes]) -> list[str]:
-        """Copy cargo's lines to the log until it closes its output; returns them without progress."""
-        assert process.stderr is not None
-        reader, lines = LineReader(), []
-        while data := os.read(process.stderr.fileno(), 65536):
+    def _copy(self, running: Running) -> list[str]:
+        """Copy the build's lines to the log until it closes its output; returns them without progress."""
+        assert running.process.stdout is not None
+        reader, lines, size = LineReader(), [], 0
+        while data := os.read(running.process.stdout.fileno(), 65536):
+            size += len(data)
+            if size > LARGEST_LOG:
+                self.stop(running, f"it printed more than {LARGEST_LOG >> 20} MiB")
+                break
             for event in reader.feed(data):
                 if isinstance(event, Progress):
                     self.progress = event
@@ -89,10 +90,10 @@ class Cargo:
         lines += [event for event in reader.close() if isinstance(event, str)]
         return lines
 
-    def _watch(self, process: subprocess.Popen[bytes], began: float) -> None:
+    def _watch(self, running: Running, began: float) -> None:
         """Log the progress, every 3 s at first and every 15 s later, and enforce the lease."""
         at, moved, done = 1.0, 0.0, -1
-        while process.poll() is None:
+        while running.process.poll() is None:
             time.sleep(0.25)
             seconds = time.monotonic() - began
             if self.progress and self.progress.done != done:
@@ -101,7 +102,7 @@ class Cargo:
                 at = seconds + (3 if seconds < 30 else 15)
                 self.stream.write(self.progress.line(self.flavour, seconds, seconds - moved) + "\n")
             if self.lease and self.alive and _age(self.alive) > self.lease:
-                self.stop(process, f"its controller has been silent for {self.lease:g} s")
+                self.stop(running, f"its controller has been silent for {self.lease:g} s")
 
 
 @contextmanager
