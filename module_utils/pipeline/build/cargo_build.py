@@ -36,7 +36,7 @@ from ..source.trust import RELEASE
 from ..toolchain import nvcc
 from ..toolchain.verified import verify_programs
 from . import handover, layers, processes
-from .fetch import fetch
+from .fetch import fetch, refuse_configuration_above
 from .inputs import Build, build_argv, environment
 from .inside import Job, Result
 from .watch import Watch
@@ -83,6 +83,8 @@ def make(
         if build.variant:
             nvcc.wrapped(Path(build.toolkit), build.root, build.toolkit_version)
         phases.end("checkout")
+        if not build.protected:
+            refuse_configuration_above(checkout)
         locked = fetch(
             checkout, cargo, environment(build) | {"HOME": str(build.root / "home")}, build.locked, stream,
             mirrors=build.mirrors, package=build.package, features=build.flavour.features,
