@@ -7,6 +7,7 @@ short_description: Fail for a binary that must not be packaged
 description:
   - Reads the GPU architectures, the needed libraries, the library paths and the hardening of the binary, runs it for
     its version, commit and features, and fails with every finding that does not fit its flavour.
+  - The binary runs in a sandbox without a network, and so do the programs that read it.
   - If qemu-user is installed, it also runs the binary on an emulated processor with only the baseline's instructions.
   - A size far from the last build's, and a path of the builder in the binary, are warnings.
   - Without NVIDIA's driver the binary runs with a stub of libcuda.
@@ -20,7 +21,7 @@ options:
     description: The CUDA toolkit of the build. The binary runs with its libraries and its stub.
     type: dict
     default: {}
-extends_documentation_fragment: [no_diff]
+extends_documentation_fragment: [trust, sandbox, no_diff]
 attributes:
   check_mode:
     description: The same, but the manifest of a binary that fails stays.
@@ -32,6 +33,7 @@ EXAMPLES = r"""
   binary_audit:
     artifact: "{{ built.artifact }}"
     toolkit: "{{ cuda.toolkit }}"
+    trust: release
 """
 
 RETURN = r"""
@@ -54,19 +56,35 @@ from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.findings import refuse
 from ansible.module_utils.pipeline.base.records import Artifact
 from ansible.module_utils.pipeline.package.audit import audit
-from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
+from ansible.module_utils.pipeline.source.trust import state_of
+from ansible.module_utils.pipeline_module import SANDBOX, TRUST, ArgumentSpec, run, step
 
 ARGUMENT_SPEC: ArgumentSpec = {
     "artifact": {"type": "dict", "required": True},
     "toolkit": {"type": "dict", "default": {}},
+    **TRUST,
+    **SANDBOX,
 }
+
+
+def written_by(artifact: Artifact, p: dict[str, Any]) -> list[Path]:
+    """The target directories that the artifact's build wrote: a try build writes on top of release's."""
+    root = Path(artifact.folder).parents[2]
+    state = state_of(root, p["trust"], shared=p["share_trust"])
+    return [root / "target"] if state == root else [state / "target", state / "overlay" / "target"]
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     artifact, toolkit = Artifact.from_dict(module.params["artifact"]), module.params["toolkit"]
     # 1. Read, run and judge.
     cuobjdump = f"{toolkit.get('folder', '')}/bin/cuobjdump" if artifact.flavour.cuda else ""
-    audited = audit(artifact, cuobjdump=cuobjdump, library_path=toolkit.get("library_path", []))
+    audited = audit(
+        artifact,
+        cuobjdump=cuobjdump,
+        library_path=toolkit.get("library_path", []),
+        targets=written_by(artifact, module.params),
+        protected=module.params["sandbox"] != "none",
+    )
     rows = [finding.to_dict() for finding in audited.findings]
 
     # 2. Fail for a binary that does not fit.

@@ -104,9 +104,10 @@ def build_request(p: dict[str, Any], *, check_mode: bool) -> BuildRequest:
     flavour, failure = Flavour.from_dict(p["flavour"]), toolkit.get("failure", "")
     # Check mode only announces a toolkit: there is no nvcc to run yet.
     absent = not Path(toolkit.get("nvcc") or "/").is_file()
+    state = state_of(root, p["trust"], shared=p["share_trust"])
     return BuildRequest(
         root=root,
-        checkout=state_of(root, p["trust"], shared=p["share_trust"]) / "src",
+        checkout=state / "src",
         source=Source.from_dict(p["source"]),
         flavour=flavour,
         package=p["package"],
@@ -122,6 +123,8 @@ def build_request(p: dict[str, Any], *, check_mode: bool) -> BuildRequest:
         cache=Cache.from_option(p["cache"], root),
         mirrors=Mirrors(git_mirrors(os.environ), **p["mirrors"]),
         ask=p["report_only"],
+        protected=p["sandbox"] != "none",
+        overlays=state != root,
     )
 
 

@@ -5,8 +5,9 @@ DOCUMENTATION = r"""
 module: client_proof
 short_description: Prove that a client can install packages of a repository
 description:
-  - Makes a throw-away copy-on-write copy of a system with an empty rpm database and the published C(.repo) file. There
-    dnf installs each package over HTTP, the module runs it, and dnf removes it; then all packages side by side.
+  - Makes a throw-away client in a sandbox of C(systemd-nspawn), with /usr of a system, an empty rpm database and the
+    published C(.repo) file. It has no rights on the host, and reaches the site alone.
+  - There dnf installs each package over HTTP, the module runs it, and dnf removes it; then all packages side by side.
   - A staged snapshot is proven under its final URL, before any mirrorlist names it.
   - The signatures of packages and metadata must be checked, and must be by trusted keys.
   - A provider package, made during the proof, replaces the parts of Fedora that the client lacks. The result lists
@@ -66,7 +67,7 @@ options:
     type: str
     default: ''
   library_path:
-    description: Folders with libcudart and a libcuda. Only the binary sees them.
+    description: Folders with libcudart and a libcuda, which every account may read. Only the binary uses them.
     type: list
     elements: path
     default: []
@@ -105,7 +106,8 @@ attributes:
     description: Lists the steps of the proof and takes none.
     support: full
 notes:
-  - Requires root, and a host on which root may mount an overlay.
+  - Requires root, C(systemd-nspawn), and a host on which root may mount an overlay and make user namespaces.
+  - The program runs as the account C(mistralrs) of the package, without a capability.
   - The client's files are in memory; an installed package of 1 GB takes about 2 GB, with a previous one 4 GB. Several
     packages take the sum of that, since they are installed side by side at the end.
 """

@@ -110,6 +110,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline.base.patterns import commits
 from ansible.module_utils.pipeline.base.records import Flavour
 from ansible.module_utils.pipeline.source.local_clone import DevRequest, one_flavour, resolve_local
 from ansible.module_utils.pipeline.source.upstream import resolve_commit
@@ -153,7 +154,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         if not branches:
             warnings = (f"{source.commit} is on no branch of upstream; it may be a fork's",)
     else:
-        found = resolve_local(request, p["url"], Path(p["mirror"]), p["known"], Path(p["packs"]))
+        found = resolve_local(request, p["url"], Path(p["mirror"]), commits(p["known"]), Path(p["packs"]))
         source, pack, warnings = found.source, found.pack, found.warnings
     for warning in warnings:
         module.warn(warning)

@@ -18,6 +18,7 @@ from pipeline.base import git as git_room
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git, remote_refs
 from pipeline.base.run import run
+from pipeline.build.fetch import refuse_configuration_above
 from pipeline.check.trials import alone
 from pipeline.source.checkout import move
 from pipeline.source.upstream import resolve
@@ -240,6 +241,19 @@ def test_cargo_reads_no_configuration_above_the_caller_or_the_clone(
     rustup = [f"RUSTUP_HOME={os.environ.get('RUSTUP_HOME') or Path('~root/.rustup').expanduser()}"]
     words = ["env", home, *rustup, "cargo", "metadata", "--offline", "--format-version", "1", "--no-deps"]
     assert alone([*words, "--manifest-path", package / "Cargo.toml"], path) == ""
+
+
+@pytest.mark.parametrize("name", ["config.toml", "config"])
+def test_without_a_sandbox_a_configuration_of_cargo_above_the_clone_is_refused(tmp_path: Path, name: str) -> None:
+    """In the sandbox nothing above the checkout is visible: tests/e2e has such a file."""
+    checkout = tmp_path / "builder/src"
+    (checkout / ".cargo").mkdir(parents=True)
+    (checkout / ".cargo" / name).touch()
+    refuse_configuration_above(checkout)
+    (tmp_path / ".cargo").mkdir()
+    (tmp_path / ".cargo" / name).touch()
+    with pytest.raises(PipelineError, match=f"not upstream's.*/.cargo/{name}.*Move it away, set builder_root"):
+        refuse_configuration_above(checkout)
 
 
 def test_files_have_the_same_modes_whatever_the_umask(tmp_path: Path, run_module: Callable[..., object]) -> None:

@@ -19,6 +19,7 @@ from pipeline.channel.release_package import build
 from pipeline.channel.repo_file import ChannelRow
 from pipeline.hosts.loopback_site import started, stopped
 from pipeline.prove.sandbox import Client
+from pipeline.prove.transcript import Transcript
 from pipeline.sign.trust import CLIENT_KEYS, KEYS_NAME
 from support import PROJECT, systems
 from support.channel_maker import call
@@ -154,9 +155,11 @@ class User:
 
 
 @pytest.fixture(scope="module", params=systems.CLIENTS)
-def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Client]]:
-    folder = tmp_path_factory.mktemp("client")
-    with Client(folder / "transcript", system=systems.root_of(request.param)) as client:
+def system(
+    request: pytest.FixtureRequest, address: Address, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Client]]:
+    transcript = Transcript(tmp_path_factory.mktemp("client") / "transcript")
+    with Client(transcript, (), systems.root_of(request.param), address.url) as client:
         yield request.param, client
 
 
@@ -174,7 +177,8 @@ def user(system: tuple[str, Client], address: Address) -> User:
 @pytest.fixture(params=systems.CLIENTS)
 def stranger(request: pytest.FixtureRequest, address: Address, tmp_path: Path) -> Iterator[User]:
     """A user who has had nothing to do with the site."""
-    with Client(tmp_path / "transcript", system=systems.root_of(request.param)) as client:
+    transcript = Transcript(tmp_path / "transcript")
+    with Client(transcript, (), systems.root_of(request.param), address.url) as client:
         yield User(request.param, client, address.url)
 
 

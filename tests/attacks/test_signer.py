@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleError
 from pipeline.base.errors import PipelineError
+from pipeline.base.patterns import commits
 from pipeline.base.records import Artifact, Flavour, Package, Snapshot, sha256_file
 from pipeline.channel.agent_client import AgentClient
 from pipeline.package import handover
@@ -336,6 +337,13 @@ def test_a_builder_that_sends_without_end_fills_no_disk(project, tmp_path, monke
 def test_a_hand_over_has_a_plain_name(name):
     with pytest.raises(PipelineError, match="cannot be named"):
         place(Path("/builder"), name)
+
+
+def test_only_commits_of_a_builders_list_reach_git():
+    """The signer leaves out of a pack what the builder has."""
+    honest = ["a" * 40, "b" * 64]
+    lies = ["--all", "HEAD", "a" * 39, f"{'a' * 40}\n--all", f"{'a' * 40} --all", "A" * 40, ":/secret", ""]
+    assert commits([*honest, *lies]) == honest
 
 
 def test_facts_of_a_lying_builder_are_no_variables(project):

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import socket
+import sys
 
 import pytest
 from pipeline.base.git import git
@@ -113,6 +114,33 @@ def test_kernels_of_another_gpu_fail_the_audit(pipeline, flavours):
         refused(pipeline.run("release", version="0.9.0"), "PTX: found sm_86, needed sm_89", "delete target")
     finally:
         shutil.rmtree(target, ignore_errors=True)
+
+
+def test_builders_that_disagree_publish_nothing(pipeline, tmp_path):
+    """A commit that compiles its own folder in; the second builder's root is elsewhere."""
+    leak = '\n#[used]\npub static COMPILED_IN: &str = env!("CARGO_MANIFEST_DIR");\n'
+    anvil = {
+        "ansible_connection": "local", "ansible_python_interpreter": sys.executable, "builder_user": "",
+        "builder_root": str(tmp_path / "anvil"), "rust_cargo": "", "compile_cache": {},
+    }  # fmt: skip
+    inventory = tmp_path / "anvil.yml"
+    inventory.write_text(json.dumps({"builders": {"hosts": {"anvil": anvil}}}))
+    stand_in, upstream = pipeline.stand_in, pipeline.upstream
+    before = git("rev-parse", "master", repository=upstream).strip()
+    stand_in.add_commit(upstream, "embed", {"mistralrs-mcp/src/lib.rs": lambda text: text + leak})
+    try:
+        words = ("-i", "inventory/local.yml", "-i", str(inventory))
+        run = pipeline.run("prerelease", *words, flavour="cpu", agreement=2)
+    finally:
+        git("update-ref", "refs/heads/master", before, repository=upstream)
+    refused(
+        run,
+        r"builders disagree about cpu: localhost [0-9a-f]{16}, anvil [0-9a-f]{16}; mistralrs differs",
+        "caused by mistralrs-mcp",
+        "Nothing of it was packaged or signed",
+    )
+    assert run.row("spread") == "cpu by localhost; cpu by anvil"
+    assert not run.row("sign", "cpu")
 
 
 def test_a_missing_signing_key_is_an_error(pipeline, tmp_path):

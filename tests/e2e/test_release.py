@@ -30,6 +30,8 @@ def test_a_first_release_is_installed_by_a_client(pipeline):
 def test_nothing_of_the_callers_configuration_had_a_part(pipeline):
     """The caller is hostile (support/hostile_caller.py), and its umask is 0077."""
     assert not (pipeline.root / "caller/ran").exists(), (pipeline.root / "caller/ran").read_text()
+    (log,) = (pipeline.root / "builder/log").glob("ada-0.9.1-*.log")
+    assert "profile [optimized]" in log.read_text(), "cargo read the configuration above the builder"
     (package,) = (pipeline.channel / "Packages").glob("mistralrs-ada-*")
     form = "%{RSAHEADER:pgpsig}|%{PACKAGER}|%{VENDOR}|%{PAYLOADCOMPRESSOR}"
     read = subprocess.run(["rpm", "-qp", "--qf", form, package], capture_output=True, text=True, check=True).stdout

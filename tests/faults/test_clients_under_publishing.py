@@ -6,6 +6,7 @@ rate.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -23,6 +24,7 @@ import pytest
 from pipeline.base.records import Package, sha256_file
 from pipeline.hosts import loopback_site
 from pipeline.prove.sandbox import Client
+from pipeline.prove.transcript import Transcript
 from pipeline.sign.keyring import opened
 from support.faulty_proxy import FaultyProxy
 from support.ports import free_port
@@ -176,9 +178,8 @@ class User:
             self.seen.append((begun, self.cached()))
 
     def cached(self) -> str:
-        places = [self.client.path(f"/var/cache/{name}") for name in ("dnf", "libdnf5")]
-        (repomd,) = (path for place in places for path in place.glob("trial-*/repodata/repomd.xml"))
-        return sha256_file(repomd)
+        (repomd,) = self.client.paths("/var/cache/*/trial-*/repodata/repomd.xml")
+        return hashlib.sha256(self.client.read(repomd)).hexdigest()
 
     def install(self) -> None:
         status, output = self.client.run("nice", self.program, "-y", "install", "mistralrs-ada")
@@ -211,7 +212,8 @@ def play_round(
         for delay in DELAYS:
             proxy = stack.enter_context(FaultyProxy(web.port, delay=delay))
             for program, root in systems():
-                client = Client(log / f"{program}-{delay}.log", system=root)
+                transcript = Transcript(log / f"{program}-{delay}.log")
+                client = Client(transcript, system=root, site=f"http://127.0.0.1:{proxy.port}")
                 user = User(stack.enter_context(client), program, tallies.setdefault((program, delay), Tally()))
                 client.write("/etc/yum.repos.d/trial.repo", REPO.format(source=source, port=proxy.port))
                 client.write("/etc/trial.asc", site.signer.trusted_keys.read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import subprocess
+from hashlib import sha256
 
 import pytest
 from pipeline.base.findings import Finding
@@ -59,7 +60,8 @@ def make(tmp_path):
         subprocess.run(argv, check=True, capture_output=True)
         path = folder / "mistralrs"
         artifact = Artifact(
-            source=SOURCE, flavour=CPU, inputs=name.ljust(64, "0"), folder=str(folder), binary="mistralrs",
+            source=SOURCE, flavour=CPU, inputs=sha256(name.encode()).hexdigest(), folder=str(folder),
+            binary="mistralrs",
             crate_version="0.9.2", sha256=sha256_file(path), size=path.stat().st_size, rustc="1.95.0", cuda="",
             rustflags="-C target-cpu=x86-64", locked=True, seconds=1.0, compiled=1, fresh=0, log="",
         )  # fmt: skip
@@ -167,14 +169,14 @@ def test_a_path_of_the_builder_in_the_binary_is_a_warning(make, tmp_path):
 
 def test_the_module_fails_with_every_finding_and_warns_of_the_rest(make, run_module):
     artifact = make("-Wl,-z,execstack", "-Wl,-rpath,/opt")
-    result = run_module("binary_audit", {"artifact": artifact.to_dict()})
+    result = run_module("binary_audit", {"artifact": artifact.to_dict(), "trust": "release"})
     assert result["failed"]
     assert "RPATH: found /opt, needed none." in result["msg"]
     assert "hardening: found executable stack, needed PIE, full RELRO, NX." in result["msg"]
     assert "Nothing was packaged or published" in result["msg"]
     make(source=PROGRAM + "char ballast[100000] = {1};\n", name="before")
     good = make(name="good")
-    passed = run_module("binary_audit", {"artifact": good.to_dict()})
+    passed = run_module("binary_audit", {"artifact": good.to_dict(), "trust": "release"})
     assert not passed["changed"]
     assert passed["step"]["result"].startswith("mistralrs 0.9.2")
     assert any(row["warning"] for row in passed["findings"] if row["check"] == "size")

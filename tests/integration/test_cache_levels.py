@@ -32,7 +32,7 @@ def ask(tmp_path: Path) -> Ask:
     def levels(**settings: str) -> dict[str, Finding]:
         file = tmp_path / "sccache.env"
         file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        found = cache_levels.check(Cache(program, file))
+        found = cache_levels.check(Cache(program, file), sandboxed=False)
         assert all(finding.fits for finding in found)
         assert all(PASSWORD not in f"{finding}" for finding in found)
         return {finding.check.removeprefix("compile cache: "): finding for finding in found}
@@ -164,6 +164,15 @@ def test_an_s3_service(web: str, ask: Ask) -> None:
     assert found("bucket", SCCACHE_S3_NO_CREDENTIALS="true") == "it requires an account (HTTP 403)"
     assert found("absent", AWS_ACCESS_KEY_ID="builder") == "there is no bucket absent"
     assert found("broken", AWS_ACCESS_KEY_ID="builder") == "HTTP 503"
+
+
+@pytest.mark.parametrize("settings", [{"SCCACHE_BUCKET": "units"}, {"SCCACHE_WEBDAV_ENDPOINT": "https://cache.test"}])
+def test_a_sandbox_reaches_no_other_level_than_redis(tmp_path: Path, settings: dict[str, str]) -> None:
+    file = tmp_path / "sccache.env"
+    file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    (finding,) = cache_levels.check(Cache(Path("/bin/true"), file))
+    assert (finding.warning, finding.found) == (True, "cannot be reached from the sandbox of a build")
+    assert "use a Redis (cache_host)" in finding.remedy
 
 
 def test_the_disk(tmp_path: Path, ask: Ask) -> None:

@@ -20,10 +20,11 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package
 from pipeline.hosts.loopback_site import Site, started, stopped
-from pipeline.prove import dnf_client
-from pipeline.prove.dnf_client import begin_transcript, prove
+from pipeline.prove import dnf_client, sandbox
+from pipeline.prove.dnf_client import prove
 from pipeline.prove.proof import Proof, ProofOrder
 from pipeline.prove.sandbox import Client
+from pipeline.prove.transcript import Transcript
 from support import PROJECT
 from support.client_channel import FLAVOURS, FOLDER, Channel, Key
 from support.ports import free_port
@@ -114,7 +115,7 @@ def _rpm_has_its_database() -> None:
 @pytest.fixture(autouse=True)
 def host_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test leaves a file, mount or process of a client on the host."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other processes make clients in /tmp too
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def state() -> dict[str, object]:
         files = ["/etc/passwd", "/etc/group", "/etc/dnf/dnf.conf", "/root/.rpmdb/rpmdb.sqlite"]
@@ -130,7 +131,6 @@ def host_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             **{f: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files if Path(f).exists()},
             **{f: sorted(path.name for path in Path(f).iterdir()) for f in folders if Path(f).exists()},
             "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(tmp_path) in line],
-            "clients": sorted(tmp_path.glob("mistralrs-client-*")),
         }
 
     before = state()
@@ -413,10 +413,17 @@ def test_without_root_dnf_or_overlay_the_error_says_so(
         assert f"the program {HERE} is not installed" in failure(order).what
         assert "the program dnf5 or dnf is not installed" in failure(dataclasses.replace(order, program="")).what
     with monkeypatch.context() as patch:
-        patch.setattr(Client, "_HOLDER", Client._HOLDER.replace("-t overlay", "-t nosuchfs"))
-        error = failure(order)
-        assert "a throw-away client cannot be made: mount:" in error.what
-        assert "may mount an overlay" in error.remedy
+        patch.setattr(sandbox, "PATH", "/nonexistent")
+        assert "the program systemd-nspawn is not installed" in failure(dataclasses.replace(order, program="dnf")).what
+    for part, other, reason in (
+        ("-t overlay", "-t nosuchfs", "mount:"),
+        ('KILL "$@"', "KILL systemd-nspawn --nonsense", "systemd-nspawn: unrecognized option"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox, "_HOLDER", sandbox._HOLDER.replace(part, other))
+            error = failure(order)
+            assert f"a throw-away client cannot be made: {reason}" in error.what
+            assert "may mount an overlay" in error.remedy
     error = failure(dataclasses.replace(order, system=str(tmp_path / "none")))
     assert (error.what, error.where) == ("there is no system to copy", str(tmp_path / "none"))
     (tmp_path / "bare/usr/bin").mkdir(parents=True)
@@ -435,10 +442,11 @@ def test_changes_in_a_client_do_not_reach_its_system(
     (tmp_path / "library").mkdir()
     system = tmp_path / "a:b,c"  # a name that mount's options would split
     system.symlink_to(root_of(client))
-    with Client(tmp_path / "log", [str(tmp_path / "library")], system) as copy:
+    with Client(Transcript(tmp_path / "log"), [str(tmp_path / "library")], system) as copy:
         copy.write("/etc/canary", "tweet")
         assert copy.run("cat", "/etc/canary") == (0, "tweet")
-        assert copy.run("cat", "/etc/hosts") == (0, Path("/etc/hosts").read_text())
+        assert copy.read("/etc/canary") == b"tweet"
+        assert copy.run("cat", "/etc/hosts") == (0, "127.0.0.1 localhost\n")
         assert "PYTHONPATH" not in copy.run("env")[1]
         assert copy.run("sh", "-c", "ls -d /proc/[0-9]*")[1].count("\n") < 5
         assert copy.run("sh", "-c", "echo canary > /proc/sys/kernel/hostname")[0] != 0
@@ -452,10 +460,12 @@ def test_changes_in_a_client_do_not_reach_its_system(
 
 def test_a_killed_proof_takes_its_client_with_it(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.prove.sandbox import Client\n"
-        f"with Client(Path({str(tmp_path / 'log')!r})) as client:\n"
-        "    print(client._pid, client._base, flush=True); client.run('sleep', '60')"
+        "from pathlib import Path; from pipeline.prove.sandbox import Client\n"
+        "from pipeline.prove.transcript import Transcript\n"
+        f"with Client(Transcript(Path({str(tmp_path / 'log')!r}))) as client:\n"
+        "    print(client._holder.pid, flush=True); client.run('sleep', '60')"
     )
+    before = groups()
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(PROJECT / "module_utils")},
@@ -463,30 +473,25 @@ def test_a_killed_proof_takes_its_client_with_it(tmp_path: Path) -> None:
         text=True,
     )
     assert process.stdout is not None
-    pid, base = process.stdout.readline().split()
-    wait_for(lambda: "sleep" in processes(pid))
+    pid = process.stdout.readline().strip()
+    (group,) = (path for path in groups() if path not in before)
+    wait_for(lambda: "sleep" in processes(group))
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
-    wait_for(lambda: processes(pid) == [])
-    assert list(Path(base).iterdir()) == []  # only the empty mount point remains
-    Path(base).rmdir()
+    assert processes(group) == []
+    assert not group.exists()
 
 
-def processes(init: str) -> list[str]:
-    """The names of the programs in the pid namespace of ``init``; none after its end."""
-    try:
-        namespace = Path(f"/proc/{init}/ns/pid").readlink()
-    except OSError:
-        return []
-    found = []
-    for status in Path("/proc").glob("[0-9]*"):
-        try:
-            if (status / "ns/pid").readlink() == namespace:
-                found.append((status / "comm").read_text().strip())
-        except OSError:
-            continue
-    return found
+def groups() -> set[Path]:
+    """The control groups of clients, other tests' too."""
+    return set(sandbox.own_control_group().glob("mistralrs-client-*"))
+
+
+def processes(group: Path) -> list[str]:
+    """The names of the programs in a control group and those below it."""
+    pids = [pid for file in group.rglob("cgroup.procs") for pid in file.read_text().split()]
+    return [Path("/proc", pid, "comm").read_text().strip() for pid in pids]
 
 
 def wait_for(reached: Callable[[], bool]) -> None:
@@ -526,6 +531,6 @@ def test_the_module_proves_and_changes_nothing(
 def test_the_transcript_belongs_to_the_owner_of_its_folder(tmp_path):
     """The proof runs as root; a person must be able to delete its transcript."""
     os.chown(tmp_path, 12345, 12345)
-    begin_transcript(tmp_path / "signer" / "log" / "client.log")
+    Transcript(tmp_path / "signer" / "log" / "client.log").close()
     made = [tmp_path / "signer", tmp_path / "signer/log", tmp_path / "signer/log/client.log"]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(12345, 12345)}

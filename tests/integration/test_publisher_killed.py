@@ -32,7 +32,8 @@ def run_and_kill(host: Host, command: str, step: int = 0) -> int:
 
     def count(event: str, args: tuple[Any, ...]) -> None:
         nonlocal steps
-        opens = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR)
+        # The agent's copy of an upload: no command reads what a killed one left of it.
+        opens = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR) and "/examined/" not in str(args[0])
         inner = event in ("os.remove", "os.rmdir") and args[1] != -1  # rmtree's are one step
         removes = event == "subprocess.Popen" and args[0] == "rm"
         if opens or removes or (event in CHANGES and not inner):

@@ -14,6 +14,7 @@ from pipeline.base.records import sha256_file
 from pipeline.channel.repo_file import ChannelRow
 from pipeline.hosts.loopback_site import started, stopped
 from pipeline.prove.sandbox import Client
+from pipeline.prove.transcript import Transcript
 from pipeline.sign.keyring import parse_keys
 from pipeline.sign.trust import CLIENT_KEYS, KEYS_NAME, list_public_keys, read_certificates, signer_of
 from support import systems
@@ -119,7 +120,8 @@ def served(history: SiteHistory) -> Iterator[SiteHistory]:
 
 @pytest.fixture(params=systems.CLIENTS)
 def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Client]]:
-    with Client(tmp_path / "transcript", system=systems.root_of(request.param)) as client:
+    site = request.getfixturevalue("history" if "history" in request.fixturenames else "ended").site
+    with Client(Transcript(tmp_path / "transcript"), (), systems.root_of(request.param), site) as client:
         yield request.param, client
 
 
@@ -256,20 +258,20 @@ def test_a_new_user_after_the_switch_installs_old_packages_and_new_ones(
 
 def test_an_existing_repo_file_stays_and_works_through_the_rotation(history: SiteHistory, user: User) -> None:
     user.take_earlier_repo_file()
-    mine = user.client.path(REPO_PATH).read_text()
+    mine = user.client.read(REPO_PATH).decode()
     user.dnf("install", "mistralrs-ada", "mistralrs-release")
-    assert user.client.path(REPO_PATH).read_text() == mine
-    assert "gpgkey=file:///etc/pki" in user.client.path(f"{REPO_PATH}.rpmnew").read_text()
+    assert user.client.read(REPO_PATH).decode() == mine
+    assert "gpgkey=file:///etc/pki" in user.client.read(f"{REPO_PATH}.rpmnew").decode()
     history.serve("settled")
     user.upgrade()
     assert (user.has(), user.signed_by(), user.has("mistralrs-release")) == ("0.9.3-1.fc43", "new", "43-3")
-    assert user.client.path(REPO_PATH).read_text() == mine
+    assert user.client.read(REPO_PATH).decode() == mine
 
 
 def test_a_channel_that_the_user_enabled_stays_enabled_through_the_rotation(history: SiteHistory, user: User) -> None:
     user.take_release()
     file = "/etc/yum.repos.d/mistralrs-unstable.repo"
-    assert "enabled=0" in user.client.path(file).read_text()
+    assert "enabled=0" in user.client.read(file).decode()
     user.dnf("install", "mistralrs-ada")
     assert user.has() == "0.9.1-1.fc43"
     user.client.run("sed", "-i", "s/enabled=0/enabled=1/", file)
@@ -278,7 +280,7 @@ def test_a_channel_that_the_user_enabled_stays_enabled_through_the_rotation(hist
     history.serve("overlap")
     user.upgrade()
     assert (user.has("mistralrs-release"), user.knows()) == ("43-2", ["old", "new"])
-    assert "enabled=1" in user.client.path(file).read_text()
+    assert "enabled=1" in user.client.read(file).decode()
 
 
 def test_a_user_who_deletes_a_retired_key_needs_only_the_new_one(history: SiteHistory, user: User) -> None:

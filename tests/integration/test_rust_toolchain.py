@@ -63,7 +63,7 @@ def test_the_archives_become_one_tree(publish: Callable[..., Dist], tmp_path: Pa
     folder = tmp_path / "builder/toolchain/rust-1.95.0"
     assert toolchain.cargo == str(folder / "bin/cargo")
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
-        "bin/cargo", "bin/rustc", "etc/bash_completion.d/cargo", "lib/libstd.rlib", "toolchain.json",
+        "bin/cargo", "bin/rustc", "etc/bash_completion.d/cargo", "files.json", "lib/libstd.rlib", "toolchain.json",
     ]  # fmt: skip
     assert [path.name for path in folder.parent.iterdir() if path.name != ".lock"] == ["rust-1.95.0"]
 

@@ -252,7 +252,10 @@ def test_the_modules_make_a_key_and_sign(run_module, tmp_path: Path, package: Pa
     again = run_module("signing_key", new)
     assert (again["changed"], again["fingerprint"]) == (False, made["fingerprint"])
 
-    arguments = {"signer": signer, "package": package.to_dict()}
+    own = tmp_path / "packages/0123" / Path(package.path).name
+    own.parent.mkdir(parents=True)
+    shutil.copy(package.path, own)
+    arguments = {"signer": signer, "package": {**package.to_dict(), "path": str(own)}}
     assert run_module("rpm_signature", arguments, check=True)["changed"]
     signed = run_module("rpm_signature", arguments)
     assert signed["changed"]
@@ -263,4 +266,4 @@ def test_the_modules_make_a_key_and_sign(run_module, tmp_path: Path, package: Pa
     assert run_module("rpm_signature", {**arguments, "package": unbuilt}, check=True)["changed"]
     failed = run_module("rpm_signature", {**arguments, "package": signed["package"]})
     assert failed["failed"]
-    assert "signed already" in failed["msg"]
+    assert "is no package that this signer made" in failed["msg"]

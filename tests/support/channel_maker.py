@@ -6,6 +6,7 @@ and not against that code. RSA 2048 keys are fast to generate.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
 import itertools
@@ -40,6 +41,14 @@ def call(*argv: str | Path, env: dict[str, str] | None = None, stdin: str = "") 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def forged(record: Snapshot, **changes: object) -> Snapshot:
+    """The record with other fields, also such as no record can have that is made here."""
+    made = copy.copy(record)
+    for name, value in changes.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ class Maker:
             removed=tuple(path.name for path in before if path not in packages),
             yanked=parent.yanked if parent else (),
         )
-        record = replace(record, **changes)  # type: ignore[arg-type]
+        record = forged(record, **changes)
         record.write(root / "snapshot/snapshot.json")
         self.key.sign_file(root / "snapshot/snapshot.json")
         return Transaction(transaction, record, str(root))
@@ -200,7 +209,7 @@ class Maker:
 
     def change_record(self, transaction: Transaction, **changes: object) -> Transaction:
         """Replace fields of snapshot.json and sign it."""
-        record = replace(transaction.snapshot, **changes)  # type: ignore[arg-type]
+        record = forged(transaction.snapshot, **changes)
         path = Path(transaction.folder, "snapshot/snapshot.json")
         record.write(path)
         self.key.sign_file(path)

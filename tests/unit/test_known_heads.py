@@ -77,24 +77,27 @@ def test_a_chain_whose_times_do_not_rise_ends() -> None:
     assert "is no snapshot after the known one" in contradiction(KNOWN, loop[id_of(6)], "", loop.get)
 
 
-def test_a_dropped_snapshot_is_no_head_and_no_parent_of_one() -> None:
-    known = replace(KNOWN, dropped=(id_of(5),))
-    assert "the head 20261121T050000Z-aaaaaaaa was staged and dropped by this signer" in found(known, CHAIN[id_of(5)])
-    assert "its parent 20261121T050000Z-aaaaaaaa was staged and dropped" in found(known, CHAIN[id_of(7)])
+def test_a_staged_snapshot_is_no_head_and_no_parent_of_one() -> None:
+    known = replace(KNOWN, staged=(id_of(5),))
+    assert "the head 20261121T050000Z-aaaaaaaa was staged by this signer, but never" in found(known, CHAIN[id_of(5)])
+    assert "its parent 20261121T050000Z-aaaaaaaa was staged by this signer" in found(known, CHAIN[id_of(7)])
 
 
-def test_dropped_snapshots_are_remembered_until_one_is_published(memory: Memory) -> None:
+def test_staged_snapshots_are_remembered_until_they_are_published(memory: Memory) -> None:
     compare(memory, CHAIN[id_of(4)])
     for number in range(150):
-        memory.dropped(f"{number}")
-    memory.dropped(id_of(5))
+        memory.staged(f"{number}")
+    memory.staged(id_of(5))
     recalled = memory.recall()
     assert recalled
-    assert (len(recalled.dropped), recalled.dropped[-1]) == (100, id_of(5))
-    memory.published(CHAIN[id_of(5)], "repomd")
+    assert (len(recalled.staged), recalled.staged[-1]) == (100, id_of(5))
+    with pytest.raises(HeadRefused, match="staged by this signer, but never published"):
+        compare(memory, CHAIN[id_of(5)])
+    memory.publishing(id_of(5))
+    assert compare(memory, CHAIN[id_of(5)]) == (), "it was published by a run that was killed"
     recalled = memory.recall()
     assert recalled
-    assert (recalled.head, recalled.dropped[-1]) == (id_of(5), "149")
+    assert (recalled.head, recalled.staged[-1]) == (id_of(5), "149")
 
 
 def test_a_descendant_that_lacks_a_known_yank_contradicts_the_memory() -> None:
@@ -127,6 +130,17 @@ def test_the_first_head_is_taken_on_trust_with_one_note(memory: Memory) -> None:
     assert memory.recall() == KNOWN
     assert memory.path.stat().st_mode & 0o777 == 0o600
     assert memory.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_known_head_costs_no_request_and_no_write(memory: Memory) -> None:
+    def ancestor(snapshot: str) -> Snapshot:
+        raise AssertionError(snapshot)
+
+    compare(memory, CHAIN[id_of(4)], ancestor)
+    written = memory.path.stat()
+    compare(memory, CHAIN[id_of(4)], ancestor)
+    assert (memory.path.stat().st_ino, memory.path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    compare(memory, CHAIN[id_of(5)], ancestor)  # its parent is the known head
 
 
 def test_repositories_have_memories_of_their_own(memory: Memory) -> None:

@@ -7,6 +7,7 @@ builders and repo hosts too, so ``../x``, ``--define``, ``%{lua:...}`` or a line
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -31,6 +32,7 @@ def _or_nothing(pattern: Pattern) -> Pattern:
 _NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", "a name of letters, digits and . _ + -")
 _VERSION = Pattern(r"[A-Za-z0-9][A-Za-z0-9._+~^]{0,127}", "a version of letters, digits and . _ + ~ ^")
 _LINE = Pattern(r"[^\x00-\x1f\x7f]{0,4096}", "one line of text")
+_COMMIT = Pattern(r"[0-9a-f]{40}|[0-9a-f]{64}", "a commit of 40 hex digits")
 _SHA256 = Pattern(r"[0-9a-f]{64}", "a SHA-256 of 64 hex digits")
 _SNAPSHOT = Pattern(SNAPSHOT_ID, "a snapshot's id")
 
@@ -45,11 +47,16 @@ UpstreamVersion = Annotated[
     str, Pattern(r"[A-Za-z0-9][A-Za-z0-9._+~^-]{0,127}", "a version of letters, digits and . _ + ~ ^ -")
 ]
 Architecture = Annotated[str, Pattern(r"[a-z0-9_]{1,16}", "an architecture")]
-Commit = Annotated[str, Pattern(r"[0-9a-f]{40}|[0-9a-f]{64}", "a commit of 40 hex digits")]
-OptionalCommit = Annotated[str, Pattern(r"|[0-9a-f]{40}|[0-9a-f]{64}", "a commit of 40 hex digits, or empty")]
+Commit = Annotated[str, _COMMIT]
+OptionalCommit = Annotated[str, _or_nothing(_COMMIT)]
 Sha256 = Annotated[str, _SHA256]
 OptionalSha256 = Annotated[str, _or_nothing(_SHA256)]
 SnapshotId = Annotated[str, _or_nothing(_SNAPSHOT)]
 Number = Annotated[str, Pattern(r"(?:\d{1,4}(?:\.\d{1,6}){0,3})?", "numbers with dots, or empty")]
 Feature = Annotated[str, Pattern(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", "a cargo feature")]
 Line = Annotated[str, _LINE]
+
+
+def commits(values: Iterable[str]) -> list[str]:
+    """Those values that are commits: git takes another one for an option, a range or several lines."""
+    return [value for value in values if _COMMIT.fits(value)]

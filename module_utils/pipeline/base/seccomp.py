@@ -10,7 +10,9 @@ The sandbox's namespaces and missing capabilities stop most calls already. The f
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import os
 import platform
 import struct
 from collections.abc import Iterable
@@ -38,6 +40,7 @@ _X32 = 0x40000000
 
 _LOAD, _EQUAL, _ABOVE, _SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 
 
@@ -46,13 +49,23 @@ def program() -> bytes | None:
     return b"".join(_instructions()) if platform.machine() == "x86_64" else None
 
 
+def sockets() -> bytes | None:
+    """A filter that refuses only sockets of other families; None where the machine is no x86_64."""
+    parts = [*_native(), *_families(), _code(_RETURN, _ALLOW)]
+    return b"".join(parts) if platform.machine() == "x86_64" else None
+
+
+def load(rules: bytes) -> None:
+    """Load a filter into this process, for it and all that it starts. Root only: others would gain no privileges."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    table = ctypes.create_string_buffer(rules, len(rules))
+    fprog = struct.pack("=HxxxxxxQ", len(rules) // 8, ctypes.addressof(table))
+    if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, fprog, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 def _instructions() -> Iterable[bytes]:
-    yield _code(_LOAD, _ARCH)
-    yield _code(_EQUAL, _ARCH_X86_64, 1, 0)
-    yield _refuse(errno.ENOSYS)
-    yield _code(_LOAD, _NUMBER)
-    yield _code(_ABOVE, _X32, 0, 1)
-    yield _refuse(errno.ENOSYS)
+    yield from _native()
     for number in _DENIED.values():
         yield _code(_EQUAL, number, 0, 1)
         yield _refuse(errno.EPERM)
@@ -62,10 +75,24 @@ def _instructions() -> Iterable[bytes]:
     yield from _argument(_CLONE, 0, [_code(_SET, _NAMESPACES & ~_CLONE_NEWTIME, 0, 1), _refuse(errno.EPERM)])
     refused = [part for request in _TERMINAL for part in (_code(_EQUAL, request, 0, 1), _refuse(errno.EPERM))]
     yield from _argument(_IOCTL, 1, refused)
+    yield from _families()
+    yield _code(_RETURN, _ALLOW)
+
+
+def _native() -> Iterable[bytes]:
+    """Refuse calls of other architectures, and load the number."""
+    yield _code(_LOAD, _ARCH)
+    yield _code(_EQUAL, _ARCH_X86_64, 1, 0)
+    yield _refuse(errno.ENOSYS)
+    yield _code(_LOAD, _NUMBER)
+    yield _code(_ABOVE, _X32, 0, 1)
+    yield _refuse(errno.ENOSYS)
+
+
+def _families() -> Iterable[bytes]:
     for call in (_SOCKET, _SOCKETPAIR):
         known = [_code(_EQUAL, family, len(_FAMILIES) - at, 0) for at, family in enumerate(_FAMILIES)]
         yield from _argument(call, 0, [*known, _refuse(errno.EAFNOSUPPORT)])
-    yield _code(_RETURN, _ALLOW)
 
 
 def _argument(call: int, at: int, body: list[bytes]) -> Iterable[bytes]:

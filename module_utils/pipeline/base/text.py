@@ -22,6 +22,11 @@ def last_words(output: str, lines: int = 3) -> str:
     return " | ".join(words[-lines:]) or "no output"
 
 
+def shown(text: str, longest: int = 200) -> str:
+    """Text of a hostile program as one line without control characters, which a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * longest]).split())[:longest]
+
+
 def size(count: float) -> str:
     """Bytes in units of 1000: "0.2 MB", "1.3 GB"."""
     return f"{count / _GB:.1f} GB" if count >= _GB else f"{count / 10**6:.1f} MB"

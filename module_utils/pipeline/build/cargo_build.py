@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 import time
@@ -27,13 +28,15 @@ from ..base.errors import PipelineError
 from ..base.lock import held
 from ..base.records import Artifact, sha256_file
 from ..base.run import run
-from ..cache.compile_cache import LOCAL
+from ..cache.shared_cache import Reached, reached
 from ..report import report
-from ..report.report_data import amounts, build_report, largest
+from ..report.report_data import Costs, amounts, build_report, largest
 from ..source.checkout import Checkout, move
+from ..source.trust import RELEASE
 from ..toolchain import nvcc
+from ..toolchain.verified import verify_programs
 from . import handover, layers, processes
-from .fetch import fetch
+from .fetch import fetch, refuse_configuration_above
 from .inputs import Build, build_argv, environment
 from .inside import Job, Result
 from .watch import Watch
@@ -71,6 +74,7 @@ def make(
         began = time.time()
         phases = _Phases()
         report.rotate(log.parent, name, build.logs_kept, log)
+        verify_programs(build.root, build.programs)
         layers.renew(build)
         tree = move(checkout, build.source, build.package)
         stream.write(f"# {build.source.ref} {build.source.commit} flavour {name}, inputs {build.inputs}\n")
@@ -79,6 +83,8 @@ def make(
         if build.variant:
             nvcc.wrapped(Path(build.toolkit), build.root, build.toolkit_version)
         phases.end("checkout")
+        if not build.protected:
+            refuse_configuration_above(checkout)
         locked = fetch(
             checkout, cargo, environment(build) | {"HOME": str(build.root / "home")}, build.locked, stream,
             mirrors=build.mirrors, package=build.package, features=build.flavour.features,
@@ -88,9 +94,9 @@ def make(
         settings, warnings = _cache_settings(build, stream)
         level = layers.cache_level(settings)
         with layers.prepared(build) as folders:
-            job = _job(build, folders, settings, locked=locked)
             before = layers.changing(build)
-            with processes.watched() as peak:
+            with processes.watched() as peak, _cache(build, folders, settings, stream) as cache:
+                job = _job(build, folders, cache.settings, locked=locked)
                 Watch(stream, name, alive, lease).follow(
                     lambda: layers.start(build, folders, level, job.text()), phases.began
                 )
@@ -104,26 +110,23 @@ def make(
             )  # fmt: skip
         phases.end("collect")
         written = build_report(
-            artifact, made.costs, began=int(began), root=str(build.root), parallel=build.parallel,
+            artifact, _costs(made, cache), began=int(began), root=str(build.root), parallel=build.parallel,
             phases=amounts(phases.seconds), memory=peak.together,
             programs=largest(peak.programs)[: report.LARGEST_PROGRAMS],
             host_compiler=run(["gcc", "--version"]).stdout.partition("\n")[0],
             trust=build.trust, unprotected=build.unprotected,
         )  # fmt: skip
-        for warning in [*warnings, *made.warnings, *report.leave(written)[1]]:
+        for warning in [*warnings, *cache.warnings, *made.warnings, *report.leave(written)[1]]:
             warn(warning)
         return artifact
 
 
 def _cache_settings(build: Build, stream: IO[str]) -> tuple[dict[str, str] | None, list[str]]:
-    """The settings of the compile cache's disk level for the sandbox, and warnings; None without a usable cache.
-
-    Passwords, and all else of the file, stay outside.
-    """
+    """The settings of the compile cache, and warnings; None without a usable cache. Creates its disk level."""
     if build.cache is None:
         return None, []
     try:
-        settings = {name: value for name, value in build.cache.read().items() if name in LOCAL}
+        settings = build.cache.read()
         if build.apart and not build.protected:
             settings["SCCACHE_DIR"] = str(build.state / "cache" / "sccache")
         if level := layers.cache_level(settings):
@@ -133,6 +136,20 @@ def _cache_settings(build: Build, stream: IO[str]) -> tuple[dict[str, str] | Non
         stream.write(f"{text}\n")
         return None, [text]
     return settings, []
+
+
+def _cache(
+    build: Build, folders: layers.Folders, settings: dict[str, str] | None, stream: IO[str]
+) -> AbstractContextManager[Reached]:
+    place = folders.scratch / "relay"
+    inside = layers.SCRATCH / "relay" if build.protected else place
+    return reached(settings, place, inside, stream, release=build.trust == RELEASE, protected=build.protected)
+
+
+def _costs(made: Result, cache: Reached) -> Costs:
+    """The costs that the inside reports, with the state of the shared level, which it does not know."""
+    level = dataclasses.replace(made.costs.cache, shared_down=made.costs.cache.shared_down or cache.down)
+    return dataclasses.replace(made.costs, cache=level)
 
 
 def _job(build: Build, folders: layers.Folders, settings: dict[str, str] | None, *, locked: bool) -> Job:

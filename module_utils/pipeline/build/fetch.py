@@ -32,6 +32,18 @@ _ENVIRONMENT = (
 _NEUTRAL = Path("/")
 
 
+def refuse_configuration_above(checkout: Path) -> None:
+    """PipelineError if cargo finds a configuration above the checkout, which without a sandbox it would obey."""
+    for folder in checkout.absolute().parents:
+        for name in ("config.toml", "config"):
+            if (file := folder / ".cargo" / name).exists():
+                raise PipelineError(
+                    "cargo would read a configuration that is not upstream's, since there is no sandbox",
+                    str(file),
+                    "Move it away, set builder_root to a folder without one above it, or leave sandbox as it is",
+                )
+
+
 def fetch(
     checkout: Path,
     cargo: Path,

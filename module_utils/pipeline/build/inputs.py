@@ -64,6 +64,13 @@ class Build:
     protected: bool = True
 
     @property
+    def programs(self) -> list[Path]:
+        """The compilers and the cache, which are verified before they are used."""
+        nvcc = [Path(self.toolkit, "bin", "nvcc")] if self.toolkit else []
+        cache = [self.cache.program] if self.cache and self.cache.program.exists() else []
+        return [self.rust.bin / "cargo", self.rust.bin / "rustc", *nvcc, *cache]
+
+    @property
     def state(self) -> Path:
         """The folder on the host with the checkout, target directory and cache of this build's trust."""
         return state_of(self.root, self.trust, shared=self.share_trust)

@@ -2,10 +2,12 @@
 
 Rules:
 
-1. A build starts its own server and stops it: the counts are of this build alone, and no process remains. The server
-   listens on a socket in a temporary folder.
-2. The settings are a file of lines NAME=VALUE, with sccache's own variable names. Only the server gets them: compiled
-   code sees no password in its environment.
+1. A build starts its own server and stops it, in the build's sandbox: the counts are of this build alone, and the
+   server ends with the sandbox. sccache runs whatever compiler it is asked to run, so it has no more rights than the
+   code that it serves. Its socket is in a temporary folder.
+2. The settings are a file of lines NAME=VALUE, with sccache's own variable names. A sandbox gets those that
+   ``shared_cache.reached`` passes on, without an account. Without a sandbox the server alone gets them: compiled code
+   sees no password in its environment.
 3. A broken cache never fails a build. If the shared level does not answer, the build goes on with the disk alone; if
    the server does not start, without a cache; if the server dies, each compiler runs directly. The log says so.
 4. rustc uses the cache by RUSTC_WRAPPER, which the crate cc applies to C too; nvcc by the wrapper in
@@ -14,7 +16,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import subprocess
@@ -28,7 +29,6 @@ from typing import IO, Any
 from ..base.errors import PipelineError
 from ..base.records import CacheCount
 from ..base.run import CommandFailed
-from . import shared_cache
 
 IDLE = 7200
 """Seconds after which an orphaned server ends. A build has phases without rustc that last longer than sccache's own ten
@@ -62,20 +62,6 @@ class Usage:
     @property
     def misses(self) -> int:
         return sum(kind.misses for kind in self.kinds)
-
-    def added(self, later: Usage) -> Usage:
-        """The sum of both counts, with the later size and limit."""
-        before, after = ({kind.kind: kind for kind in usage.kinds} for usage in (self, later))
-        kinds = [
-            CacheCount(kind, sum(k.hits for k in both), sum(k.misses for k in both))
-            for kind in sorted({*before, *after})
-            if (both := [kinds[kind] for kinds in (before, after) if kind in kinds])
-        ]
-        not_cached = {
-            reason: self.not_cached.get(reason, 0) + later.not_cached.get(reason, 0)
-            for reason in {**self.not_cached, **later.not_cached}
-        }
-        return Usage(tuple(kinds), not_cached, later.size, later.limit)
 
     @property
     def summary(self) -> str:
@@ -133,7 +119,11 @@ class Cache:
     def read(self) -> dict[str, str]:
         """The settings. Raises OSError or PipelineError for an unusable file."""
         if self.settings:
-            return parse_settings(self.settings.read_text())
+            found = parse_settings(self.settings.read_text())
+            level = found.get("SCCACHE_DIR")
+            if level and self.settings.resolve().is_relative_to(Path(level).resolve()):
+                raise PipelineError("the file lies below SCCACHE_DIR, which builds read and write")
+            return found
         return {"SCCACHE_DIR": str(self.folder)} if self.folder else {}
 
 
@@ -176,10 +166,8 @@ def session(cache: Cache | None, environment: Mapping[str, str], log: IO[str]) -
         }
         # The next compiler replaces a lost server by one for the disk level alone.
         current.variables |= {**_local(settings), "SCCACHE_IDLE_TIMEOUT": str(IDLE)}
-        shared = None if current.shared_down else shared_cache.address(settings)
         try:
-            with shared_cache.watched(shared, lambda: _lose_shared_level(cache, Path(folder, "socket"), current, log)):
-                yield current
+            yield current
         finally:
             _stop(cache, socket, current, log)
 
@@ -211,15 +199,6 @@ def _local(settings: Mapping[str, str]) -> dict[str, str]:
     return {name: settings[name] for name in LOCAL if name in settings}
 
 
-def _lose_shared_level(cache: Cache, socket: Path, current: Session, log: IO[str]) -> None:
-    """Save the counts and kill the server: it would wait for its shared level at each compile."""
-    current.shared_down = True
-    _warn(current, log, "its shared level was lost during the build; going on with the disk alone")
-    with contextlib.suppress(OSError, PipelineError, subprocess.TimeoutExpired, ValueError, LookupError):
-        current.usage = _usage(cache, {"SCCACHE_SERVER_UDS": str(socket)})
-    shared_cache.kill_server(socket)
-
-
 def _usage(cache: Cache, environment: Mapping[str, str]) -> Usage:
     return parse_usage(_sccache(cache, "--show-stats", "--stats-format", "json", environment=environment))
 
@@ -227,8 +206,7 @@ def _usage(cache: Cache, environment: Mapping[str, str]) -> Usage:
 def _stop(cache: Cache, environment: Mapping[str, str], current: Session, log: IO[str]) -> None:
     """Record the counts and stop the server; a server that is gone has no counts."""
     try:
-        usage = _usage(cache, environment)
-        current.usage = current.usage.added(usage) if current.usage else usage
+        current.usage = _usage(cache, environment)
         _sccache(cache, "--stop-server", environment=environment)
     except (OSError, PipelineError, subprocess.TimeoutExpired, ValueError, LookupError) as error:
         _warn(current, log, f"it was lost during the build ({_reason(error)}); the build did not need it")

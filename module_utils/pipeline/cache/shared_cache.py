@@ -1,77 +1,111 @@
-"""The shared level of the compile cache during a build.
+"""The shared level of the compile cache, as a build reaches it.
 
-1. sccache 0.16 survives the loss of its shared level, but waits for it at every compile: a minute, half for the read
-   and half for the write. A build of 800 crates would take a day, so this module detects the loss.
-2. A level that refuses several connections in a row is lost for this build. Its server is killed, not stopped: it
-   would wait for the pending requests. The next compiler starts a server for the disk level alone, with the variables
-   of its own environment; compilers with a pending request compile directly.
+Rules:
+
+1. Only a build of trust ``release`` uses it: what another one stored, a release would take up.
+2. A sandbox reaches a Redis through a relay (relay), and no other kind: requests to S3 and WebDAV carry signatures or
+   headers that only the holder of the password can make.
+3. The build goes on with the disk alone where the shared level does not serve, and a warning says so.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
-import struct
-import threading
-import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
-PERIOD, TIMEOUT, TIMES = 5.0, 3.0, 2
-"""Seconds between two connections, seconds that each may take, and the number of failures in a row that mean a loss."""
+from ..base.errors import PipelineError
+from .redis import Redis, reason_of
+from .relay import Relay
 
-_ENDPOINTS = ("SCCACHE_REDIS_ENDPOINT", "SCCACHE_WEBDAV_ENDPOINT", "SCCACHE_ENDPOINT")
-_PORTS = {"redis": 6379, "rediss": 6379, "https": 443}
+_DISK = ("SCCACHE_DIR", "SCCACHE_CACHE_SIZE", "SCCACHE_CACHE_ZSTD_LEVEL", "SCCACHE_DIRECT", "SCCACHE_BASEDIRS")
+_NAMES = ("SCCACHE_REDIS_KEY_PREFIX", "SCCACHE_REDIS_TTL", "SCCACHE_REDIS_EXPIRATION")
+"""The settings that a sandbox may read: those of the disk level, and of the entries' names."""
 
-
-def address(settings: Mapping[str, str]) -> tuple[str, int] | None:
-    """The host and port of the shared level in sccache's settings; None without a shared level or its address."""
-    endpoint = next((settings[name] for name in _ENDPOINTS if settings.get(name)), "")
-    url = urllib.parse.urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
-    if "SCCACHE_MULTILEVEL_CHAIN" not in settings or not url.hostname:
-        return None
-    return url.hostname, url.port or _PORTS.get(url.scheme, 80)
+_ALONE = "going on with the disk alone"
+_OTHERS = {"s3": "SCCACHE_BUCKET", "webdav": "SCCACHE_WEBDAV_ENDPOINT"}
 
 
-def answers(where: tuple[str, int]) -> bool:
-    try:
-        socket.create_connection(where, timeout=TIMEOUT).close()
-    except OSError:
-        return False
-    return True
+def other_level(settings: Mapping[str, str]) -> str:
+    """The shared level in the settings that is no Redis, "s3" or "webdav"; "" if there is none.
+
+    No sandbox reaches it: its requests carry signatures or headers that only the holder of the password can make.
+    """
+    return next((level for level, name in _OTHERS.items() if settings.get(name)), "")
+
+
+@dataclass
+class Reached:
+    """The compile cache as a build reaches it: its ``settings``, None without a cache.
+
+    After the build ``warnings`` and ``down`` report a shared level that did not work, or not wholly.
+    """
+
+    settings: dict[str, str] | None
+    warnings: list[str] = field(default_factory=list)
+    down: bool = False
+
+    def warn(self, log: IO[str], text: str) -> None:
+        self.warnings.append(f"compile cache: {text}")
+        log.write(f"compile cache: {text}\n")
 
 
 @contextmanager
-def watched(where: tuple[str, int] | None, lost: Callable[[], None]) -> Iterator[None]:
-    """Call ``lost``, once, if the shared level at ``where`` is lost while the block runs."""
-    done = threading.Event()
+def reached(
+    settings: Mapping[str, str] | None, place: Path, inside: Path, log: IO[str], *, release: bool, protected: bool
+) -> Iterator[Reached]:
+    """Provide the settings' shared level while a build runs: a Redis by a relay, others without a sandbox only.
 
-    def watch(there: tuple[str, int]) -> None:
-        times = 0
-        while times < TIMES:
-            if done.wait(PERIOD):
-                return
-            times = 0 if answers(there) else times + 1
-        lost()
-
-    thread = threading.Thread(target=watch, args=(where,), daemon=True) if where else None
-    if thread:
-        thread.start()
+    The relay's socket is at ``place``, which the build sees at ``inside``. Only a ``release`` has a shared level;
+    ``protected``: it runs in a sandbox.
+    """
+    found = Reached(None if settings is None else {name: settings[name] for name in _DISK if name in settings})
+    if settings is None or found.settings is None or not release:
+        yield found
+        return
+    level = other_level(settings)
+    if level and not protected:
+        found.settings = dict(settings)
+    elif level:
+        found.down = True
+        found.warn(log, f"its shared level, {level}, cannot be reached from a sandbox; {_ALONE}")
+    relay = _relay(settings, place, found, log)
+    if relay:
+        found.settings |= {
+            "SCCACHE_MULTILEVEL_CHAIN": "disk,redis",
+            # sccache takes the path of such a URL, and requires a host in it.
+            "SCCACHE_REDIS_ENDPOINT": f"unix://localhost{inside}",
+            **{name: settings[name] for name in _NAMES if name in settings},
+        }
     try:
-        yield
+        yield found
     finally:
-        done.set()
-        if thread:
-            thread.join()
+        if relay:
+            relay.stop()
+            _report(relay, found, log)
 
 
-def kill_server(path: Path) -> None:
-    """Kill the process that listens at a Unix socket, if any, and remove the socket."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(path))
-        process, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        os.kill(process, signal.SIGKILL)
-    path.unlink(missing_ok=True)
+def _relay(settings: Mapping[str, str], place: Path, found: Reached, log: IO[str]) -> Relay | None:
+    """A relay that serves the settings' Redis; None without one, or with a warning where it cannot be used."""
+    try:
+        redis = Redis.of(settings)
+        if redis is None:
+            return None
+        relay = Relay(redis, place)
+        relay.start()
+    except (OSError, PipelineError) as error:
+        found.down = True
+        found.warn(log, f"its shared level cannot be used ({reason_of(error)}); {_ALONE}")
+        return None
+    return relay
+
+
+def _report(relay: Relay, found: Reached, log: IO[str]) -> None:
+    if relay.lost:
+        found.down = True
+        found.warn(log, f"its shared level was lost during the build ({relay.lost}); {_ALONE}")
+    if relay.refused:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(relay.refused.items()))
+        found.warn(log, f"the build sent requests to its shared level that sccache does not send: {reasons}")

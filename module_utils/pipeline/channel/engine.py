@@ -161,8 +161,6 @@ class Engine:
         there = any(row["staged"] and row["id"] == transaction.snapshot.id for row in status["snapshots"])
         there = there or any(is_of(row, transaction.id) for row in status["incoming"])
         if there and not check:
-            if self.repository.memory:
-                self.repository.memory.dropped(transaction.snapshot.id)
             self._patiently(lambda: self.agent.drop(self.channel, transaction.id))
         return Result(there, status["snapshot"])
 
@@ -229,9 +227,12 @@ class Engine:
 
     def _published(self, transaction: Transaction) -> str:
         """Publish an uploaded or staged snapshot and remember it as the head; its id."""
+        memory = self.repository.memory
+        if memory:
+            memory.publishing(transaction.snapshot.id)
         head = self.agent.publish(transaction)
-        if self.repository.memory:
-            self.repository.memory.published(transaction.snapshot, transaction.repomd)
+        if memory:
+            memory.published(transaction.snapshot, transaction.repomd)
         return head
 
     def _add(self, packages: Sequence[Package], *, reason: str, stage: bool = False, check: bool) -> Result:
@@ -274,6 +275,8 @@ class Engine:
                 snapshot = compose(work(), self.channel, self.repository, parent, change, self.signer, reason, moment)
                 repomd = sha256_file(work() / "snapshot/repodata/repomd.xml")
                 transaction = Transaction(id_, snapshot, str(work()), repomd)
+                if stage and self.repository.memory:
+                    self.repository.memory.staged(snapshot.id)
                 self.agent.upload(transaction)
                 if stage:
                     self.agent.stage(transaction)

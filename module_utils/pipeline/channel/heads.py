@@ -7,7 +7,7 @@ Rules:
 
 1. A head is the known one, with the same content, or descends from it: the chain of parents leads to the known head.
    Any other head is refused: an older, a rewritten, a forked one, none after one, or one that lacks a known yank. So
-   is one that this signer staged and dropped: it is signed, and its proof failed.
+   is one that this signer staged and never published: it is signed, and its proof failed or never ended.
 2. Without a memory the head is taken on trust, with a note. A memory that cannot be read is never taken for none.
 3. A head of another channel, or dated in the future, is refused whatever is known.
 4. The operator accepts one named head. Known yanks that it lacks are owed: no package of that name is published, and
@@ -40,7 +40,7 @@ NONE = Snapshot(id="", channel="", parent="", time=0, reason="")
 """The record of an empty repository's head."""
 EMPTY = "empty"
 """How the operator accepts a repository without a head."""
-DROPPED = 100  # dropped snapshots that are remembered
+STAGED = 100  # unpublished snapshots that are remembered
 SKEW = 3600  # seconds that the clock of another signer may be ahead
 RECIPE = "docs/operate.md, A head that the signer refuses"
 
@@ -57,7 +57,7 @@ class KnownHead(Record):
     """The last head of the repository of ``channel`` at ``location``; ``head`` is "" for a known empty one.
 
     ``content`` is the digest of snapshot.json and repomd.xml. ``yanked`` is the head's own list; ``owed`` are the known
-    yanks that an accepted head lacks. ``dropped`` are the newest snapshots that were staged and never published.
+    yanks that an accepted head lacks. ``staged`` are the newest snapshots that were staged and not published.
     """
 
     channel: str
@@ -67,7 +67,7 @@ class KnownHead(Record):
     content: str
     yanked: tuple[str, ...] = ()
     owed: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
+    staged: tuple[str, ...] = ()
 
 
 def content_of(record: Snapshot, repomd: str) -> str:
@@ -95,8 +95,8 @@ def contradiction(known: KnownHead, record: Snapshot, content: str, ancestor: An
         return (
             "" if content == known.content else f"the head {record.id} was rewritten: the known one has other content"
         )
-    if record.id in known.dropped:
-        return f"the head {record.id} was staged and dropped by this signer, never published"
+    if record.id in known.staged:
+        return f"the head {record.id} was staged by this signer, but never published"
     if not record.id:
         return f"the repository is empty, its known head is {shown(known)}"
     if record.time < known.time:
@@ -116,8 +116,8 @@ def broken_chain(known: KnownHead, record: Snapshot, ancestor: Ancestor) -> str:
             return f"the repository has no snapshot {record.parent}, a parent of it"
         if not known.time < parent.time < record.time:
             return f"its parent {parent.id} is no snapshot after the known one"
-        if parent.id in known.dropped:
-            return f"its parent {parent.id} was staged and dropped, never published"
+        if parent.id in known.staged:
+            return f"its parent {parent.id} was staged by this signer, but never published"
         record = parent
     return ""
 
@@ -217,11 +217,17 @@ class Memory:
         """Remember the head that this signer just published."""
         self._write(self._after(self.recall(), record, content_of(record, repomd)))
 
-    def dropped(self, snapshot: str) -> None:
-        """Remember that a staged snapshot was dropped: it is signed, and must not become the head."""
-        known = self.recall() or self._after(None, NONE, content_of(NONE, ""))  # it was staged on nothing
-        others = [other for other in known.dropped if other != snapshot]
-        self._write(replace(known, dropped=(*others, snapshot)[-DROPPED:]))
+    def staged(self, snapshot: str) -> None:
+        """Remember, before it leaves this host, that a snapshot is signed but must not become the head yet."""
+        known = self.recall() or self._after(None, NONE, content_of(NONE, ""))  # it is staged on nothing
+        others = [other for other in known.staged if other != snapshot]
+        self._write(replace(known, staged=(*others, snapshot)[-STAGED:]))
+
+    def publishing(self, snapshot: str) -> None:
+        """Remember, before it is published, that a snapshot may be the head from now on."""
+        known = self.recall()
+        if known and snapshot in known.staged:
+            self._write(replace(known, staged=tuple(other for other in known.staged if other != snapshot)))
 
     def _after(self, known: KnownHead | None, record: Snapshot, content: str) -> KnownHead:
         """What is known once this is the head."""
@@ -229,7 +235,7 @@ class Memory:
         if known is None:
             return new
         owed = tuple(sorted(set(known.owed) - set(record.yanked)))
-        return replace(new, owed=owed, dropped=tuple(other for other in known.dropped if other != record.id))
+        return replace(new, owed=owed, staged=tuple(other for other in known.staged if other != record.id))
 
     def _write(self, new: KnownHead, *, back: bool = False) -> None:
         """Replace the file, whole or not at all; unless ``back``, only where no other run knows a later head by now."""

@@ -33,7 +33,8 @@ from ..source.mirrors import Mirrors
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
 from ..toolchain.layout import build_path
 from ..toolchain.rust import Rust, find_rust
-from . import cache_levels, downloads
+from ..toolchain.verified import verify_programs
+from . import cache_levels, downloads, sandboxes
 from .compatibility import (
     Compatibility,
     check_cuda_defects,
@@ -55,6 +56,7 @@ class BuildRequest:
 
     ``toolkit`` is the result of cuda_toolkit; ``toolkit_failure`` the reason why there is none; ``toolkit_planned`` is
     true where check mode has not provided it yet. ``ask`` makes network requests even where nothing must be downloaded.
+    ``protected``: the build runs in a sandbox, with ``overlays`` where its state is apart from that of releases.
     """
 
     root: Path
@@ -74,6 +76,8 @@ class BuildRequest:
     cache: Cache | None = None
     mirrors: Mirrors = field(default_factory=Mirrors)
     ask: bool = False
+    protected: bool = True
+    overlays: bool = False
 
     @property
     def nvcc(self) -> str:
@@ -98,6 +102,12 @@ def check_rust(found: str, needed: str) -> Finding:
         fits=bool(found) and dotted(found) >= dotted(needed),
         remedy=f"Install Rust {needed} or later (rustup update), or set rust_cargo to one",
     )
+
+
+def check_toolchain(failure: PipelineError | None) -> Finding:
+    """The compilers against the lists that their installation left."""
+    found = f"{failure.what} ({failure.where})" if failure else "as installed"
+    return Finding.of("toolchain", found, "as installed", fits=not failure, remedy=failure.remedy if failure else "")
 
 
 def check_rustflags(flags: str) -> Finding:
@@ -166,7 +176,9 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     rust = _rust(request.cargo)
     path = build_path(rust.bin if rust else None, Path(request.nvcc).parent if request.nvcc else None)
     findings += [
+        *sandboxes.check(request.root, protected=request.protected, overlays=request.overlays),
         *(check_program(name, shutil.which(name, path=path if name in ("gcc", "g++") else None)) for name in PROGRAMS),
+        check_toolchain(_changed(request)),
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
         check_rustflags(request.rustflags),
     ]
@@ -180,7 +192,7 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
         findings += _libraries(request, path, trials)
     findings += _resources(request)
     if request.cache:
-        findings += cache_levels.check(request.cache)
+        findings += cache_levels.check(request.cache, sandboxed=request.protected)
     if tree:
         findings += downloads.check(_needs(request, tree, rust, path), trials)
     return findings, tree
@@ -200,6 +212,17 @@ def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
     except OSError as error:
         reason, remedy = f"{error.strerror} ({error.filename})", f"Let the building account own {request.root}"
     return None, [Finding.bad("commit", reason, f"{source.ref} of {source.url}", remedy)]
+
+
+def _changed(request: BuildRequest) -> PipelineError | None:
+    """Why a tree of the toolchain that the build uses may not be used. Nothing of it has run yet."""
+    named = [request.cargo, request.nvcc, str(request.cache.program) if request.cache else ""]
+    programs = [Path(name) for name in named if name and Path(name).is_absolute() and Path(name).exists()]
+    try:
+        verify_programs(request.root, programs)
+    except PipelineError as error:
+        return error
+    return None
 
 
 def _rust(cargo: str) -> Rust | None:

@@ -10,19 +10,19 @@ Rules:
 from __future__ import annotations
 
 import os
-import socket
 import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.text import without_account
 from ..cache.compile_cache import Cache
+from ..cache.redis import Redis, reason_of
 
 TIMEOUT = 3
 # The file that sccache looks for when it starts.
@@ -47,8 +47,11 @@ def http_reason(status: int, *, anonymous: bool = True) -> str:
 # ---------------------------------------------------------------- the edge
 
 
-def check(cache: Cache) -> list[Finding]:
-    """A finding for each level that the settings name, or one for a missing program or file."""
+def check(cache: Cache, *, sandboxed: bool = True) -> list[Finding]:
+    """A finding for each level that the settings name, or one for a missing program or file.
+
+    ``sandboxed``: builds run in a sandbox, from which a Redis can be reached and nothing else.
+    """
     slower = "The build goes on without the cache, slower"
     if not os.access(cache.program, os.X_OK):
         return [check_cache("sccache", f"none at {cache.program}", f"{slower}: playbooks/builders.yml brings it")]
@@ -61,7 +64,10 @@ def check(cache: Cache) -> list[Finding]:
         disk = Path(found["SCCACHE_DIR"])
         findings.append(check_cache("disk", disk_reason(disk), f"{slower}: let the building account own {disk}"))
     for level, answer in (("redis", redis_answer), ("s3", s3_answer), ("webdav", webdav_answer)):
-        if level in shared_levels(found):
+        if level in shared_levels(found) and sandboxed and level != "redis":
+            remedy = f"{shared}: use a Redis (cache_host), which a relay reaches, or set compile_cache_shared to none"
+            findings.append(check_cache(level, "cannot be reached from the sandbox of a build", remedy))
+        elif level in shared_levels(found):
             remedy = f"{shared}: check that it runs, and compile_cache_endpoint and the account"
             findings.append(check_cache(level, without_account(answer(found)), remedy))
     return findings
@@ -83,34 +89,15 @@ def disk_reason(folder: Path) -> str:
 
 
 def redis_answer(settings: Mapping[str, str]) -> str:
-    """Why a Redis does not answer a PING after the AUTH, or ""."""
-    url = urllib.parse.urlsplit(settings["SCCACHE_REDIS_ENDPOINT"])
-    user = settings.get("SCCACHE_REDIS_USERNAME") or urllib.parse.unquote(url.username or "")
-    password = settings.get("SCCACHE_REDIS_PASSWORD") or urllib.parse.unquote(url.password or "")
-    words = [["AUTH", *([user] if user else []), password]] if password else []
+    """Why a Redis does not take the account and answer a PING, or ""."""
     try:
-        connection = socket.create_connection((url.hostname or "", url.port or 6379), timeout=TIMEOUT)
-        with connection:
-            if url.scheme == "rediss":
-                connection = ssl.create_default_context(cafile=settings.get("SSL_CERT_FILE")).wrap_socket(
-                    connection, server_hostname=url.hostname
-                )
-            with connection, connection.makefile("rwb") as stream:
-                for word in [*words, ["PING"]]:
-                    stream.write(resp(word))
-                    stream.flush()
-                    answer = stream.readline(512).decode(errors="replace").strip()
-                    if not answer.startswith("+"):
-                        return f"{url.hostname}:{url.port or 6379}: {answer.lstrip('-') or 'no answer'}"
-    except (OSError, ValueError) as error:
-        return f"{url.hostname}: {_reason(error)}"
+        if redis := Redis.of(settings):
+            redis.connect(TIMEOUT).close()
+    except PipelineError as error:
+        return f"{error.where}: {error.what}"
+    except OSError as error:
+        return f"{redis.host if redis else ''}: {reason_of(error)}"
     return ""
-
-
-def resp(words: Iterable[str]) -> bytes:
-    """A command in Redis's protocol (its specification, "Sending commands to a Redis server")."""
-    parts = [word.encode() for word in words]
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
 def webdav_answer(settings: Mapping[str, str]) -> str:

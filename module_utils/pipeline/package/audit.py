@@ -35,7 +35,8 @@ from typing import Any
 from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import Artifact, Flavour
-from ..base.text import size
+from ..base.sandbox import Sandbox
+from ..base.text import shown, size
 from .binary import PROCESSORS, Binary, TrialRun, read_binary, run_trial
 
 BASE_LIBRARIES = frozenset({
@@ -50,7 +51,7 @@ LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 """The processor levels of the psABI; each includes the one before it."""
 
 SIZE_CHANGE = 0.25
-_NATIVE = re.compile(rb"-m(?:arch|cpu)=native\b")
+_SECONDS, _MOST = 300, 20
 
 
 @dataclass(frozen=True)
@@ -261,21 +262,41 @@ def listed(names: Iterable[str]) -> str:
 # ---------------------------------------------------------------- the edge
 
 
-def audit(artifact: Artifact, *, cuobjdump: str = "", library_path: Sequence[str] = ()) -> Audit:
-    """Read, run and judge an artifact's binary."""
+def audit(
+    artifact: Artifact,
+    *,
+    cuobjdump: str = "",
+    library_path: Sequence[str] = (),
+    targets: Sequence[Path] = (),
+    protected: bool = True,
+) -> Audit:
+    """Read, run and judge an artifact's binary.
+
+    ``targets`` are the target directories that its build wrote, by default that of releases. Without ``protected`` the
+    binary runs outside of any sandbox.
+    """
     folder = Path(artifact.folder)
     path, root = folder / artifact.binary, folder.parents[2]
-    binary = read_binary(path, cuobjdump, root)
-    trial = run_trial(path, library_path, baseline(artifact.rustflags))
-    findings = judge(artifact, binary, trial, native=native_scripts(root / "target"), before=last_build(artifact))
+    binary = read_binary(path, cuobjdump, root, protected=protected)
+    trial = run_trial(path, library_path, baseline(artifact.rustflags), protected=protected)
+    native = native_scripts(targets or [root / "target"])
+    findings = judge(artifact, binary, trial, native=native, before=last_build(artifact))
     code = ", ".join(sorted(binary.ptx | binary.sass)) or "no GPU code"
     return Audit(tuple(findings), f"{trial.version}, {code}, {size(artifact.size)}")
 
 
-def native_scripts(target: Path) -> list[str]:
-    """The folders of the build scripts, below cargo's target directory, that printed a native CPU."""
-    outputs = [path for name in ("output", "stderr") for path in (target / "release" / "build").glob(f"*/{name}")]
-    return sorted({path.parent.name for path in outputs if _NATIVE.search(path.read_bytes())})
+def native_scripts(targets: Iterable[Path]) -> list[str]:
+    """The folders of the build scripts, below cargo's target directories, that printed a native CPU.
+
+    Build scripts wrote there what they like, so the search runs in a sandbox. It follows no link and waits for no fifo.
+    """
+    builds = [path for target in targets if (path := target / "release" / "build").is_dir()]
+    if not builds:
+        return []
+    options = ["--include=output", "--include=stderr", "--devices=skip", "--null", "--max-count=1"]
+    words: list[str | Path] = ["grep", "-rlE", *options, "-e", r"-m(arch|cpu)=native\b", "--", *builds]
+    found = Sandbox(readable=builds).run(words, timeout=_SECONDS, accept=(0, 1, 2)).stdout
+    return sorted({shown(Path(name).parent.name) for name in found.split("\0") if name})[:_MOST]
 
 
 def last_build(artifact: Artifact) -> Artifact | None:

@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import gzip
-import os
+import hashlib
 import re
 import shlex
 import shutil
@@ -22,11 +22,11 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ..base.errors import PipelineError
-from ..base.records import Package, sha256_file
+from ..base.records import Package
 from ..base.run import CommandFailed, ProgramMissing, run
 from ..base.text import last_words
 from ..sign.trust import CLIENT_KEYS, KEYS_NAME, signer_of
@@ -48,6 +48,7 @@ from .proof import (
     upstream_version,
 )
 from .sandbox import PATH, Client
+from .transcript import Transcript
 
 COMMAND = "/usr/bin/mistralrs"
 ACCOUNT = "mistralrs"
@@ -55,15 +56,21 @@ ACCOUNT = "mistralrs"
 
 def prove(order: ProofOrder) -> Proof:
     """Prove that a client can install the order's packages. PipelineError names the step that failed."""
+    with closing(Transcript(Path(order.transcript))) as transcript:
+        return _prove(order, transcript)
+
+
+def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
     start = time.monotonic()
     steps = steps_of(order)
     program = find_program(order.program, order.system)
     for folder in order.library_path:
         if not Path(folder).is_absolute() or not Path(folder).is_dir():
             raise PipelineError("no such folder of libraries", folder, "Correct library_path: absolute, on this host")
-    transcript = Path(order.transcript)
-    begin_transcript(transcript)
-
+        if Path(folder).stat().st_mode & 0o005 != 0o005:
+            raise PipelineError(
+                "the account of the program may not read this folder of libraries", folder, f"chmod -R o+rX {folder}"
+            )
     url = f"{order.url.rstrip('/')}/{repo_file_name(order.channel)}"
     repo = read_repo_file(fetch(url).decode(errors="replace"), order.url, url)
     try:
@@ -81,7 +88,7 @@ def prove(order: ProofOrder) -> Proof:
             f"Find out who put it there; the trusted keys are in {order.trusted_keys}",
         )
 
-    with Client(transcript, order.library_path, Path(order.system)) as client:
+    with Client(transcript, order.library_path, Path(order.system), order.url) as client:
         fingerprints = (f for primary, subkeys in trusted.items() for f in (primary, *subkeys))
         prover = Prover(order, client, program, repo, fingerprints)
         versions = prover.prepare()
@@ -123,14 +130,13 @@ class Prover:
         if order.snapshot:
             self._repos[order.snapshot] = repo.at(f"{repository}snapshots/{order.snapshot}/")
         self._pointed: str | None = None
-        self._caches: set[Path] = set()
+        self._caches: set[str] = set()
         self._missing: set[str] = set()
         self._before: set[str] = set()
         self._installed: dict[str, Package] = {}
 
     def carry_out(self, step: ProofStep) -> None:
-        with self.client.transcript.open("a") as log:
-            log.write(f"\n== {step}\n")
+        self.client.transcript.write(f"\n== {step}\n")
         start = time.monotonic()
         getattr(self, step.verb)(*step.what)
         self.steps.append(ProofStep(step.verb, step.what, round(time.monotonic() - start, 3)))
@@ -154,18 +160,18 @@ class Prover:
         """
         self._point(snapshot)
         self._dnf("makecache")
-        caches = set(self.client.path("/var/cache").glob("*/*/repodata")) - self._caches
-        found = [path for cache in caches for path in cache.glob("*primary.xml.gz")]
+        caches = set(self.client.paths("/var/cache/*/*/repodata")) - self._caches
+        found = [path for cache in caches for path in self.client.paths(f"{cache}/*primary.xml.gz")]
         if len(caches) != 1 or len(found) != 1:
             raise self._failed(f"dnf's cache got {len(caches)} repositories and {len(found)} primary.xml.gz", "")
         (cache,) = caches
         self._caches |= caches
-        if not (cache / "repomd.xml.asc").exists():
+        if not self.client.paths(f"{cache}/repomd.xml.asc"):
             raise self._failed("dnf did not request the signature of the metadata", "")
-        read = sha256_file(cache / "repomd.xml")
+        read = hashlib.sha256(self.client.read(f"{cache}/repomd.xml")).hexdigest()
         if snapshot and not snapshot.endswith(f"-{read[:8]}"):
             raise self._failed(f"dnf read metadata with SHA-256 {read}, which is not that of {snapshot}", "")
-        metadata = read_primary(gzip.decompress(found[0].read_bytes()))
+        metadata = read_primary(gzip.decompress(self.client.read(found[0])))
         wanted = self.packages if snapshot == self.order.snapshot else self.previous
         for package in wanted.values():
             digest = metadata.digests.get(package.nevra, "")
@@ -214,9 +220,10 @@ class Prover:
         self._transaction("downgrade", nevra)
 
     def run(self, nevra: str) -> None:
-        """The command that users type prints the expected version."""
+        """The command that users type prints the expected version, to the unprivileged account of the service."""
         libraries = ":".join(self.order.library_path)
-        output = self._command(COMMAND, "--version", env={"LD_LIBRARY_PATH": libraries} if libraries else {})
+        env = {"LD_LIBRARY_PATH": libraries} if libraries else {}
+        output = self._command(COMMAND, "--version", env=env, account=ACCOUNT)
         expect = self.order.expect or upstream_version(self.packages[nevra])
         if expect not in output:
             raise self._failed(f"{COMMAND} --version of {nevra} does not print {expect!r}", output)
@@ -282,25 +289,15 @@ class Prover:
         finally:
             self.dnf_seconds += time.monotonic() - start
 
-    def _command(self, *argv: str, env: dict[str, str] | None = None) -> str:
-        status, output = self.client.run(*argv, env=env)
+    def _command(self, *argv: str, env: dict[str, str] | None = None, account: str = "root") -> str:
+        status, output = self.client.run(*argv, env=env, account=account)
         if status != 0:
             raise self._failed(f"{shlex.join(argv)} failed with status {status}", output)
         return output
 
     def _failed(self, what: str, output: str) -> PipelineError:
         last = f": {last_words(output, 5)}" if output.strip() else ""
-        return PipelineError(f"{what}{last}", str(self.client.transcript), remedy_for(output))
-
-
-def begin_transcript(transcript: Path) -> None:
-    """Make an empty transcript. New folders and the file belong to the owner of the folder above them, not to root."""
-    made = [path for path in (transcript, *transcript.parents) if not path.exists()]
-    transcript.parent.mkdir(parents=True, exist_ok=True)
-    transcript.write_text("")
-    for path in reversed(made):
-        owner = path.parent.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+        return PipelineError(f"{what}{last}", str(self.client.transcript.path), remedy_for(output))
 
 
 @contextmanager

@@ -29,8 +29,9 @@ from ..base.records import Record, digest_of
 from ..base.run import ProgramMissing, run
 from ..base.versions import dotted
 from .layout import install_wheels, laid_out
+from .verified import verify
 
-LAYOUT = 1
+LAYOUT = 2
 """Raise it when the layout changes: every toolkit from wheels is then laid out again."""
 
 STAMP = "toolkit.json"
@@ -176,14 +177,16 @@ class Wheels:
         return digest_of([LAYOUT, self.pins])
 
     def installed(self) -> Toolkit | None:
-        """The toolkit, if it is complete and made from these pins."""
+        """The toolkit, if it is made from these pins. PipelineError if it changed since its installation."""
         inputs = self.inputs
         try:
             toolkit = Toolkit.read(self.folder / STAMP)
         except (OSError, PipelineError):
             return None
-        fits = toolkit.inputs == inputs and toolkit.folder == str(self.folder)
-        return toolkit if fits and os.access(toolkit.nvcc, os.X_OK) else None
+        if toolkit.inputs != inputs or toolkit.folder != str(self.folder):
+            return None
+        verify(self.folder)
+        return toolkit
 
     def toolkit(self, compiler: str = "", inputs: str = "") -> Toolkit:
         """The record of the toolkit at its place; ``compiler`` and ``inputs`` are empty before it is installed."""

@@ -6,6 +6,7 @@ Rules:
    tree, none, or the new one; the next call removes the leftovers.
 2. A tree's name carries its version, and its stamp the digest of its inputs. Other versions stay untouched.
 3. Downloaded bytes are used only if they have the pinned SHA-256.
+4. A complete tree has a list of its files, by which it is verified before each use (verified).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.run import CommandFailed, run
+from .verified import record
 
 # The registry is the account's choice: pip's configuration. The bytes are the pins'.
 _PIP = (
@@ -55,6 +57,7 @@ def laid_out(folder: Path, what: str, *, space: int = 0) -> Iterator[Path]:
     try:
         partial.mkdir()
         yield partial
+        record(partial / "tree")
         if folder.exists():
             folder.rename(previous)
         (partial / "tree").rename(folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..base.lock import held
 from ..base.records import digest_of
 from . import nvcc_wrapper
+from .verified import LIST, changes, record
 
 DIGEST = digest_of(inspect.getsource(nvcc_wrapper))[:8]
 """The wrapper's digest. It is part of an artifact's inputs, since another wrapper may produce other bytes."""
@@ -34,7 +35,8 @@ def wrapped(toolkit: Path, root: Path, version: str) -> Path:
 
 def _matches(folder: Path, toolkit: Path, program: str) -> bool:
     try:
-        return (folder / "bin" / "nvcc").read_text() == program and (folder / "real").readlink() == toolkit
+        same = (folder / "bin" / "nvcc").read_text() == program and (folder / "real").readlink() == toolkit
+        return same and not changes(folder)
     except OSError:
         return False
 
@@ -45,13 +47,14 @@ def _create(folder: Path, toolkit: Path, program: str) -> None:
         (new / "bin").mkdir(parents=True)
         (new / "real").symlink_to(toolkit)
         for entry in toolkit.iterdir():
-            if entry.name != "bin":
+            if entry.name not in ("bin", LIST):
                 (new / entry.name).symlink_to(toolkit / entry.name)
         for entry in (toolkit / "bin").iterdir():
             if entry.name != "nvcc":
                 (new / "bin" / entry.name).symlink_to(entry)
         (new / "bin" / "nvcc").write_text(program)
         (new / "bin" / "nvcc").chmod(0o755)
+        record(new)
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
 

@@ -24,11 +24,12 @@ from ..base.records import Record, digest_of
 from ..base.run import ProgramMissing, run
 from ..base.versions import dotted
 from .layout import download, laid_out, parse_pins
+from .verified import LIST, verify
 
 TARGET = "x86_64-unknown-linux-gnu"
 """The triple that everything is compiled for, and whose dependencies are fetched."""
 
-LAYOUT = 1
+LAYOUT = 2
 """Raise it when the layout changes: every release from archives is then laid out again."""
 
 STAMP = "toolchain.json"
@@ -101,13 +102,16 @@ class Dist:
         return Toolchain(self.version, str(self.folder / "bin" / "cargo"), "dist", self.inputs)
 
     def installed(self) -> Toolchain | None:
-        """The toolchain, if it is complete and made from these pins."""
+        """The toolchain, if it is made from these pins. PipelineError if it changed since its installation."""
         wanted = self.toolchain()
         try:
             found = Toolchain.read(self.folder / STAMP)
         except (OSError, PipelineError):
             return None
-        return found if found == wanted and os.access(found.cargo, os.X_OK) else None
+        if found != wanted:
+            return None
+        verify(self.folder)
+        return found
 
     def install(self) -> Toolchain:
         """Install the release. Killed at any point, this leaves the old tree, none, or the new one."""
@@ -199,7 +203,8 @@ def provide(dist: Dist, source: str, *, check: bool = False) -> tuple[Toolchain,
 def find_rust(cargo: str = "") -> Rust:
     """The Rust of this cargo; empty: of the one on PATH or in ~/.cargo/bin.
 
-    For rustup's proxy it is the toolchain behind it, so that builds need no rustup variable.
+    For rustup's proxy it is the toolchain behind it, so that builds need no rustup variable. PipelineError for a
+    release from archives that changed since its installation: nothing of it runs.
     """
     path = ":".join([os.environ.get("PATH", ""), str(Path.home() / ".cargo" / "bin")])
     found = shutil.which(cargo or "cargo", path=path)
@@ -215,6 +220,8 @@ def find_rust(cargo: str = "") -> Rust:
         # Not the toolchain that a file of the working directory names.
         found = run([rustup, "which", "cargo"], cwd=Path("/"), keep=("HOME", "RUSTUP_HOME")).stdout.strip()
     folder = Path(found).parent
+    if (folder.parent / LIST).is_file():
+        verify(folder.parent)
     description = run([folder / "rustc", "-vV"]).stdout
     fields = dict(line.split(": ", 1) for line in description.splitlines() if ": " in line)
     return Rust(folder, fields.get("release", ""), description)

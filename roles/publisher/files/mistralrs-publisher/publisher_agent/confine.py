@@ -40,6 +40,7 @@ SETTINGS = (
     "/proc/sys/crypto/fips_enabled",
 )
 DEVICES = ("/dev/null", "/dev/urandom")
+PROCESSES = 512  # of the account; root has no limit
 
 
 class Ruleset(ctypes.Structure):
@@ -61,7 +62,8 @@ class Limits(NamedTuple):
 
     def apply(self) -> None:
         rows = {resource.RLIMIT_CPU: self.cpu, resource.RLIMIT_AS: self.memory, resource.RLIMIT_FSIZE: self.file}
-        for kind, value in (rows | {resource.RLIMIT_CORE: 0}).items():
+        rows |= {resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: PROCESSES}
+        for kind, value in rows.items():
             hard = resource.getrlimit(kind)[1]
             lowest = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (lowest, lowest))
@@ -89,9 +91,9 @@ def confined(limits: Limits, *, read: Iterable[Path] = (), write: Iterable[Path]
     }
 
     def enter() -> None:
-        limits.apply()
         if landlock():
             restrict(rights)
+        limits.apply()  # last: this process may need more memory than the program
 
     return enter
 

@@ -25,7 +25,7 @@ ARMOR = re.compile(
 LEAD, LEAD_MAGIC = 96, b"\xed\xab\xee\xdb"
 HEADER_MAGIC = b"\x8e\xad\xe8\x01"
 ENTRY = 16  # bytes of an entry in a header's index
-# Entries, and bytes of data. A package for each of five GPU generations with 10,000 files stays below.
+# Entries, and bytes of data. An honest package has about 100 entries, and 1 MiB of data for 5,000 files.
 MAX_SIGNATURES, MAX_HEADER = (64, 256 << 10), (1024, 16 << 20)
 
 

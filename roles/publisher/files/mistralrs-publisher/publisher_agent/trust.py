@@ -24,7 +24,7 @@ from .refusal import Refused
 
 PROBE = 1 << 17  # bytes that rpm may need to open its key database
 # gpgv hashes one file of metadata; rpm reads a package of at most 4 GiB. Without Landlock rpm writes to its database.
-OF_GPGV, OF_RPM = Limits(cpu=10, memory=256 << 20), Limits(cpu=120, memory=1 << 30, file=16 << 20)
+OF_GPGV, OF_RPM = Limits(cpu=10, memory=512 << 20), Limits(cpu=120, memory=1 << 30, file=16 << 20)
 
 
 class Trust(NamedTuple):

@@ -160,8 +160,9 @@ def end_orphans(inherited: set[int]) -> None:
     """Kill what rsync started and left, in whatever session it is."""
     while left := own_children() - inherited:
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it ended by itself
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def check_room(channel: Channel, folder: Path) -> None:
