@@ -33,6 +33,7 @@ from pipeline.build.inputs import Build
 from pipeline.build.inside import Result
 from pipeline.cache.compile_cache import Cache
 from pipeline.report.report_data import BuildReport
+from pipeline.toolchain.rust import TARGET
 from support.builds import build_of, source_of
 
 SCRIPT = """
@@ -215,6 +216,23 @@ def test_a_forged_message_of_cargo_brings_no_file_of_the_host(site: Site) -> Non
     finally:
         site.repent()
     assert not build.folder.exists()
+
+
+def test_no_configuration_of_the_tree_or_above_names_a_program_for_the_download(site: Site) -> None:
+    """cargo fetch runs outside of the sandbox, and would start this for each rustc."""
+    program, ran = site.folder / "wrapper", site.folder / "ran"
+    program.write_text(f'#!/bin/sh\ntouch {ran}\nexec "$@"\n')
+    program.chmod(0o755)
+    named = f'[build]\nrustc-wrapper = "{program}"\n'
+    (site.folder / ".cargo").mkdir()
+    (site.folder / ".cargo/config.toml").write_text(named)
+    site.stand_in.add_commit(site.repository, "speed up", {".cargo/config.toml": named})
+    build = site.build()
+    assert site.make(build).sha256
+    assert not ran.exists()
+    words = [build.rust.bin / "cargo", "fetch", "--offline", "--target", TARGET]
+    subprocess.run(words, cwd=build.state / "src", check=True, capture_output=True)
+    assert ran.exists(), "in the checkout the same command runs it"
 
 
 def test_without_a_sandbox_the_same_attacks_succeed_and_every_report_repeats_it(tmp_path, stand_in) -> None:

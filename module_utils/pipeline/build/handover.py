@@ -63,7 +63,8 @@ def take_companions(checkout: Path, commit: str, folder: Path) -> None:
         if not found:
             continue
         size, path = int(found[1]), Path(found[2])
-        if size > LARGEST_COMPANION or path.is_absolute() or not set(path.parts).isdisjoint({"..", ".git"}):
+        odd = path.is_absolute() or not set(path.parts).isdisjoint({"..", ".git"}) or not found[2].isprintable()
+        if size > LARGEST_COMPANION or odd or "\ufffd" in found[2]:
             raise PipelineError(
                 f"upstream's file {found[2]!r} cannot be packaged: {size} bytes", commit, "Report it upstream"
             )

@@ -1,7 +1,7 @@
-"""The builder's one persistent checkout of upstream.
+"""A builder's persistent checkouts of upstream, one for each trust.
 
 Cargo judges freshness by modification times (The Cargo Book, "Build Scripts", rerun-if-changed), so a fresh clone would
-run every build script, and so every nvcc, again. The checkout therefore has a fixed path, and git moves it between
+run every build script, and so every nvcc, again. A checkout therefore has a fixed path, and git moves it between
 commits: it touches only the files that differ.
 
 A commit that upstream lacks arrives as a pack, possibly without its history: git then treats it as the end of a shallow
