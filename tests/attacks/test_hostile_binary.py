@@ -22,8 +22,8 @@ Make = Callable[..., Artifact]
 SOURCE = Source("https://example.org/mistral.rs.git", "v0.9.2", "tag", "9" * 40, 1_750_000_000, "0.9.2", "0.9.2")
 ARTIFACT = Artifact(
     source=SOURCE, flavour=Flavour("cpu", "any x86-64"), inputs="0" * 64, folder="", binary="mistralrs",
-    crate_version="0.9.2", sha256="", size=0, rustc="1.95.0", cuda="", rustflags="-C target-cpu=x86-64", locked=True,
-    seconds=1.0, compiled=1, fresh=0, log="",
+    crate_version="0.9.2", sha256="0" * 64, size=0, rustc="1.95.0", cuda="", rustflags="-C target-cpu=x86-64",
+    locked=True, seconds=1.0, compiled=1, fresh=0, log="",
 )  # fmt: skip
 # Prints what it reached.
 HOSTILE = r"""
