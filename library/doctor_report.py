@@ -5,7 +5,8 @@ DOCUMENTATION = r"""
 module: doctor_report
 short_description: Report every problem that would make a release fail
 description:
-  - Writes the findings of M(builder_check) and of the signer as one JSON file, then fails with every failed check.
+  - Checks that the signer can package. Writes the findings of M(builder_check) and of the signer as one JSON file, then
+    fails with every failed check.
   - Writes the file in either case, whole or not at all.
 author: mistralrs-rpm
 options:
@@ -81,6 +82,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.findings import Finding
 from ansible.module_utils.pipeline.check import doctor
+from ansible.module_utils.pipeline.package.rpm import tools_finding
 from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
 ARGUMENT_SPEC: ArgumentSpec = {
@@ -97,7 +99,7 @@ ARGUMENT_SPEC: ArgumentSpec = {
 def work(module: AnsibleModule) -> dict[str, Any]:
     p, path = module.params, Path(module.params["path"])
     # 1. The findings of the hosts.
-    signer = [Finding.from_dict(row) for row in p["signer"]]
+    signer = [*(Finding.from_dict(row) for row in p["signer"]), tools_finding()]
     if p["failure"]:
         signer.append(doctor.unresolved(p["failure"]))
     hosts = zip(p["builders"], p["answers"], p["outcomes"], strict=True)

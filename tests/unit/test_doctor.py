@@ -79,7 +79,7 @@ def test_a_check_that_fails_itself_is_a_finding():
     )
 
 
-def test_the_module_writes_first_and_fails_then(run_module, tmp_path: Path):
+def test_the_module_writes_first_and_fails_then(run_module, tmp_path: Path, monkeypatch):
     path = tmp_path / "new" / "doctor.json"
     arguments = {"path": str(path), "source": SOURCE, "builders": ["one"], "answers": [PONG]}
     bad = arguments | {"outcomes": [checked(ada=[BAD])]}
@@ -88,6 +88,10 @@ def test_the_module_writes_first_and_fails_then(run_module, tmp_path: Path):
     failed = run_module("doctor_report", bad)
     assert failed["msg"].startswith("a release would fail:\n    one ada: nvcc: found none")
     assert json.loads(path.read_text())["builders"][0]["findings"] == [BAD.to_dict()]
+    monkeypatch.setattr("ansible.module_utils.pipeline.base.sandbox.PATH", "/nonexistent")
+    unable = run_module("doctor_report", arguments | {"outcomes": [checked(ada=[GOOD])]})
+    assert "signer: packaging: found the program bwrap is not installed, needed rpmbuild in a sandbox" in unable["msg"]
+    monkeypatch.undo()
     fine = run_module("doctor_report", arguments | {"outcomes": [checked(ada=[GOOD])]})
     assert (fine["changed"], fine["step"]["result"]) == (False, "1 of 1 builders' flavours fit")
 

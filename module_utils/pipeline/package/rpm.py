@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..base.errors import PipelineError
+from ..base.findings import Finding, refuse
 from ..base.lock import held
 from ..base.records import COMMIT_CAPABILITY, Package, digest_of, sha256_file
 from ..base.run import CommandFailed, run
@@ -166,17 +167,19 @@ def made(folder: Path) -> Package | None:
     return package if intact and Path(package.path).parent == folder else None
 
 
-def require_tools() -> None:
-    """PipelineError unless rpmbuild runs in its sandbox on this host."""
+def tools_finding() -> Finding:
+    """Whether rpmbuild runs in its sandbox on this host, the signer."""
+    check, needed = "packaging", "rpmbuild in a sandbox"
     try:
-        Sandbox().run(["rpmbuild", "--version"], timeout=60)
+        return Finding.ok(check, Sandbox().run(["rpmbuild", "--version"], timeout=60).stdout.strip(), needed)
     except PipelineError as error:
-        raise PipelineError(
-            f"this host cannot package: {error.what}",
-            "the signer",
-            "Install rpmbuild and bubblewrap (bindep.txt names their packages), and allow user namespaces. Nothing was "
-            "built",
-        ) from error
+        remedy = "Install rpmbuild and bubblewrap (bindep.txt names their packages), and allow user namespaces"
+        return Finding.bad(check, error.what, needed, remedy)
+
+
+def require_tools() -> None:
+    """PipelineError unless this host can package."""
+    refuse([tools_finding()], "the signer cannot package", "this host", "Nothing was built")
 
 
 def run_rpmbuild(
