@@ -154,3 +154,13 @@ def test_the_architecture_names_each_room_and_each_module_once():
     assert set(rows) == rooms
     named = re.findall(r"`(\w+)`", " ".join(rows.values()))
     assert sorted(named) == sorted(set(MODULES) - {"role_inputs"})
+
+
+def test_each_test_that_the_threat_model_names_exists() -> None:
+    text = (PROJECT / "docs/threat-model.md").read_text()
+    named = re.findall(r"`((?:unit|integration|attacks|e2e|faults)/\w+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 50
+    for file, name in named:
+        path = PROJECT / "tests" / file
+        assert path.is_file(), file
+        assert not name or f"\ndef {name}(" in path.read_text(), f"{file}::{name}"
