@@ -211,6 +211,7 @@ class Site:
 
     def describe(self, root: Path, **change: object) -> Build:
         (self.folder / "toolkit/bin").mkdir(parents=True, exist_ok=True)
+        (self.folder / "toolkit/bin/nvcc").touch(mode=0o755)
         build = Build(
             root=root, source=self.source(root.parent), flavour=CPU, package="app", binary="app",
             rust=find_rust(), toolkit=str(self.folder / "toolkit"), toolkit_version="13.0.88",
