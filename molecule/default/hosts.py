@@ -262,7 +262,13 @@ def wait(host: Host) -> None:
 
 
 def finish(host: Host) -> None:
-    """Downloads apt's package index, as Debian's installer does."""
+    """Makes a whole /proc visible, as a real host's is, and downloads apt's package index, as Debian's installer does.
+
+    systemd-nspawn covers parts of /proc, and the kernel lets a sandbox mount one only where a whole one is visible.
+    """
+    done = ssh(host, "mkdir -p /run/proc && mount -t proc proc /run/proc")
+    if done.returncode:
+        raise ServiceError(f"{host.name} cannot mount a whole /proc: {done.stderr.strip()}")
     if host.platform.startswith("debian"):
         done = ssh(host, "apt-get", "--quiet", "update")
         if done.returncode:

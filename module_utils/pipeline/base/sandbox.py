@@ -119,7 +119,7 @@ class Sandbox:
         files = {name: str(number) for name, number in (given or {}).items()}
         bwrap: list[str | Path] = [
             *("bwrap", "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
-            *("--unshare-cgroup-try", "--disable-userns", "--uid", str(USER), "--gid", str(USER)),
+            *("--unshare-cgroup-try", *_no_user_namespaces(), "--uid", str(USER), "--gid", str(USER)),
             *("--cap-drop", "ALL", "--new-session", "--die-with-parent", "--hostname", "builder"),
             *_system(),
             *(word for name, number in files.items() for word in _given(name, number)),
@@ -245,6 +245,15 @@ class Running:
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream:
                 stream.close()
+
+
+def _no_user_namespaces() -> list[str]:
+    """The kernel's wall against further user namespaces, beside the filter's.
+
+    It is a setting below /proc/sys, which is read-only in a container of systemd-nspawn.
+    """
+    whole = not os.statvfs("/proc/sys").f_flag & os.ST_RDONLY
+    return ["--disable-userns"] if whole or seccomp.program() is None else []
 
 
 def _system() -> list[str | Path]:

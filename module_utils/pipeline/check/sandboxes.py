@@ -101,7 +101,8 @@ def cause(failure: str, host: Host) -> tuple[str, str]:
     if host.container:
         found = f"this host is a container ({host.container}) that forbids namespaces inside: {shown(failure, 120)}"
         options = "--security-opt seccomp=unconfined --security-opt systempaths=unconfined --cap-add SYS_ADMIN"
-        remedy = f"Let it make user namespaces and mount /proc (docker and podman: {options})"
+        nspawn = "systemd-nspawn: mount -t proc proc /run/proc"
+        remedy = f"Let it make user namespaces and mount /proc ({nspawn}; docker and podman: {options})"
         return found, f"{remedy}, or build on a machine of its own"
     return shown(failure), "Run bwrap --unshare-all --ro-bind / / true as the building account to see the reason"
 
