@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +12,7 @@ import ansible.module_utils
 import pytest
 import yaml
 from _pytest.terminal import TerminalReporter
+from support.loading import load
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -107,17 +106,6 @@ def flavours() -> dict[str, dict[str, object]]:
     """The project's flavour table, by name."""
     data = yaml.safe_load((PROJECT / "inventory/group_vars/all/flavours.yml").read_text())
     return {row["name"]: row for row in data["flavours"]}
-
-
-def load(path: Path, name: str) -> ModuleType:
-    """Import a Python file that is not on the path."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

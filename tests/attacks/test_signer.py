@@ -21,6 +21,7 @@ from pipeline.channel.agent_client import AgentClient
 from pipeline.package import handover
 from pipeline.package.handover import LIMITS, pack, place
 from support.handovers import ADA, NAME, SOURCE, elf, make_artifact
+from support.loading import load
 from support.signer_site import Site, make_package
 
 MACRO = "%{lua:posix.mkdir('/tmp/owned')}"
@@ -308,8 +309,6 @@ class Local:
 
 
 def bring(project: Path, send: Callable[[Path], object], target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from conftest import load
-
     plugin = load(project / "plugins/action/artifact_handover.py", "action_artifact_handover")
     monkeypatch.setattr(plugin, "LARGEST", 1 << 20)
     action = plugin.ActionModule.__new__(plugin.ActionModule)

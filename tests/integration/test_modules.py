@@ -59,7 +59,7 @@ def test_builder_check_returns_all_findings_when_it_fails(run_module, source, tm
     ("module", "arguments"),
     [
         ("cargo_build", {"root": "/nonexistent", "source": {"url": "x"}, "flavour": CPU, "binary": "b", **PACKAGE}),
-        ("binary_audit", {"artifact": {"binary": "x"}}),
+        ("binary_audit", {"artifact": {"binary": "x"}, "trust": "release"}),
         (
             "builder_check",
             {"root": "/nonexistent", "source": {"url": "x"}, "flavour": CPU, "free_gib": 1, **PACKAGE},
