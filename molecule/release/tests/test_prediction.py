@@ -4,7 +4,7 @@
 NOT_PREDICTED = {
     "Publish the release package in each channel that lacks it",
     "rpm_site : Copy the package to its fixed URL",
-    "Build", "Package", "Bring the package to the signer", "Sign", "Stage as one snapshot", "Publish",
+    "Build", "Package", "Hand the artifact over", "Sign", "Stage as one snapshot", "Publish",
     "Make the verifier's folder", "Copy the trusted keys", "Install, start and remove the packages",
 }  # fmt: skip
 
