@@ -164,3 +164,9 @@ def test_each_test_that_the_threat_model_names_exists() -> None:
         path = PROJECT / "tests" / file
         assert path.is_file(), file
         assert not name or f"\ndef {name}(" in path.read_text(), f"{file}::{name}"
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports each file by its name."""
+    names = [path.name for path in (PROJECT / "tests").rglob("test_*.py") if path.parent.name != "bench"]
+    assert len(names) == len(set(names))
