@@ -221,7 +221,7 @@ class Prover:
 
     def run(self, nevra: str) -> None:
         """The command that users type prints the expected version, to the unprivileged account of the service."""
-        libraries = ":".join(self.order.library_path)
+        libraries = ":".join(self.client.places)
         env = {"LD_LIBRARY_PATH": libraries} if libraries else {}
         output = self._command(COMMAND, "--version", env=env, account=ACCOUNT)
         expect = self.order.expect or upstream_version(self.packages[nevra])

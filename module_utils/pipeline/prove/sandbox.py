@@ -120,7 +120,7 @@ _HOLDER = r"""
 class Client:
     """A throw-away copy of the system whose root is ``system``; it ends with the context.
 
-    ``folders`` of the host are visible in it at the same path, read-only. ``site`` is the URL that it may reach.
+    ``folders`` of the host are visible in it, read-only, at ``places``. ``site`` is the URL that it may reach.
     """
 
     def __init__(
@@ -133,6 +133,11 @@ class Client:
         self._door: SiteDoor | None = None
         self._said = b""
         self._commands = -1
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where ``folders`` are: their own paths may lead through a home that the program cannot enter."""
+        return tuple(f"/mnt/{number}" for number in range(len(self.folders), 0, -1))
 
     # -- its life
 
@@ -160,7 +165,7 @@ class Client:
             [
                 *("unshare", "--mount", "--propagation", "private", "sh", "-c", _HOLDER, "sh"),
                 *(str(self.system), str(group), str(commands), str(len(self.folders)), *self.folders),
-                *nspawn(name, self._owner, self.folders),
+                *nspawn(name, self._owner, self.places),
             ],
             # Debian 12's nspawn would mount the machine's mix of both versions of control groups.
             env=environment({"PATH": PATH, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}),
@@ -354,9 +359,8 @@ def _whiteout(name: str, folder: int) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def nspawn(name: str, owner: int, folders: Sequence[str]) -> list[str]:
+def nspawn(name: str, owner: int, places: Sequence[str]) -> list[str]:
     """The command line of a client's systemd-nspawn; in it a shell reads commands. The holder binds the folders."""
-    places = (re.sub(r"([\\:])", r"\\\1", folder) for folder in folders)
     return [
         *("systemd-nspawn", "--quiet", "--settings=no", "--register=no", "--keep-unit", "--as-pid2", "--console=pipe"),
         *(f"--machine={name}", "--directory=/run/root"),
@@ -364,7 +368,7 @@ def nspawn(name: str, owner: int, folders: Sequence[str]) -> list[str]:
         f"--drop-capability={','.join(f'CAP_{one.upper()}' for one in DROPPED)}",
         *("--no-new-privileges=yes", f"--system-call-filter=~{' '.join(REFUSED)}"),
         *("--resolv-conf=off", "--timezone=off", "--link-journal=no", "--rlimit=NPROC=4096", "--rlimit=CORE=0"),
-        *(f"--bind-ro=/run/folders/{len(folders) - at}:{place}" for at, place in enumerate(places)),
+        *(f"--bind-ro=/run/folders/{place.removeprefix('/mnt/')}:{place}" for place in places),
         *("--", "/bin/sh"),
     ]
 
