@@ -56,7 +56,7 @@ from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.base.findings import refuse
 from ansible.module_utils.pipeline.base.records import Artifact
 from ansible.module_utils.pipeline.package.audit import audit
-from ansible.module_utils.pipeline.source.trust import state_of
+from ansible.module_utils.pipeline.source.trust import targets_of
 from ansible.module_utils.pipeline_module import SANDBOX, TRUST, ArgumentSpec, run, step
 
 ARGUMENT_SPEC: ArgumentSpec = {
@@ -67,22 +67,17 @@ ARGUMENT_SPEC: ArgumentSpec = {
 }
 
 
-def written_by(artifact: Artifact, p: dict[str, Any]) -> list[Path]:
-    """The target directories that the artifact's build wrote: a try build writes on top of release's."""
-    root = Path(artifact.folder).parents[2]
-    state = state_of(root, p["trust"], shared=p["share_trust"])
-    return [root / "target"] if state == root else [state / "target", state / "overlay" / "target"]
-
-
 def work(module: AnsibleModule) -> dict[str, Any]:
     artifact, toolkit = Artifact.from_dict(module.params["artifact"]), module.params["toolkit"]
     # 1. Read, run and judge.
     cuobjdump = f"{toolkit.get('folder', '')}/bin/cuobjdump" if artifact.flavour.cuda else ""
+    root, p = Path(artifact.folder).parents[2], module.params
+    targets = targets_of(root, p["trust"], shared=p["share_trust"])
     audited = audit(
         artifact,
         cuobjdump=cuobjdump,
         library_path=toolkit.get("library_path", []),
-        targets=written_by(artifact, module.params),
+        targets=targets,
         protected=module.params["sandbox"] != "none",
     )
     rows = [finding.to_dict() for finding in audited.findings]

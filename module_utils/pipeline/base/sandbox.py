@@ -25,7 +25,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,13 +202,18 @@ class Sandbox:
             status = running.process.wait()
         stdout, stderr = (output.decode(errors="replace") for output in outputs)
         if status not in accept:
-            if self.protected and stderr.startswith(("bwrap: ", "unshare: ", "mount: ")):
-                raise PipelineError(f"the sandbox cannot be made: {stderr.strip()[:300]}", name, REMEDY)
+            if self.protected and (error := not_made(stderr, name)):
+                raise error
             raise CommandFailed([str(word) for word in words], status, stdout, stderr)
         return subprocess.CompletedProcess([str(word) for word in words], status, stdout, stderr)
 
 
-REMEDY = "Run the check: it names the cause and its remedy"
+def not_made(output: str, where: str) -> PipelineError | None:
+    """The error where the sandbox itself failed; None where its program did."""
+    if not output.startswith(("bwrap: ", "unshare: ", "mount: ")):
+        return None
+    remedy = "Run the check: it names the cause and its remedy"
+    return PipelineError(f"the sandbox cannot be made: {output.strip()[:300]}", where, remedy)
 
 
 class Running:
@@ -274,6 +279,12 @@ def _system() -> list[str | Path]:
     return words
 
 
+def outside_the_system(folders: Iterable[str | Path]) -> list[Path]:
+    """The folders that a sandbox does not show by itself."""
+    found = [Path(folder) for folder in folders]
+    return [path for path in dict.fromkeys(found) if path.exists() and not path.is_relative_to("/usr")]
+
+
 def _given(name: str, descriptor: str) -> list[str]:
     return [name, descriptor] if name.startswith("--") else ["--perms", "0644", "--file", descriptor, name]
 
@@ -302,18 +313,21 @@ def _outputs(process: subprocess.Popen[bytes], name: str, timeout: float) -> tup
     outputs = {process.stdout: bytearray(), process.stderr: bytearray()}
     end = time.monotonic() + timeout
     with selectors.DefaultSelector() as selector:
-        for stream in outputs:
-            selector.register(stream, selectors.EVENT_READ)
+        for stream, output in outputs.items():
+            selector.register(stream, selectors.EVENT_READ, output)
         while selector.get_map():
             ready = selector.select(max(end - time.monotonic(), 0))
             if time.monotonic() >= end:
                 raise PipelineError(f"{name} did not end within {timeout:g} s", "in its sandbox")
             for key, _ in ready:
-                stream = next(stream for stream in outputs if stream is key.fileobj)
-                data = os.read(stream.fileno(), 65536)
+                data = os.read(key.fd, 65536)
                 if not data:
-                    selector.unregister(stream)
-                outputs[stream] += data
-                if len(outputs[stream]) > LARGEST:
+                    selector.unregister(key.fileobj)
+                key.data.extend(data)
+                if len(key.data) > LARGEST:
                     raise PipelineError(f"{name} printed more than {LARGEST >> 20} MiB", "in its sandbox")
+    try:
+        process.wait(max(end - time.monotonic(), 0))
+    except subprocess.TimeoutExpired as error:
+        raise PipelineError(f"{name} did not end within {timeout:g} s", "in its sandbox") from error
     return bytes(outputs[process.stdout]), bytes(outputs[process.stderr])

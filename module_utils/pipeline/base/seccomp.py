@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterable
 
 # asm/unistd_64.h
-_DENIED = {
+DENIED = {
     "ptrace": 101, "syslog": 103, "pivot_root": 155, "acct": 163, "mount": 165, "umount2": 166, "swapon": 167,
     "reboot": 169, "init_module": 175, "delete_module": 176, "quotactl": 179, "kexec_load": 246, "add_key": 248,
     "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298, "name_to_handle_at": 303,
@@ -28,13 +28,12 @@ _DENIED = {
     "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438, "mount_setattr": 442,
 }  # fmt: skip
 _SOCKET, _SOCKETPAIR, _IOCTL, _CLONE, _CLONE3 = 41, 53, 16, 56, 435
-_NAMESPACES = 0x7E020080
-"""The flags of clone(2) that make a namespace: CLONE_NEW{TIME,NS,CGROUP,UTS,IPC,USER,PID,NET}."""
+_NAMESPACES = 0x7E020000
+"""The flags of clone(2) that make a namespace; CLONE_NEWTIME's bit belongs to the exit signal there."""
 _FAMILIES = (1, 2, 10, 16)
 """AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: of the sandbox's own network namespace."""
 _TERMINAL = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX, which write input for the terminal."""
-_CLONE_NEWTIME = 0x80  # shares its bit with the exit signal's byte in clone(2), whose values are below 0x80
 _ARCH_X86_64 = 0xC000003E
 _X32 = 0x40000000
 
@@ -66,13 +65,13 @@ def load(rules: bytes) -> None:
 
 def _instructions() -> Iterable[bytes]:
     yield from _native()
-    for number in _DENIED.values():
+    for number in DENIED.values():
         yield _code(_EQUAL, number, 0, 1)
         yield _refuse(errno.EPERM)
     # The C library then uses clone, whose flags a filter can read.
     yield _code(_EQUAL, _CLONE3, 0, 1)
     yield _refuse(errno.ENOSYS)
-    yield from _argument(_CLONE, 0, [_code(_SET, _NAMESPACES & ~_CLONE_NEWTIME, 0, 1), _refuse(errno.EPERM)])
+    yield from _argument(_CLONE, 0, [_code(_SET, _NAMESPACES, 0, 1), _refuse(errno.EPERM)])
     refused = [part for request in _TERMINAL for part in (_code(_EQUAL, request, 0, 1), _refuse(errno.EPERM))]
     yield from _argument(_IOCTL, 1, refused)
     yield from _families()

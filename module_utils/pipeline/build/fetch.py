@@ -17,17 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from ..base.environment import AUTHORITIES, PROXIES
 from ..base.errors import PipelineError
 from ..source.mirrors import Mirrors, cutlass_wanted, place_registry, seed_cutlass
 from ..toolchain.rust import TARGET
 from .failures import first_error
 from .progress import LineReader
-
-_ENVIRONMENT = (
-    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO",
-)  # fmt: skip
-
 
 _NEUTRAL = Path("/")
 
@@ -61,7 +56,7 @@ def fetch(
     the compile's, which sets CUDAFORGE_HOME for a flavour with a GPU. ``mirrors`` replace the origins.
     """
     mirrors = mirrors or Mirrors()
-    allowed = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    allowed = {name: os.environ[name] for name in (*PROXIES, *AUTHORITIES) if name in os.environ}
     variables = {**environment, **allowed, **mirrors.environment}
     place_registry(Path(environment["CARGO_HOME"]), mirrors.registry)
     as_locked = _crates(checkout, cargo, variables, locked, stream, mirrors)
@@ -80,6 +75,9 @@ def fetch(
 def _crates(
     checkout: Path, cargo: Path, variables: Mapping[str, str], locked: str, stream: IO[str], mirrors: Mirrors
 ) -> bool:
+    if (lock := checkout / "Cargo.lock").is_symlink():
+        # cargo would write through it, here outside of the sandbox.
+        raise PipelineError("upstream's Cargo.lock is a link", str(lock), "Report it upstream: nothing was downloaded")
     # An earlier build may have changed Cargo.lock; the checkout has restored it before this.
     for as_locked in (True, False):
         words = [str(cargo), "fetch", "--target", TARGET, *(["--locked"] if as_locked else [])]

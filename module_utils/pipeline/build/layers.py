@@ -28,8 +28,9 @@ from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.run import run
-from ..base.sandbox import Layer, Running, Sandbox
+from ..base.sandbox import Layer, Running, Sandbox, outside_the_system
 from ..source.checkout import seed
+from ..source.trust import OVERLAY
 from .inputs import Build
 
 MARK = "generation"
@@ -53,7 +54,7 @@ def overlays(build: Build, cache: Path | None) -> list[Layer]:
     """The overlays of a build whose state is apart from release's."""
     if not (build.apart and build.protected):
         return []
-    upper = build.state / "overlay"
+    upper = build.state / OVERLAY
     layers = [Layer(build.target, build.root / "target", upper / "target")]
     return [*layers, Layer(cache, cache, upper / "cache")] if cache else layers
 
@@ -64,7 +65,7 @@ def sandbox(build: Build, folders: Folders, cache: Path | None) -> Sandbox:
     own = [path for path in (build.target, cache) if path and not any(layer.place == path for layer in layers)]
     home = build.root / "cudaforge"
     return Sandbox(
-        readable=_outside_the_system([
+        readable=outside_the_system([
             *(build.root / "toolchain", build.root / "cargo", Path(build.toolkit or "/usr")),
             # Not the folder above: in ~/.cargo lie credentials.
             *(build.rust.bin.with_name(name) for name in ("bin", "lib", "libexec")),
@@ -82,10 +83,6 @@ def sandbox(build: Build, folders: Folders, cache: Path | None) -> Sandbox:
         cwd=build.checkout,
         protected=build.protected,
     )  # fmt: skip
-
-
-def _outside_the_system(paths: list[Path]) -> list[Path]:
-    return list(dict.fromkeys(path for path in paths if path.exists() and not path.is_relative_to("/usr")))
 
 
 def _code() -> dict[Path, Path]:

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import IO
 
 from ..base.errors import PipelineError
-from ..base.sandbox import REMEDY, Running
+from ..base.sandbox import Running, not_made
 from ..base.text import last_words
 from .failures import CompileFailed, explain
 from .inside import CARGO_FAILED
@@ -21,8 +21,6 @@ from .progress import LineReader, Progress
 
 LARGEST_LOG = 256 << 20
 """The bytes of output after which a build is stopped."""
-
-_NO_SANDBOX = ("bwrap: ", "unshare: ", "mount: ")
 
 
 class Watch:
@@ -56,8 +54,8 @@ class Watch:
             )
         if status == CARGO_FAILED:
             raise CompileFailed(explain(lines), self.stream.name)
-        if status and lines and lines[0].startswith(_NO_SANDBOX):
-            raise PipelineError(f"the sandbox cannot be made: {lines[0][:300]}", self.stream.name, REMEDY)
+        if status and lines and (error := not_made(lines[0], self.stream.name)):
+            raise error
         if status:
             raise PipelineError(
                 f"the build ended with status {status}: {last_words(chr(10).join(lines[-20:]))}",

@@ -34,7 +34,7 @@ IDLE = 7200
 """Seconds after which an orphaned server ends. A build has phases without rustc that last longer than sccache's own ten
 minutes."""
 
-LOCAL = ("SCCACHE_DIR", "SCCACHE_CACHE_SIZE")
+LOCAL = ("SCCACHE_DIR", "SCCACHE_CACHE_SIZE", "SCCACHE_CACHE_ZSTD_LEVEL", "SCCACHE_DIRECT", "SCCACHE_BASEDIRS")
 """The settings of the disk level."""
 
 _SETTING = re.compile(r"((?:SCCACHE|AWS)_[A-Z0-9_]+|SSL_CERT_FILE)=(.*)")

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import IO
 
 from ..base.errors import PipelineError
+from .compile_cache import LOCAL
 from .redis import Redis, reason_of
 from .relay import Relay
 
-_DISK = ("SCCACHE_DIR", "SCCACHE_CACHE_SIZE", "SCCACHE_CACHE_ZSTD_LEVEL", "SCCACHE_DIRECT", "SCCACHE_BASEDIRS")
 _NAMES = ("SCCACHE_REDIS_KEY_PREFIX", "SCCACHE_REDIS_TTL", "SCCACHE_REDIS_EXPIRATION")
 """The settings that a sandbox may read: those of the disk level, and of the entries' names."""
 
@@ -61,7 +61,7 @@ def reached(
     The relay's socket is at ``place``, which the build sees at ``inside``. Only a ``release`` has a shared level;
     ``protected``: it runs in a sandbox.
     """
-    found = Reached(None if settings is None else {name: settings[name] for name in _DISK if name in settings})
+    found = Reached(None if settings is None else {name: settings[name] for name in LOCAL if name in settings})
     if settings is None or found.settings is None or not release:
         yield found
         return

@@ -272,20 +272,20 @@ def audit(
 ) -> Audit:
     """Read, run and judge an artifact's binary.
 
-    ``targets`` are the target directories that its build wrote, by default that of releases. Without ``protected`` the
-    binary runs outside of any sandbox.
+    ``targets`` are the target directories that its build wrote, by default that of releases. Without ``protected``
+    nothing runs in a sandbox.
     """
     folder = Path(artifact.folder)
     path, root = folder / artifact.binary, folder.parents[2]
     binary = read_binary(path, cuobjdump, root, protected=protected)
     trial = run_trial(path, library_path, baseline(artifact.rustflags), protected=protected)
-    native = native_scripts(targets or [root / "target"])
+    native = native_scripts(targets or [root / "target"], protected=protected)
     findings = judge(artifact, binary, trial, native=native, before=last_build(artifact))
     code = ", ".join(sorted(binary.ptx | binary.sass)) or "no GPU code"
     return Audit(tuple(findings), f"{trial.version}, {code}, {size(artifact.size)}")
 
 
-def native_scripts(targets: Iterable[Path]) -> list[str]:
+def native_scripts(targets: Iterable[Path], *, protected: bool = True) -> list[str]:
     """The folders of the build scripts, below cargo's target directories, that printed a native CPU.
 
     Build scripts wrote there what they like, so the search runs in a sandbox. It follows no link and waits for no fifo.
@@ -295,7 +295,7 @@ def native_scripts(targets: Iterable[Path]) -> list[str]:
         return []
     options = ["--include=output", "--include=stderr", "--devices=skip", "--null", "--max-count=1"]
     words: list[str | Path] = ["grep", "-rlE", *options, "-e", r"-m(arch|cpu)=native\b", "--", *builds]
-    found = Sandbox(readable=builds).run(words, timeout=_SECONDS, accept=(0, 1, 2)).stdout
+    found = Sandbox(readable=builds, protected=protected).run(words, timeout=_SECONDS, accept=(0, 1, 2)).stdout
     return sorted({shown(Path(name).parent.name) for name in found.split("\0") if name})[:_MOST]
 
 

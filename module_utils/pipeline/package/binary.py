@@ -29,7 +29,7 @@ from typing import Any
 
 from ..base.errors import PipelineError
 from ..base.run import CommandFailed
-from ..base.sandbox import HOME, Sandbox
+from ..base.sandbox import HOME, Sandbox, outside_the_system
 from ..base.text import shown
 
 PROCESSORS = {
@@ -149,12 +149,6 @@ def list_sass(path: Path, cuobjdump: str, *, protected: bool = True) -> frozense
     if done.returncode and "does not contain device code" not in done.stdout + done.stderr:
         raise CommandFailed([cuobjdump, "--list-elf", str(path)], done.returncode, done.stdout, done.stderr)
     return _names(match[1] for match in _CUBIN.finditer(done.stdout))
-
-
-def outside_the_system(folders: Iterable[str | Path]) -> list[Path]:
-    """The folders that a sandbox does not show by itself."""
-    found = [Path(folder) for folder in folders]
-    return [path for path in dict.fromkeys(found) if path.exists() and not path.is_relative_to("/usr")]
 
 
 def weaknesses(output: str) -> frozenset[str]:

@@ -147,9 +147,9 @@ class Packaging:
         sources.mkdir(parents=True)
         for path in (self.handed.binary, *self.own_sources().values()):
             if path.name != SPEC:
-                (sources / path.name).symlink_to(path.resolve())
+                (sources / path.name).symlink_to(path.absolute())
         if LICENCE in self.handed.files:
-            (sources / LICENCE).symlink_to((self.handed.folder / LICENCE).resolve())
+            (sources / LICENCE).symlink_to((self.handed.folder / LICENCE).absolute())
         if (self.handed.folder / TEMPLATES).is_dir():
             templates_archive(self.handed.folder, sources / f"{TEMPLATES}.tar")
 

@@ -71,7 +71,7 @@ def _superseded_below(root: Path, keep: int, now: float) -> Iterator[Path]:
     for folder, number in [(root / "handover", min(keep, 2)), *((one, keep) for one in (root / "incoming").glob("*/"))]:
         for copies in _handed(folder).values():
             yield from superseded(copies, number, now)
-        yield from _leftovers(folder.glob(".*.tar.*"), now)
+        yield from _leftovers(folder.glob(".*"), now)
 
 
 def _made(artifacts: Path) -> tuple[Made, Made, Made]:

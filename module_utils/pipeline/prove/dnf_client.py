@@ -24,6 +24,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..base.errors import PipelineError
 from ..base.records import Package
@@ -48,10 +49,13 @@ from .proof import (
     upstream_version,
 )
 from .sandbox import PATH, Client
+from .site_door import is_here
 from .transcript import Transcript
 
 COMMAND = "/usr/bin/mistralrs"
 ACCOUNT = "mistralrs"
+LARGEST = 1 << 20
+"""The bytes of a .repo file and of a file of keys."""
 
 
 def prove(order: ProofOrder) -> Proof:
@@ -325,34 +329,35 @@ def find_program(wanted: str, system: str) -> str:
 
 def fetch(url: str) -> bytes:
     """A small file of the site."""
-    # To a proxy of the environment 127.0.0.1 is another host.
-    direct = [urllib.request.ProxyHandler({})] if url.startswith("http://127.0.0.1:") else []
+    direct = [urllib.request.ProxyHandler({})] if is_here(urlsplit(url).hostname or "") else []
     try:
         with urllib.request.build_opener(*direct).open(url, timeout=30) as answer:
-            return bytes(answer.read())
+            data = bytes(answer.read(LARGEST + 1))
     except (OSError, ValueError) as error:
         raise PipelineError(
             f"the site does not serve this file: {error}", url, "Check that the web server answers"
         ) from error
+    if len(data) > LARGEST:
+        raise PipelineError(f"this file of the site has more than {LARGEST >> 20} MiB", url, "Check what it serves")
+    return data
 
 
 def as_gpg_reads(keys: bytes, where: str) -> str:
     """The keys that gpg finds, as users write them (docs/user.md): in a damaged file rpm finds keys that gpg hides."""
+    return _gpg(keys, where, "--armor", "--import-options", "import-export", "--import")
+
+
+def _gpg(keys: bytes | str, where: str, *words: str) -> str:
     with tempfile.TemporaryDirectory(prefix="mistralrs-keys-") as home:
-        words = ("gpg", "--batch", "--homedir", home, "--armor", "--import-options", "import-export", "--import")
         try:
-            return run(words, stdin=keys).stdout
+            return run(["gpg", "--batch", "--homedir", home, *words], stdin=keys).stdout
         except CommandFailed as error:
             raise PipelineError(f"not a public key: {error.what}", where, "Export the key again") from error
 
 
 def fingerprints_of(keys: bytes | str, where: str) -> dict[str, tuple[str, ...]]:
     """The primary keys of an armored file, with their subkeys."""
-    with tempfile.TemporaryDirectory(prefix="mistralrs-keys-") as home:
-        try:
-            listing = run(["gpg", "--batch", "--homedir", home, "--with-colons", "--show-keys"], stdin=keys).stdout
-        except CommandFailed as error:
-            raise PipelineError(f"not a public key: {error.what}", where, "Export the key again") from error
+    listing = _gpg(keys, where, "--with-colons", "--show-keys")
     if not (found := parse_fingerprints(listing)):
         raise PipelineError("no public key in this file", where, "Export the key again")
     return found

@@ -55,11 +55,12 @@ PATHS = 500_000
 MOUNTS = frozenset({"usr", "proc", "sys", "dev", "run", "tmp"})
 """Folders of the client's root with mounts of their own; /usr has its layer."""
 
-CAPABILITIES = ("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setfcap")
-"""What the client's root keeps, in its own user namespace: to install files, run scriptlets and change accounts."""
-
-BITS = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3, "fsetid": 4, "kill": 5, "setgid": 6,
-        "setuid": 7, "setfcap": 31}  # fmt: skip
+CAPABILITIES = {
+    "chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3, "fsetid": 4, "kill": 5, "setgid": 6, "setuid": 7,
+    "setfcap": 31,
+}  # fmt: skip
+"""What the client's root keeps, in its own user namespace: to install files, run scriptlets and change accounts. The
+values are the bits of capabilities(7)."""
 
 DROPPED = (
     "audit_control", "audit_write", "ipc_owner", "lease", "linux_immutable", "mknod", "net_admin", "net_bind_service",
@@ -67,13 +68,6 @@ DROPPED = (
     "sys_resource", "sys_tty_config",
 )  # fmt: skip
 """What else nspawn keeps by default (its man page, --capability)."""
-
-REFUSED = (
-    "bpf", "fsconfig", "fsmount", "fsopen", "io_uring_enter", "io_uring_register", "io_uring_setup", "mount",
-    "mount_setattr", "move_mount", "name_to_handle_at", "open_by_handle_at", "open_tree", "perf_event_open",
-    "pivot_root", "process_vm_readv", "process_vm_writev", "ptrace", "setns", "umount2", "unshare", "userfaultfd",
-)  # fmt: skip
-"""System calls that nspawn's own filter allows and no package needs: kernel interfaces with a history of holes."""
 
 IDS = range(0x80000, 0x6FFF0000, 0x10000)
 """The first ids of the ranges that systemd gives to containers (its UIDS-GIDS page)."""
@@ -366,7 +360,7 @@ def nspawn(name: str, owner: int, places: Sequence[str]) -> list[str]:
         *(f"--machine={name}", "--directory=/run/root"),
         *(f"--private-users={owner}:{IDS.step}", "--private-users-ownership=off", "--private-network"),
         f"--drop-capability={','.join(f'CAP_{one.upper()}' for one in DROPPED)}",
-        *("--no-new-privileges=yes", f"--system-call-filter=~{' '.join(REFUSED)}"),
+        *("--no-new-privileges=yes", f"--system-call-filter=~{' '.join(seccomp.DENIED)}"),
         *("--resolv-conf=off", "--timezone=off", "--link-journal=no", "--rlimit=NPROC=4096", "--rlimit=CORE=0"),
         *(f"--bind-ro=/run/folders/{place.removeprefix('/mnt/')}:{place}" for place in places),
         *("--", "/bin/sh"),
@@ -395,7 +389,7 @@ def own_control_group() -> Path:
 
 def walled_in(group: Path) -> int:
     """Check rule 1 for the processes of a fresh client; the pid of one of them. PipelineError names what is missing."""
-    allowed = sum(1 << BITS[name] for name in CAPABILITIES)
+    allowed = sum(1 << bit for bit in CAPABILITIES.values())
     own = Path("/proc/self/ns/user").readlink()
     inside = 0
     for file in group.rglob("cgroup.procs"):

@@ -51,6 +51,11 @@ class Route:
         return self.host if _is_address(self.host) else "127.0.0.1"
 
 
+def is_here(host: str) -> bool:
+    """Whether a site of this name is on this machine: to a proxy 127.0.0.1 is another host."""
+    return host == "localhost" or host.startswith("127.")
+
+
 def _is_address(host: str) -> bool:
     with suppress(ValueError):
         return bool(ipaddress.IPv4Address(host))
@@ -69,8 +74,7 @@ def route_of(
         raise PipelineError("a client has no IPv6", url, "Give the site a name or an IPv4 address in channel_url")
     known = urllib.request.getproxies() if proxies is None else proxies
     proxy = known.get(site.scheme) or known.get("all")
-    here = host == "localhost" or host.startswith("127.")
-    if not proxy or here or bypass(f"{host}:{port}") or bypass(host):
+    if not proxy or is_here(host) or bypass(f"{host}:{port}") or bypass(host):
         return Route(host, port)
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if parts.scheme != "http" or not parts.hostname:

@@ -37,11 +37,13 @@ class Transcript:
 
     def write(self, data: bytes | str) -> None:
         view = memoryview(data.encode(errors="replace") if isinstance(data, str) else data)
-        while view:
+        # A thread may still have something to say; its descriptor is another file's by then.
+        while view and self._file >= 0:
             view = view[os.write(self._file, view) :]
 
     def close(self) -> None:
-        os.close(self._file)
+        file, self._file = self._file, -1
+        os.close(file)
 
 
 def _refused(path: Path, reason: str, remedy: str) -> PipelineError:

@@ -117,9 +117,9 @@ def find_signed(folder: Path, filename: str, trusted_keys: Path) -> Package | No
 
 def require_unsigned(path: Path, sha256: str) -> None:
     """PipelineError unless ``path`` is the package of the digest ``sha256``, intact and unsigned."""
-    again = "Build the package again: delete its folder on the builder and run again"
+    again = "Build the package again: delete its folder and run again"
     if not path.is_file():
-        raise PipelineError("the package to sign does not exist", str(path), "Copy it from the builder, or run again")
+        raise PipelineError("the package to sign does not exist", str(path), "Run again: the signer makes it again")
     actual = sha256_file(path)
     if actual != sha256:
         raise PipelineError(

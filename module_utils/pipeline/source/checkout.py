@@ -117,8 +117,9 @@ def seed(folder: Path, origin: Path) -> None:
         if path.name != ".git":
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     files = [path for path in origin.iterdir() if path.name != ".git"]
-    run(["cp", "--archive", "--reflink=auto", "--target-directory", folder, "--", *files, origin / ".git" / "index"])
-    (folder / "index").replace(folder / ".git" / "index")
+    run(["cp", "--archive", "--reflink=auto", "--target-directory", folder, "--", *files])
+    # With its times, which tell git that the files did not change since.
+    shutil.copy2(origin / ".git" / "index", folder / ".git" / "index")
     git("update-ref", "--no-deref", "HEAD", commit, repository=folder)
     # The index holds inode numbers: git would otherwise write all files again, with new times.
     with suppress(CommandFailed):  # a file differs: the next move writes it

@@ -16,11 +16,19 @@ from ..base.errors import PipelineError
 from ..base.records import Source
 
 RELEASE, TRY = "release", "try"
+OVERLAY = "overlay"
+"""The folder of a trust's state with what its sandboxes wrote on top of the state of releases."""
 
 
 def state_of(root: Path, trust: str, *, shared: bool = False) -> Path:
     """The folder with ``src``, ``target`` and ``cache`` of builds of this trust."""
     return root if trust == RELEASE or shared else root / TRY
+
+
+def targets_of(root: Path, trust: str, *, shared: bool = False) -> list[Path]:
+    """The target directories that builds of this trust wrote: a try build writes on top of release's."""
+    state = state_of(root, trust, shared=shared)
+    return [state / "target"] if state == root else [state / "target", state / OVERLAY / "target"]
 
 
 def refuse_unfit(trust: str, source: Source) -> None:
