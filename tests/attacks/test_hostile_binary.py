@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pipeline.base import sandbox
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Artifact, Flavour, Source, sha256_file
 from pipeline.package import audit, binary
@@ -179,7 +179,14 @@ def test_files_of_build_scripts_are_read_in_a_sandbox(tmp_path: Path) -> None:
     assert audit.native_scripts([tmp_path / "target"]) == ["bad [2J -5", "plain-1"]
 
 
+def test_without_a_sandbox_no_part_of_the_audit_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a host may not be able to."""
+    (tmp_path / "target/release/build/plain-1").mkdir(parents=True)
+    (tmp_path / "target/release/build/plain-1/output").write_text("cc -march=native")
+    monkeypatch.setattr(sandbox, "_system", lambda: pytest.fail("a sandbox"))
+    assert audit.native_scripts([tmp_path / "target"], protected=False) == ["plain-1"]
+
+
 def test_a_status_of_a_signal() -> None:
     assert (signal_of(-4), signal_of(132), signal_of(139)) == ("SIGILL", "SIGILL", "SIGSEGV")
     assert [signal_of(status) for status in (1, 101, 127, 128, 255)] == [""] * 5
-    assert signal.SIGILL == 4

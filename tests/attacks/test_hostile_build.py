@@ -28,12 +28,14 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.build import cargo_build, handover, layers, reproduce
 from pipeline.build.failures import CompileFailed
+from pipeline.build.fetch import fetch
 from pipeline.build.handover import take_binary, take_companions, take_result
 from pipeline.build.inputs import Build
 from pipeline.build.inside import Result
 from pipeline.cache.compile_cache import Cache
 from pipeline.report.report_data import BuildReport
-from pipeline.toolchain.rust import TARGET
+from pipeline.source.checkout import seed
+from pipeline.toolchain.rust import TARGET, find_rust
 from support.builds import build_of, source_of
 
 SCRIPT = """
@@ -233,6 +235,36 @@ def test_no_configuration_of_the_tree_or_above_names_a_program_for_the_download(
     words = [build.rust.bin / "cargo", "fetch", "--offline", "--target", TARGET]
     subprocess.run(words, cwd=build.state / "src", check=True, capture_output=True)
     assert ran.exists(), "in the checkout the same command runs it"
+
+
+@pytest.mark.parametrize("locked", ["always", "prefer"])
+def test_a_lock_that_is_a_link_is_refused_before_cargo_writes_through_it(tmp_path: Path, locked: str) -> None:
+    """Outside of the sandbox: it would make this file, or another build's Cargo.lock."""
+    checkout, aim = tmp_path / "src", tmp_path / "cargo/config.toml"
+    for folder in (checkout / "src", aim.parent):
+        folder.mkdir(parents=True)
+    (checkout / "Cargo.toml").write_text('[package]\nname = "x"\nversion = "0.1.0"\n')
+    (checkout / "src/main.rs").write_text("fn main() {}")
+    (checkout / "Cargo.lock").symlink_to(aim)
+    rust = find_rust("")
+    variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CARGO_HOME": str(aim.parent)}
+    with (tmp_path / "log").open("w") as log, pytest.raises(PipelineError, match=r"upstream's Cargo\.lock is a link"):
+        fetch(checkout, rust.bin / "cargo", variables, locked, log)
+    assert not aim.exists()
+
+
+def test_a_commit_with_a_file_of_the_name_of_gits_index_is_copied(tmp_path: Path) -> None:
+    origin, copy = tmp_path / "origin", tmp_path / "copy"
+    origin.mkdir()
+    for name in ("index", "HEAD", "-r"):
+        (origin / name).write_text(name)
+    git("init", "--quiet", origin)
+    git("add", "--all", repository=origin)
+    who = {f"GIT_{role}_{what}": "x@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    git("commit", "--quiet", "--message", "x", repository=origin, env=who)
+    seed(copy, origin)
+    assert sorted(path.name for path in copy.iterdir()) == ["-r", ".git", "HEAD", "index"]
+    assert git("status", "--porcelain", repository=copy) == ""
 
 
 def test_without_a_sandbox_the_same_attacks_succeed_and_every_report_repeats_it(tmp_path, stand_in) -> None:

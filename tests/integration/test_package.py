@@ -209,6 +209,14 @@ def test_the_whole_set_of_sources(tmp_path, program, project):
     assert owners == {"root:root"}, "rpm 6 would require the user of another owner, older rpm would not create it"
 
 
+def test_a_project_that_is_reached_through_a_link_is_packaged(tmp_path, program, project):
+    """As a clone below a linked home is."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "linked").symlink_to("real")
+    (tmp_path / "project").symlink_to(project)
+    assert build(packaging_for(tmp_path / "linked", program, tmp_path / "project")).size
+
+
 def test_two_builds_give_the_same_bytes(tmp_path, program, project):
     """Also in another folder, at another time, with another umask and other macros in the account's home."""
     first = build(packaging_for(tmp_path / "one", program, project))

@@ -164,5 +164,6 @@ def test_the_newest_hand_overs_of_each_flavour_stay(tmp_path, folder, kept):
     fresh = handed("ada-0.1-1.fc43.tar", GRACE - 60)
     stays = {handed("cpu-0.1-1.fc43.tar", 99000), handed("ada.lock", 99000), handed(".ada-1-1.tar.12", 60), fresh}
     handed(".ada-1-1.tar.13", LEFTOVER + 60)
+    handed(".old-ada-1-1.tar", LEFTOVER + 60)  # of a killed pruning
     prune(tmp_path, 3)
     assert {path.name for path in (tmp_path / folder).iterdir()} == {*names[5 - kept + 1 :], *stays}
