@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -24,9 +25,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pipeline.base.companions import LARGEST_COMPANION
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
-from pipeline.build import cargo_build, handover, layers, reproduce
+from pipeline.build import cargo_build, layers, reproduce
 from pipeline.build.failures import CompileFailed
 from pipeline.build.fetch import fetch
 from pipeline.build.handover import take_binary, take_companions, take_result
@@ -421,7 +423,13 @@ def test_companions_that_are_links_are_left_out(tmp_path: Path) -> None:
     git("commit", "--quiet", "--message", "x", repository=checkout, env=who)
     take_companions(checkout, git("rev-parse", "HEAD", repository=checkout).strip(), folder)
     assert [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()] == ["chat_templates/a.json"]
-    assert handover.LARGEST_COMPANION >= 1 << 20
+    for name, size in (("large.json", LARGEST_COMPANION + 1), ("a name with blanks.json", 1), (".hidden", 1)):
+        (checkout / "chat_templates" / name).write_bytes(bytes(size))
+        git("add", "--all", repository=checkout)
+        git("commit", "--quiet", "--message", "x", repository=checkout, env=who)
+        with pytest.raises(PipelineError, match=rf"chat_templates/{re.escape(name)}' cannot be packaged: {size} bytes"):
+            take_companions(checkout, git("rev-parse", "HEAD", repository=checkout).strip(), folder)
+        (checkout / "chat_templates" / name).unlink()
 
 
 def test_a_hostile_target_directory_is_read_without_following_or_waiting(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleError
+from pipeline.base.companions import MOST_TEMPLATES
 from pipeline.base.errors import PipelineError
 from pipeline.base.patterns import commits
 from pipeline.base.records import Artifact, Flavour, Package, Snapshot, sha256_file
 from pipeline.channel.agent_client import AgentClient
-from pipeline.package import handover
 from pipeline.package.handover import LIMITS, pack, place
 from support.handovers import ADA, NAME, SOURCE, elf, make_artifact
 from support.loading import load
@@ -163,7 +163,7 @@ def test_sizes_have_limits(artifact, tmp_path, signs):
 
 
 def test_numbers_have_limits(artifact, tmp_path, signs):
-    many = [(f"chat_templates/{number}", b"") for number in range(handover.FILES_LIMIT + 9)]
+    many = [(f"chat_templates/{number}", b"") for number in range(MOST_TEMPLATES + 9)]
     file = tar(tmp_path / "builder/many.tar", ("manifest.json", manifest_of(artifact)), ("mistralrs", elf()), *many)
     refused(signs(file), "more than 500 templates")
     twice = [("manifest.json", manifest_of(artifact)), ("mistralrs", elf()), ("mistralrs", elf(b"other"))]

@@ -22,15 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from ..base.companions import LARGEST_BINARY, LARGEST_COMPANION, LICENCE, MOST_TEMPLATES, TEMPLATE_NAME, TEMPLATES
 from ..base.errors import PipelineError
 from ..base.git import git
 from .inside import BINARY, RESULT, Result
 
-LARGEST_BINARY = 8 << 30
 LARGEST_RESULT = 16 << 20
-LARGEST_COMPANION = 4 << 20
-COMPANIONS = ("LICENSE", "chat_templates")
-"""Files of upstream's tree that a package contains beside the binary."""
 
 _LONGEST = 1000
 _MOST = 1 << 53
@@ -57,17 +54,20 @@ def take_binary(output: Path, destination: Path) -> None:
 
 def take_companions(checkout: Path, commit: str, folder: Path) -> None:
     """Copy the regular files of the companions from the checkout, which is at ``commit``; links are left out."""
-    rows = git("ls-tree", "-r", "-l", "-z", "--full-tree", commit, "--", *COMPANIONS, repository=checkout)
+    rows = git("ls-tree", "-r", "-l", "-z", "--full-tree", commit, "--", LICENCE, TEMPLATES, repository=checkout)
+    taken = 0
     for row in rows.split("\0"):
         found = _REGULAR.fullmatch(row)
         if not found:
             continue
         size, path = int(found[1]), Path(found[2])
-        odd = path.is_absolute() or not set(path.parts).isdisjoint({"..", ".git"}) or not found[2].isprintable()
-        if size > LARGEST_COMPANION or odd or "\ufffd" in found[2]:
+        if size > LARGEST_COMPANION or not (found[2] == LICENCE or TEMPLATE_NAME.fullmatch(found[2])):
             raise PipelineError(
                 f"upstream's file {found[2]!r} cannot be packaged: {size} bytes", commit, "Report it upstream"
             )
+        taken += 1
+        if taken > MOST_TEMPLATES + 1:
+            raise PipelineError(f"upstream has more than {MOST_TEMPLATES} templates", commit, "Report it upstream")
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(checkout / path, place, follow_symlinks=False)

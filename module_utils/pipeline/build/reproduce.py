@@ -29,6 +29,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.companions import LARGEST_BINARY
 from ..base.errors import PipelineError
 from ..base.git import initialise
 from ..base.records import Artifact, Package, Record, digest_of, sha256_file
@@ -40,9 +41,6 @@ FOLDER = "reproduce"
 MARK = ".reproduce"
 SHOWN = 12
 """The number of strings and sections of a difference that are reported."""
-
-LARGEST = 8 << 30
-"""The bytes of the largest file that is compared."""
 
 _STRING = re.compile(rb"[\x20-\x7e]{8,}")
 _SECTION = re.compile(r"^ +\[ *\d+\] (\S+) +(\S+) +[0-9a-f]+ ([0-9a-f]+) ([0-9a-f]+)", re.MULTILINE)
@@ -193,7 +191,7 @@ def _plain(path: Path) -> bool:
         found = path.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST
+    return stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST_BINARY
 
 
 def _tags(path: Path) -> dict[str, str]:

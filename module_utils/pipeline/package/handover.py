@@ -28,24 +28,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ..base.companions import (
+    LARGEST_BINARY,
+    LARGEST_COMPANION,
+    LICENCE,
+    MIB,
+    MOST_TEMPLATES,
+    TEMPLATE_NAME,
+    TEMPLATES,
+)
 from ..base.errors import PipelineError
 from ..base.lock import held
-from ..base.records import Artifact, Flavour, Source, digest_of
+from ..base.records import Artifact, Flavour, Source
 
-MANIFEST, BINARY, LICENCE, TEMPLATES, UNITS = "manifest.json", "mistralrs", "LICENSE", "chat_templates", "units.json"
-MIB = 1 << 20
-LIMITS = {MANIFEST: MIB, BINARY: 2048 * MIB, LICENCE: MIB, UNITS: 16 * MIB}
-TEMPLATE_LIMIT = MIB
-FILES_LIMIT = 500
-"""The number of templates."""
-LARGEST = 2048 * MIB + 600 * MIB
-"""Bytes of the whole file."""
+MANIFEST, BINARY, UNITS = "manifest.json", "mistralrs", "units.json"
+LIMITS = {MANIFEST: MIB, BINARY: LARGEST_BINARY, LICENCE: LARGEST_COMPANION, UNITS: 16 * MIB}
+LARGEST = sum(LIMITS.values()) + MOST_TEMPLATES * LARGEST_COMPANION + 4 * MIB
+"""Bytes of the whole file; the last ones are for headers and padding."""
 
 NAME = re.compile(r"[a-z0-9][A-Za-z0-9._+~^-]{0,250}")
 """The name of a hand-over, which the signer chooses."""
 
-_PART = r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,100}"
-_TEMPLATE = re.compile(rf"{TEMPLATES}(?:/{_PART}){{1,5}}")
 _BLOCK = 512
 _ELF = (b"\x7fELF\x02\x01\x01", (2, 3), 62)  # 64 bits, little-endian; ET_EXEC or ET_DYN; EM_X86_64
 _AGAIN = "Nothing was packaged or signed. Find out what ran on that builder; delete the artifact there and build again"
@@ -53,7 +56,7 @@ _AGAIN = "Nothing was packaged or signed. Find out what ran on that builder; del
 
 @dataclass(frozen=True)
 class Handed:
-    """What a builder handed over, in the signer's ``folder``. ``digest`` is that of all files that a package holds."""
+    """What a builder handed over, in the signer's ``folder``; ``files`` maps each for the package to its SHA-256."""
 
     builder: str
     folder: Path
@@ -63,10 +66,6 @@ class Handed:
     @property
     def binary(self) -> Path:
         return self.folder / BINARY
-
-    @property
-    def digest(self) -> str:
-        return digest_of(self.files)
 
 
 # ---------------------------------------------------------------- the builder
@@ -141,7 +140,7 @@ def take(path: Path, folder: Path, builder: str, source: Source, flavour: Flavou
         if not isinstance(data, dict):
             raise PipelineError("it has no manifest")
         artifact = Artifact.from_dict(data)
-        require(artifact, files, folder, source, flavour)
+        _require(artifact, files, folder, source, flavour)
     except (PipelineError, OSError, ValueError, TypeError, RecursionError, tarfile.TarError) as error:
         what = error.what if isinstance(error, PipelineError) else str(error)
         raise PipelineError(
@@ -150,7 +149,7 @@ def take(path: Path, folder: Path, builder: str, source: Source, flavour: Flavou
     return Handed(builder, folder, artifact, {name: files[name] for name in files if name not in (MANIFEST, UNITS)})
 
 
-def require(artifact: Artifact, files: dict[str, str], folder: Path, source: Source, flavour: Flavour) -> None:
+def _require(artifact: Artifact, files: dict[str, str], folder: Path, source: Source, flavour: Flavour) -> None:
     """PipelineError unless the manifest is of this source and flavour, and the binary is the one that it names."""
     for what, found, wanted in (("source", artifact.source, source), ("flavour", artifact.flavour, flavour)):
         if found != wanted:
@@ -162,10 +161,10 @@ def require(artifact: Artifact, files: dict[str, str], folder: Path, source: Sou
             f"the binary is not the one that was built and audited: its SHA-256 is {files.get(BINARY, 'none')}, the "
             f"manifest has {artifact.sha256}"
         )
-    require_program(folder / BINARY)
+    _require_program(folder / BINARY)
 
 
-def require_program(path: Path) -> None:
+def _require_program(path: Path) -> None:
     """PipelineError unless the file starts as an ELF program for x86-64 does (elf(5))."""
     with path.open("rb") as stream:
         head = stream.read(64)
@@ -199,15 +198,15 @@ def _members(stream: IO[bytes], folder: Path) -> Iterator[tuple[str, str]]:
         info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
         if info.type != tarfile.REGTYPE:
             raise PipelineError(f"{info.name[:80]!r} is no regular file")
-        if not (info.name in LIMITS or _TEMPLATE.fullmatch(info.name)):
+        if not (info.name in LIMITS or TEMPLATE_NAME.fullmatch(info.name)):
             raise PipelineError(f"it has a file {info.name[:80]!r}")
         if info.name in seen:
             raise PipelineError(f"it has {info.name} twice")
-        if not 0 <= info.size <= (limit := LIMITS.get(info.name, TEMPLATE_LIMIT)):
+        if not 0 <= info.size <= (limit := LIMITS.get(info.name, LARGEST_COMPANION)):
             raise PipelineError(f"{info.name} has {info.size:,} bytes, more than {limit:,}")
         seen.add(info.name)
-        if len(seen) > FILES_LIMIT + len(LIMITS):
-            raise PipelineError(f"it has more than {FILES_LIMIT} templates")
+        if len(seen) > MOST_TEMPLATES + len(LIMITS):
+            raise PipelineError(f"it has more than {MOST_TEMPLATES} templates")
         yield info.name, _written(stream, folder / info.name, info.size)
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ..base.companions import LICENCE, TEMPLATES
 from ..base.errors import PipelineError
 from ..base.findings import Finding, refuse
 from ..base.lock import held
@@ -29,7 +30,7 @@ from ..base.records import COMMIT_CAPABILITY, Package, digest_of, sha256_file
 from ..base.run import CommandFailed, run
 from ..base.sandbox import Sandbox
 from ..base.text import last_words
-from .handover import LICENCE, TEMPLATES, Handed, templates_archive
+from .handover import Handed, templates_archive
 
 SPEC = "mistralrs.spec"
 UNIT = "systemd/mistralrs@.service"
