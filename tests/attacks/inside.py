@@ -229,7 +229,7 @@ def use_the_kernels_keyring() -> object:
 
 @attempt
 def load_a_kernel_program() -> object:
-    return call(321, 0, ctypes.create_string_buffer(128), 128)
+    return call(321, 0, ctypes.create_string_buffer(struct.pack("=4I", 2, 4, 4, 1), 128), 128)
 
 
 @attempt

@@ -173,8 +173,8 @@ def add_an_address() -> object:
 @attempt
 def reach_the_hosts_systemd_or_bus() -> object:
     for path in ("/run/systemd/private", "/run/dbus/system_bus_socket", "/run/systemd/notify", "/run/host/notify"):
-        with contextlib.suppress(OSError):
-            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError):
                 socket.socket(socket.AF_UNIX, kind).connect(path)
                 return path != "/run/host/notify"
     return False
@@ -206,7 +206,13 @@ def write_the_transcript() -> object:
 
 @attempt
 def change_control_groups() -> object:
-    return Path("/sys/fs/cgroup/cgroup.procs").exists() and os.open("/sys/fs/cgroup/../cgroup.procs", os.O_WRONLY) < 0
+    """The limits of its group, and the escape by version 1's release_agent."""
+    doors = {"memory.max", "memory.high", "pids.max", "cpu.max", "release_agent", "memory.limit_in_bytes"}
+    for folder, _, files in os.walk("/sys/fs/cgroup"):
+        for name in doors & set(files):
+            with contextlib.suppress(OSError):
+                return os.open(f"{folder}/{name}", os.O_WRONLY)
+    return False
 
 
 @attempt

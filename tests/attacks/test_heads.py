@@ -239,7 +239,7 @@ def test_a_repo_host_that_is_emptied_is_refused(attacked: Attacked) -> None:
 
 def test_a_forked_chain_is_refused(attacked: Attacked, refused) -> None:
     """A newer head with the known yank, which was composed beside the known head and lacks a package of it."""
-    fork = replace(attacked.site.channel.state(attacked.heads[1]))
+    fork = attacked.site.channel.state(attacked.heads[1])
     now = attacked.site.channel.record(attacked.heads[-1]).time + 60
     planted = attacked.plant(fork, Change(fork, drop=frozenset([BAD]), yank=frozenset([BAD])), now)
     assert planted.yanked == (BAD,)

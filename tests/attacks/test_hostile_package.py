@@ -143,7 +143,7 @@ def test_a_hostile_package_reaches_nothing_of_the_verifier(
         assert "more attempts" in more
         assert "won: " not in more, more
 
-    # Nothing remains: no process, no control group, no folder, no mount.
+    # No process remains, and the host's files are as they were.
     for path, content in left.items():
         assert Path(path).read_bytes() == content
     for process in Path("/proc").glob("[0-9]*"):

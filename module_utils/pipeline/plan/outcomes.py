@@ -10,7 +10,8 @@ Rules:
    source, compilers and flags. ``handed_on`` is a check that failed before compiling, so another builder may succeed.
    ``upstream``: a compiler refused upstream's code; nothing is wrong with the builder.
 4. ``skipped``: nothing was built and nothing failed, since another flavour failed first (together=true) or the run
-   is in check mode. ``warmed``: the builder's caches hold the compiled flavour.
+   is in check mode. ``warmed``: the builder's caches hold the compiled flavour; its key is ``<flavour> <version>``,
+   since a night warms a release and a commit.
 """
 
 from __future__ import annotations

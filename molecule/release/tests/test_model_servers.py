@@ -126,10 +126,12 @@ def test_removed_instances_go_and_another_flavour_takes_over_the_rest(host: Host
 def test_a_package_of_another_key_is_not_installed(host: Host, tmp_path: Path) -> None:
     """Whatever the site serves: the controller's keys decide."""
     home = ["gpg", "--homedir", str(tmp_path), "--batch", "--passphrase", ""]
-    subprocess.run([*home, "--quick-gen-key", "stranger@example.org", "rsa2048", "sign"], check=True)
-    (tmp_path / "stranger.asc").write_bytes(
-        subprocess.run([*home, "--armor", "--export"], check=True, stdout=subprocess.PIPE).stdout
-    )
+    try:
+        subprocess.run([*home, "--quick-gen-key", "stranger@example.org", "rsa2048", "sign"], check=True)
+        key = subprocess.run([*home, "--armor", "--export"], check=True, stdout=subprocess.PIPE).stdout
+        (tmp_path / "stranger.asc").write_bytes(key)
+    finally:
+        subprocess.run(["gpgconf", "--homedir", str(tmp_path), "--kill", "all"], check=True)
     host.check_output("rpm -e mistralrs-release && rpmkeys --delete $(rpmkeys --list | cut -d' ' -f1)")
     done = play(mistralrs_trusted_keys=str(tmp_path / "stranger.asc"))
     assert done.returncode != 0

@@ -58,7 +58,9 @@ def test_the_builders_share_what_they_compiled(hosts):
     oolon = hosts["oolon"]
     ask = "REDISCLI_AUTH=stand-in-password valkey-cli -h 10.203.43.41 --user builders"
     assert oolon.check_output(f"{ask} ping") == "PONG"
-    assert oolon.check_output(f"{ask} get .sccache_check")
+    entry = oolon.check_output(f"{ask} get .sccache_check")
+    assert entry
+    assert not entry.startswith(("NOPERM", "NOAUTH", "WRONGPASS")), entry
     for refused in ("keys '*'", "exists .sccache_check", "del .sccache_check", "get other"):
         assert "NOPERM" in oolon.check_output(f"{ask} {refused}")
     assert oolon.run("ss -Hltn 'sport = :6379'").stdout.count("LISTEN") == 1

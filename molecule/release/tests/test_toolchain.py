@@ -67,8 +67,3 @@ def test_only_the_builder_reads_the_caches_settings(host):
     settings = host.file(f"{ROOT}/cache/sccache.env")
     assert (settings.user, settings.mode) == (USER, 0o600)
     assert f"SCCACHE_DIR={ROOT}/cache/sccache" in settings.content_string
-
-
-def test_a_builder_needs_no_rpmbuild_and_has_no_spec(host):
-    """The signer packages."""
-    assert not host.file("/usr/local/share/mistralrs-rpm").exists

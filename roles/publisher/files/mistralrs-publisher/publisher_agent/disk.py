@@ -20,8 +20,8 @@ from typing import Any
 from .refusal import Refused
 
 PROGRAMS = ("rsync", "gpgv", "rpm", "rpmkeys")
-# HOME does not exist: a ~/.rpmmacros must not weaken the verification.
 MAX_RUN = 600  # seconds of one program
+# HOME does not exist: a ~/.rpmmacros must not weaken the verification.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
 
 

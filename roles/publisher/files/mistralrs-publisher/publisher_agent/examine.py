@@ -197,8 +197,3 @@ def check_pooled(channel: Channel, packages: Mapping[str, str], parent: ParentSn
                 name,
                 "A published package never changes: raise its release and build it again",
             )
-
-
-def check_file(path: Path, digest: str, size: int | None = None) -> None:
-    if (size is not None and path.stat().st_size != size) or sha256(path) != digest:
-        raise different(path.name)

@@ -14,7 +14,7 @@ from typing import Any
 from .command import LONG_ID
 from .confine import landlock
 from .disk import json_lines, locked, names_in, paths_in, sha256
-from .examine import check_file
+from .examine import different
 from .host import Channel
 from .inside import size_of
 from .metadata import (
@@ -104,6 +104,11 @@ def check_snapshot(
     if packages != found:
         raise Refused("packages.txt and the primary metadata name different packages", folder)
     return packages
+
+
+def check_file(path: Path, digest: str, size: int | None = None) -> None:
+    if (size is not None and path.stat().st_size != size) or sha256(path) != digest:
+        raise different(path.name)
 
 
 def missing_packages(channel: Channel) -> set[str]:

@@ -1,8 +1,9 @@
 """Uploads: receiving one with rsync, its lock, its files, and the space that it may take.
 
-An upload never fills the disk. It stops when less than ``reserve_mib`` is free, when the uploads of its channel
-together hold more than ``incoming_mib``, or when it has too many files. It also stops when the client is silent for
-two minutes, or after two hours: what was sent is kept. A key receives a few uploads at once.
+An upload never fills the disk; the agent's own copy of it is what ``reserve_mib`` is for. It stops when less than
+``reserve_mib`` is free, when the uploads of its channel together hold more than ``incoming_mib``, or when it has too
+many files. It also stops when the client is silent for two minutes, or after two hours: what was sent is kept. A key
+receives a few uploads at once.
 
 rsync is confined to the folder of its transaction (see confine), and the modes of what it creates are the agent's. It
 inherits the lock of that folder, so the lock lasts until its last process ends; the agent ends all of them.
@@ -51,6 +52,7 @@ def receive(channel: Channel, command: Command) -> int:
             unlink_hidden(folder, "Packages")
             # The last of two options counts. No mode of the sender can close a folder to the agent.
             forced = (f"--timeout={SILENCE}", "--chmod=D0700,F0600")
+            adopt_orphans()
             inherited = own_children()
             try:
                 rsync = subprocess.Popen(  # noqa: S603
@@ -145,8 +147,7 @@ def stop(rsync: subprocess.Popen[bytes]) -> None:
 
 
 def own_children() -> set[int]:
-    """This process's children. From here on, the orphans of its descendants are among them."""
-    adopt_orphans()
+    """This process's children."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ended meanwhile
