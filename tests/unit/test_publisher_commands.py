@@ -11,7 +11,7 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.run import CommandFailed
 from pipeline.channel.agent_client import AgentClient, Busy, ParentMoved
-from publisher_agent import examine
+from publisher_agent import examine, report
 from publisher_agent.command import Command, parse
 from publisher_agent.examine import changed_packages, check_layout
 from publisher_agent.host import ChannelRow, Config
@@ -335,3 +335,15 @@ def test_a_failed_connection_has_a_remedy() -> None:
 def test_a_missing_local_agent_has_a_remedy() -> None:
     with pytest.raises(PipelineError, match="there is no publisher agent yet.*make release"):
         AgentClient(["/nonexistent/mistralrs-publisher", "--rsh"], "local").head("stable")
+
+
+def test_status_has_the_verdict_on_the_hosts_certificate(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    assert report.certificate(state) is None
+    state.write_text('{"time": 1795271514, "fault": "nginx serves the old one"}')
+    assert report.certificate(state) == {"time": 1795271514, "fault": "nginx serves the old one"}
+    for text in ("nonsense", "[]", "{}", '{"time": null, "fault": ""}'):
+        state.write_text(text)
+        found = report.certificate(state)
+        assert found
+        assert found["fault"].startswith(f"{state} cannot be read")

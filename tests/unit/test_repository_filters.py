@@ -67,9 +67,10 @@ def test_each_repository_that_the_project_gives_to_a_client_must_be_there() -> N
 
 
 def tracked(folder: str) -> list[Path]:
-    """The text files of a folder."""
+    """The text files of a folder, without those of caches."""
     paths = sorted(path for path in (PROJECT / folder).rglob("*") if path.is_file())
-    return [path for path in paths if path.suffix in {"", ".j2", ".py", ".repo", ".sh", ".yml"}]
+    hidden = [path for path in paths if "/." in str(path.relative_to(PROJECT))]
+    return [path for path in paths if path not in hidden and path.suffix in {"", ".j2", ".py", ".repo", ".sh", ".yml"}]
 
 
 def test_a_row_decides_the_section_and_the_cache_time_of_its_repo_file() -> None:

@@ -5,7 +5,8 @@ Rules:
 1. The certificate is read as clients do: by a TLS connection to the host and port of the URL, through the environment's
    proxy if there is one, and verified with the authorities that this machine trusts, or REQUESTS_CA_BUNDLE.
 2. The finding fails if the certificate does not verify, cannot be read, or has less than a fifth of its lifetime
-   left. It is renewed at a third, so less than a fifth means that renewal has failed for some time.
+   left. It is renewed at a third, so less than a fifth means that renewal has failed for some time. Whether the newest
+   one is served at all is compared on the repo host, by the role tls_certificate: ``channel.status``.
 3. Lifetimes are those of the authority; no rule has a fixed number of days.
 """
 
@@ -31,7 +32,7 @@ DEADLINE = 15.0
 """Seconds in which the site must answer."""
 
 DAY, HOUR = 86400, 3600
-RENEWAL = "on the repo host read journalctl -u mistralrs-certificate, or run repo_host.yml"
+RENEWAL = "on the repo host read journalctl -u 'mistralrs-certificate*', or run repo_host.yml"
 
 
 @dataclass(frozen=True)
