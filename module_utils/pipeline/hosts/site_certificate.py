@@ -17,10 +17,10 @@ import os
 import ssl
 import time
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
+from ..base.environment import Proxy, proxy_of
 from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import Record
@@ -51,12 +51,13 @@ def read(url: str) -> Validity:
         raise PipelineError("only an https URL has a certificate", url, "Skip the check for this site")
     host, port = parts.hostname, parts.port or 443
     where = f"{host}:{port}"
-    proxy = "" if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https", "")
     context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or None)
-    way = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[2] or where
-    connection = http.client.HTTPSConnection(way, timeout=DEADLINE, context=context)
-    if way != where:
-        connection.set_tunnel(host, port)
+    if named := proxy_of(url):
+        proxy = Proxy.parse(named, url)
+        connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=DEADLINE, context=context)
+        connection.set_tunnel(host, port, proxy.headers)
+    else:
+        connection = http.client.HTTPSConnection(host, port, timeout=DEADLINE, context=context)
     try:
         connection.connect()
         found: dict[str, Any] = connection.sock.getpeercert() or {}

@@ -20,12 +20,11 @@ import shlex
 import shutil
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from ..base.environment import opener
 from ..base.errors import PipelineError
 from ..base.records import Package
 from ..base.run import CommandFailed, ProgramMissing, run
@@ -49,7 +48,6 @@ from .proof import (
     upstream_version,
 )
 from .sandbox import PATH, Client
-from .site_door import is_here
 from .transcript import Transcript
 
 COMMAND = "/usr/bin/mistralrs"
@@ -327,9 +325,8 @@ def find_program(wanted: str, system: str) -> str:
 
 def fetch(url: str) -> bytes:
     """A small file of the site."""
-    direct = [urllib.request.ProxyHandler({})] if is_here(urlsplit(url).hostname or "") else []
     try:
-        with urllib.request.build_opener(*direct).open(url, timeout=30) as answer:
+        with opener(url).open(url, timeout=30) as answer:
             data = bytes(answer.read(LARGEST + 1))
     except (OSError, ValueError) as error:
         raise PipelineError(
