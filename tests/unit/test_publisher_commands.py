@@ -325,11 +325,34 @@ def test_a_host_that_refuses_connections_is_busy(stderr: str) -> None:
     assert not isinstance(AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 1, "", stderr)), Busy)
 
 
-def test_a_failed_connection_has_a_remedy() -> None:
-    error = AgentClient(["ssh", "-p", "2"], "repo")._translate(CommandFailed(["ssh"], 255, "", "Connection refused"))
-    assert "status 255: Connection refused" in error.what
+@pytest.mark.parametrize(
+    ("stderr", "what", "remedy"),
+    [
+        ("ssh: connect to host repo port 2: Connection refused", "is not reached: ssh: connect", "Check that it is up"),
+        (
+            "ssh: Could not resolve hostname repo: Name or service not known",
+            "is not reached: ssh:",
+            "its name and port",
+        ),
+        (
+            "gitea_ci@repo: Permission denied (publickey).",
+            "sshd refuses the publishing account: gitea_ci",
+            "AllowGroups",
+        ),
+        ("Host key verification failed.", "has another ssh key than the known one: Host key", "pins its key"),
+        (
+            "client_loop: send disconnect: Broken pipe",
+            "failed with status 255: client_loop",
+            "Check that the host is up",
+        ),
+    ],
+)
+def test_a_failed_connection_has_its_own_remedy(stderr: str, what: str, remedy: str) -> None:
+    error = AgentClient(["ssh", "-p", "2"], "repo")._translate(CommandFailed(["ssh"], 255, "", stderr))
+    assert what in error.what
     assert error.where == "ssh -p 2 repo"
-    assert "Check that the host is up" in error.remedy
+    assert remedy in error.remedy
+    assert "ploaded files are kept" in error.remedy
 
 
 def test_a_missing_local_agent_has_a_remedy() -> None:
