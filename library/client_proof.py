@@ -100,6 +100,12 @@ options:
     description: The file with all commands of the client and their output.
     type: path
     required: true
+  proxies:
+    description:
+      - Variables of the caller's proxies and authorities, which sudo drops. Added to the module's own environment.
+      - The lookup P(proxies#lookup) has them.
+    type: dict
+    default: {}
 extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
@@ -181,6 +187,7 @@ step:
   type: dict
 """
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -211,12 +218,14 @@ ARGUMENT_SPEC: ArgumentSpec = {
     "system": {"type": "path", "default": "/"},
     "program": {"type": "str", "choices": ["", "dnf", "dnf5"], "default": ""},
     "transcript": {"type": "path", "required": True},
+    "proxies": {"type": "dict", "default": {}, "no_log": True},
 }
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     # 1. Plan the steps.
     serve = module.params.pop("serve")
+    os.environ.update(module.params.pop("proxies"))
     order = ProofOrder.from_dict(module.params)
     steps = steps_of(order)
     if module.check_mode:

@@ -282,10 +282,13 @@ def test_metadata_changed_after_signing_fails(
 def test_metadata_signed_by_a_stranger_fails(
     channel: Channel, order: ProofOrder, packages: dict[str, Package], keys: tuple[Key, Key]
 ) -> None:
+    """Though the client has Fedora's skip_if_unavailable=True."""
     channel.publish(packages["new"], key=keys[1])
     error = failure(order)
     assert "failed to makecache" in error.what
     assert "signature" in error.what.lower()
+    assert error.remedy.startswith("The metadata is not signed by a key that the site offers")
+    assert "Ignoring repositories" not in Path(order.transcript).read_text()
 
 
 @on_every_client

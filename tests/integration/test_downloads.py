@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import json
+import re
 import shutil
 import subprocess
 import threading
@@ -13,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pipeline.base.environment import PROXIES
 from pipeline.base.lock import held
 from pipeline.base.records import Source
 from pipeline.check import downloads
@@ -20,7 +23,7 @@ from pipeline.check.downloads import Download, DownloadNeeds
 from pipeline.check.trials import Trials
 from pipeline.source.checkout import bring
 from pipeline.source.manifest import look
-from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder
+from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder, place_registry
 from pipeline.toolchain.rust import find_rust
 from support.ports import free_port
 
@@ -37,6 +40,9 @@ name = "helper"
 version = "1.0.0"
 source = "git+{url}#{commit}"
 """
+
+
+CRATE = {"name": "cfg-if", "vers": "1.0.0", "deps": [], "cksum": "0" * 64, "features": {}, "yanked": False}
 
 
 def commit(folder: Path, **files: str) -> str:
@@ -158,21 +164,67 @@ def test_cargo_itself_reports_whether_it_reaches_its_registry(tmp_path: Path) ->
     )
     (finding,) = downloads.check_downloads(
         [Download(downloads.REGISTRY, downloads.CRATES_IO, here=False)],
-        lambda: downloads.cargo_answer(rust, home, path),
+        lambda _: downloads.cargo_answer(rust, home, path),
     )
     assert finding.check == "crate registry crates.io"
     assert "onnect" in finding.found
     assert not finding.fits
 
 
-def test_the_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The web server acts as a proxy: the request holds the whole address."""
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("spelling", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+def test_the_check_cargo_and_git_use_the_same_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    """The web server acts as a proxy: a request holds the whole address, which becomes a path of the folder."""
+    registry = "http://registry.lair.test/index/"
+    index = tmp_path / "http:/registry.lair.test/index"
+    (index / "cf/g-").mkdir(parents=True)
+    (index / "config.json").write_text('{"dl": "https://crates.lair.test"}')
+    (index / "cf/g-/cfg-if").write_text(json.dumps(CRATE))
+    rust, home = find_rust(), tmp_path / "cargo"
+    home.mkdir()
+    place_registry(home, registry)
+    with served(tmp_path) as proxy:
+        monkeypatch.setenv(spelling, proxy)
+        assert downloads.registry_answer(registry) == ""
+        assert downloads.cargo_answer(rust, home, f"{rust.bin}:/usr/bin") == ""
+        # The proxy's answer: there is no such repository.
+        assert "not found" in downloads.git_answer("http://git.lair.test/repository")
+        monkeypatch.setenv("NO_PROXY", "other, .lair.test")
+        assert re.search("Name or service not known|name resolution", downloads.registry_answer(registry))
+        (index / "cf/g-/cfg-if").unlink()
+        assert "resolve host" in downloads.cargo_answer(rust, home, f"{rust.bin}:/usr/bin")
+        assert "resolve host" in downloads.git_answer("http://git.lair.test/repository")
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_a_registry_behind_a_proxy_that_only_cargo_can_use_is_asked_by_cargo(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    rows = [Download("crate registry", "https://registry.lair.test/", here=False)]
+
+    def cargo(registry: str) -> str:
+        asked.append(registry)
+        return ""
+
+    monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:1")
+    (finding,) = downloads.check_downloads(rows, cargo)
+    assert (finding.fits, asked) == (True, ["https://registry.lair.test/"])
+
+
+def test_this_machine_is_reached_without_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a proxy 127.0.0.1 is another host."""
     (tmp_path / "config.json").write_text('{"dl": "x"}')
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
     with served(tmp_path) as registry:
-        assert "refused" in downloads.registry_answer(registry)
+        assert downloads.registry_answer(registry) == ""
+        assert "not found" in downloads.git_answer(f"{registry}repository")
 
 
 def test_an_account_in_an_address_is_not_shown() -> None:

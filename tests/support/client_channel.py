@@ -16,8 +16,9 @@ from pathlib import Path
 
 import yaml
 from pipeline.base.records import Flavour, Package, sha256_file
+from pipeline.channel.repo_file import ChannelRow
 from pipeline.hosts.loopback_site import Site
-from pipeline.sign.trust import CLIENT_KEYS, KEYS_NAME
+from pipeline.sign.trust import KEYS_NAME
 
 from . import PROJECT
 
@@ -187,11 +188,8 @@ class Channel:
     def site_files(self) -> None:
         """Write the site's key and .repo file."""
         shutil.copy(self.key.public, self.site.root / KEYS_NAME)
-        self.repo_file.write_text(
-            "[mistralrs]\nname=mistral.rs\nenabled=1\n"
-            f"mirrorlist={self.site.url}/fedora/$releasever/$basearch/mirrorlist\n"
-            f"gpgcheck=1\nrepo_gpgcheck=1\ngpgkey=file://{CLIENT_KEYS}\nmetadata_expire=6h\n"
-        )
+        row = ChannelRow("stable", "fedora/$releasever/$basearch", self.repo_file.name)
+        self.repo_file.write_text(row.repo_file(self.site.url, enabled=True))
 
     def state(self) -> str:
         """A digest of every file and link below the site's root."""

@@ -10,14 +10,13 @@ in its working directory and in all folders above: it runs in the root folder, a
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ..base.environment import AUTHORITIES, PROXIES
+from ..base.environment import reaching
 from ..base.errors import PipelineError
 from ..source.mirrors import Mirrors, cutlass_wanted, place_registry, seed_cutlass
 from ..toolchain.rust import TARGET
@@ -56,8 +55,7 @@ def fetch(
     the compile's, which sets CUDAFORGE_HOME for a flavour with a GPU. ``mirrors`` replace the origins.
     """
     mirrors = mirrors or Mirrors()
-    allowed = {name: os.environ[name] for name in (*PROXIES, *AUTHORITIES) if name in os.environ}
-    variables = {**environment, **allowed, **mirrors.environment}
+    variables = {**environment, **reaching(), **mirrors.environment}
     place_registry(Path(environment["CARGO_HOME"]), mirrors.registry)
     as_locked = _crates(checkout, cargo, variables, locked, stream, mirrors)
     if home := environment.get("CUDAFORGE_HOME"):

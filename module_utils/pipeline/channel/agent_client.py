@@ -37,6 +37,22 @@ LOCAL = {11, 23, 24}  # rsync's exit statuses for files that cannot be read or w
 # ssh's messages when sshd refuses a connection before authentication (MaxStartups).
 FULL = re.compile(r"^(kex_exchange_identification: |Not allowed at this time)", re.MULTILINE)
 
+# Why ssh had no session, by its messages: what is wrong, and the remedy.
+NO_SESSION = {
+    r"Permission denied \(|Too many authentication failures": (
+        "the repo host's sshd refuses the publishing account",
+        "Run playbooks/repo_host.yml: it installs the key, and names what else sshd asks for, such as AllowGroups",
+    ),
+    r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED": (
+        "the repo host has another ssh key than the known one",
+        "Find out why; if the host was installed again, run playbooks/repo_host.yml, which pins its key",
+    ),
+    r"Could not resolve|Connection (refused|timed out)|No route to host|Network is unreachable": (
+        "the repo host is not reached",
+        "Check that it is up, that its sshd runs, and its name and port",
+    ),
+}
+
 
 class ParentMoved(PipelineError):
     """The head is no longer the snapshot's parent."""
@@ -199,6 +215,10 @@ class AgentClient:
                 where,
                 "Fix the cause (receiver: the repo host; sender: this host), then run again: uploaded files are kept",
             )
+        if error.status == SSH_FAILED:
+            for pattern, (what, remedy) in NO_SESSION.items():
+                if re.search(pattern, error.stderr, re.MULTILINE):
+                    return PipelineError(f"{what}: {output}", where, f"{remedy}. Uploaded files are kept")
         return PipelineError(
             f"talking to the repo host failed with status {error.status}: {output}",
             where,

@@ -25,6 +25,7 @@ from .heads import HeadRefused
 from .reader import Published, State
 
 GB = 10**9
+COMPARED = 2 * 86400  # seconds; the repo host compares its certificate twice a day
 ROOM = 3  # times the largest package: a release has one for each flavour
 
 
@@ -46,11 +47,12 @@ def status_of(
     keys: Iterable[Finding],
     deep: Mapping[str, Any] | PipelineError | None = None,
     known: State | PipelineError | None = None,
+    now: float | None = None,
 ) -> Status:
     """The status from reading the repository, from the agent and from the keys; each may be an error instead.
 
     ``deep`` is the agent's answer to ``verify``, None unless requested. ``known`` is the head, compared with the
-    signer's memory.
+    signer's memory. ``now`` is in seconds since 1970, by default this moment.
     """
     findings = [check_signed(published)]
     packages: tuple[Package, ...] = () if isinstance(published, PipelineError) else published.packages
@@ -63,6 +65,8 @@ def status_of(
         if not isinstance(published, PipelineError):
             findings.append(check_head(published.head, str(host["snapshot"])))
         findings += [check_pool(host["missing"]), check_room(int(host["room"]), packages)]
+        if certificate := host.get("certificate"):
+            findings.append(check_served(certificate, time.time() if now is None else now))
     if isinstance(deep, PipelineError):
         findings.append(Finding.bad("every byte", deep.what, "verified", f"{deep.where}: {deep.remedy}"))
     elif deep is not None:
@@ -118,6 +122,19 @@ def check_room(room: int, packages: Iterable[Package]) -> Finding:
         fits=room > needed,
         remedy="Run prune.yml, or give the repo host more disk",
     )
+
+
+def check_served(certificate: Mapping[str, Any], now: float) -> Finding:
+    """The repo host's own comparison of the certificate that it serves with the one on its disk."""
+    check, needed = "certificate in use", "the one on the repo host's disk"
+    journal = "journalctl -u mistralrs-certificate-served"
+    if fault := str(certificate["fault"]):
+        remedy = f"On the repo host: nginx -t, then systemctl start mistralrs-certificate-served; {journal}"
+        return Finding.bad(check, fault, needed, remedy)
+    if (age := now - float(certificate["time"])) > COMPARED:
+        remedy = f"On the repo host: systemctl enable --now mistralrs-certificate.timer; {journal}"
+        return Finding.bad(check, f"last compared {ago(age)}", "within 2 days", remedy)
+    return Finding.ok(check, needed, needed)
 
 
 def check_bytes(deep: Mapping[str, Any]) -> Finding:

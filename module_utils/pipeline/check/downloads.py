@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.environment import Proxy, opener, proxy_of
 from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.git import git
@@ -32,7 +33,7 @@ from ..base.run import CommandFailed, run
 from ..base.text import without_account
 from ..source.checkout import current_commit, move
 from ..source.manifest import Tree
-from ..source.mirrors import CUTLASS, Mirrors, cutlass_commits, has_cutlass
+from ..source.mirrors import CUTLASS, Mirrors, cutlass_commits, has_cutlass, place_registry
 from ..toolchain.rust import TARGET, Rust
 from .trials import Trials, alone, identity
 
@@ -85,8 +86,8 @@ def check_download(what: str, where: str, reason: str, *, here: bool) -> Finding
         "answers" if not reason else f"{HERE} ({reason})" if here else reason,
         "an answer",
         fits=not reason or here,
-        remedy=f"Check that this host reaches {where}: network, proxy (https_proxy), certificates; or name a mirror "
-        f"({mirror})",
+        remedy=f"Check that this host reaches {where}: network, proxy (https_proxy, no_proxy), certificates; "
+        f"or name a mirror ({mirror})",
     )
 
 
@@ -106,6 +107,11 @@ def git_answer(url: str) -> str:
     return ""
 
 
+def asks_cargo(registry: str) -> bool:
+    """Whether cargo has to ask a registry: it alone knows the address, or can use the proxy."""
+    return registry == CRATES_IO or not Proxy.can(proxy_of(index_file(registry)))
+
+
 def registry_answer(registry: str) -> str:
     """Why a crate registry's index does not answer, or ""."""
     url = index_file(registry)
@@ -113,7 +119,7 @@ def registry_answer(registry: str) -> str:
         return "" if Path(registry.removeprefix("file://")).is_dir() else "there is no such folder"
     context = ssl.create_default_context(cafile=os.environ.get("CARGO_HTTP_CAINFO"))
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as answer:  # noqa: S310
+        with opener(url, urllib.request.HTTPSHandler(context=context)).open(url, timeout=TIMEOUT) as answer:
             return "" if b'"dl"' in answer.read(1 << 16) else "it answers, but is no crate registry"
     except urllib.error.HTTPError as error:
         return f"HTTP {error.code}"
@@ -137,17 +143,18 @@ def cargo_answer(rust: Rust | None, home: Path, path: str) -> str:
             words = [str(rust.bin / "cargo"), "generate-lockfile", "--manifest-path", f"{folder}/Cargo.toml"]
             run(words, cwd=Path("/"), env=env, timeout=4 * TIMEOUT)
         except CommandFailed as error:
-            causes = [line.strip() for line in error.stderr.splitlines() if line.startswith("  ")]
+            lines = [line for line in error.stderr.splitlines() if not re.match(r" +[A-Z]\w+ing\b", line)]
+            causes = [line.strip() for line in lines if line.startswith("  ")]
             return causes[-1] if causes else error.what
         except PipelineError as error:
             return error.what
     return ""
 
 
-def check_downloads(downloads: Sequence[Download], cargo: Callable[[], str] = lambda: "") -> list[Finding]:
+def check_downloads(downloads: Sequence[Download], cargo: Callable[[str], str] = lambda _: "") -> list[Finding]:
     """A finding for each address; all requests run at the same time, one for each address.
 
-    ``cargo`` answers for CRATES_IO.
+    ``cargo`` answers for a registry: CRATES_IO, or one behind a proxy that this process cannot use.
     """
     # An address that one of several downloads needs is needed.
     rows = sorted(downloads, key=lambda download: not download.here)
@@ -160,10 +167,10 @@ def check_downloads(downloads: Sequence[Download], cargo: Callable[[], str] = la
     ]
 
 
-def _answer(one: Download, cargo: Callable[[], str]) -> str:
-    if one.where == CRATES_IO:
-        return cargo()
-    return registry_answer(one.where) if one.what == REGISTRY else git_answer(one.where)
+def _answer(one: Download, cargo: Callable[[str], str]) -> str:
+    if one.what != REGISTRY:
+        return git_answer(one.where)
+    return cargo(one.where) if asks_cargo(one.where) else registry_answer(one.where)
 
 
 @dataclass(frozen=True)
@@ -206,8 +213,17 @@ def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
         there = all(has_cutlass(needs.root / "cudaforge", commit) for commit in commits)
         downloads.append(Download("git", sent(CUTLASS), there))
     asking = [download for download in downloads if needs.ask or not download.here]
-    found = check_downloads(asking, lambda: cargo_answer(needs.rust, needs.root / "cargo", needs.path))
+    found = check_downloads(asking, lambda registry: _by_cargo(needs, registry))
     return found or [Finding.ok("downloads", HERE, "crates and commits")]
+
+
+def _by_cargo(needs: DownloadNeeds, registry: str) -> str:
+    """Why cargo does not reach a registry, or "": by the builder's own configuration, or by one that names a mirror."""
+    if registry == CRATES_IO:
+        return cargo_answer(needs.rust, needs.root / "cargo", needs.path)
+    with tempfile.TemporaryDirectory() as home:
+        place_registry(Path(home), registry)
+        return cargo_answer(needs.rust, Path(home), needs.path)
 
 
 class _Busy(PipelineError):

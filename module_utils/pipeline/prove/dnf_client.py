@@ -3,7 +3,7 @@
 Rules:
 
 1. The client is a throw-away copy of a system with an empty rpm database (``sandbox``). dnf, rpm and the C library
-   are that system's. The host keeps nothing but the transcript.
+   are that system's, dnf's configuration is Fedora's (``client_tree``). The host keeps nothing but the transcript.
 2. An exit status proves nothing: after each transaction the rpm database must hold exactly the packages, each signed by
    a trusted key and with every file as packaged.
 3. The metadata that dnf read must be the metadata that the snapshot's id was made from.
@@ -20,12 +20,11 @@ import shlex
 import shutil
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from ..base.environment import opener
 from ..base.errors import PipelineError
 from ..base.records import Package
 from ..base.run import CommandFailed, ProgramMissing, run
@@ -49,7 +48,6 @@ from .proof import (
     upstream_version,
 )
 from .sandbox import PATH, Client
-from .site_door import is_here
 from .transcript import Transcript
 
 COMMAND = "/usr/bin/mistralrs"
@@ -95,7 +93,7 @@ def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
     with Client(transcript, order.library_path, Path(order.system), order.url) as client:
         fingerprints = (f for primary, subkeys in trusted.items() for f in (primary, *subkeys))
         prover = Prover(order, client, program, repo, fingerprints)
-        versions = prover.prepare()
+        versions = prover.client_versions()
         client.write(CLIENT_KEYS, offered)
         for step in steps:
             with _name_in_errors(step):
@@ -145,12 +143,8 @@ class Prover:
         getattr(self, step.verb)(*step.what)
         self.steps.append(ProofStep(step.verb, step.what, round(time.monotonic() - start, 3)))
 
-    def prepare(self) -> str:
-        """Write dnf.conf, as strict as dnf allows. Returns the versions of the client's dnf and rpm."""
-        self.client.write(
-            "/etc/dnf/dnf.conf",
-            "[main]\ngpgcheck=1\nskip_if_unavailable=0\nbest=1\nplugins=0\nreposdir=/etc/yum.repos.d\n",
-        )
+    def client_versions(self) -> str:
+        """The versions of the client's dnf and rpm."""
         versions = []
         for program in (self.program, "rpm"):
             found = re.search(r"\d+(\.\d+)+", self._command(program, "--version"))
@@ -289,7 +283,9 @@ class Prover:
     def _dnf(self, verb: str, *words: str) -> str:
         start = time.monotonic()
         try:
-            return self._command(self.program, "-y", f"--releasever={self.order.releasever}", verb, *words)
+            # Plugins are those of the client's system, and no default of Fedora's.
+            options = ("-y", "--setopt=plugins=0", f"--releasever={self.order.releasever}")
+            return self._command(self.program, *options, verb, *words)
         finally:
             self.dnf_seconds += time.monotonic() - start
 
@@ -329,9 +325,8 @@ def find_program(wanted: str, system: str) -> str:
 
 def fetch(url: str) -> bytes:
     """A small file of the site."""
-    direct = [urllib.request.ProxyHandler({})] if is_here(urlsplit(url).hostname or "") else []
     try:
-        with urllib.request.build_opener(*direct).open(url, timeout=30) as answer:
+        with opener(url).open(url, timeout=30) as answer:
             data = bytes(answer.read(LARGEST + 1))
     except (OSError, ValueError) as error:
         raise PipelineError(

@@ -9,7 +9,8 @@ Values in, values out; ``dnf_client`` carries the steps out. The steps:
 Rules:
 
 1. The client gets the channel's .repo file and the site's keys as users get them. The .repo file must enable the check
-   of the signatures of packages and metadata, and name no key but the client's own file. The keys must be trusted keys.
+   of the signatures of packages and metadata, fail if the repository cannot be read (Fedora's dnf.conf does not), and
+   name no key but the client's own file. The keys must be trusted keys.
 2. A staged snapshot is complete under its final URL before any mirrorlist names it. The client reads it by that URL
    as baseurl; every other line of the .repo file stays. Only previous packages still come from the published head.
 3. What a Fedora system would provide (symbols of libc, systemd, the libraries of CUDA) comes from one provider package,
@@ -201,8 +202,8 @@ def read_repo_file(text: str, url: str, where: str) -> RepoFile:
         }
         if unchecked := sorted(option for option, on in checks.items() if not on):
             raise refuse(f"the .repo file does not set {' and '.join(f'{name}=1' for name in unchecked)}")
-        if repo.getboolean("skip_if_unavailable", fallback=False):
-            raise refuse("the .repo file sets skip_if_unavailable: a bad signature would go unnoticed")
+        if repo.getboolean("skip_if_unavailable", fallback=True):
+            raise refuse("the .repo file does not set skip_if_unavailable=0: a bad signature would go unnoticed")
     except (configparser.Error, ValueError) as error:
         raise refuse(f"not a .repo file: {str(error).splitlines()[0]}") from error
     # dnf -y imports whatever key an address serves.

@@ -20,12 +20,12 @@ import select
 import socket
 import struct
 import threading
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from ..base.environment import Proxy, proxy_of
 from ..base.errors import PipelineError
 
 MOST = 32
@@ -51,40 +51,24 @@ class Route:
         return self.host if _is_address(self.host) else "127.0.0.1"
 
 
-def is_here(host: str) -> bool:
-    """Whether a site of this name is on this machine: to a proxy 127.0.0.1 is another host."""
-    return host == "localhost" or host.startswith("127.")
-
-
 def _is_address(host: str) -> bool:
     with suppress(ValueError):
         return bool(ipaddress.IPv4Address(host))
     return False
 
 
-def route_of(
-    url: str, proxies: dict[str, str] | None = None, bypass: Callable[[str], object] = urllib.request.proxy_bypass
-) -> Route:
-    """The way to the site of ``url``. ``proxies`` are by scheme, by default those of the environment."""
+def route_of(url: str, caller: Mapping[str, str] | None = None) -> Route:
+    """The way to the site of ``url``, through the proxy that the variables of ``caller`` name for it."""
     site = urlsplit(url)
     host, port = site.hostname or "", site.port or {"http": 80, "https": 443}.get(site.scheme, 0)
     if not host or not port:
         raise PipelineError("this is not the URL of a site", url, "Give channel_url as http:// or https://")
     if ":" in host:
         raise PipelineError("a client has no IPv6", url, "Give the site a name or an IPv4 address in channel_url")
-    known = urllib.request.getproxies() if proxies is None else proxies
-    proxy = known.get(site.scheme) or known.get("all")
-    if not proxy or is_here(host) or bypass(f"{host}:{port}") or bypass(host):
+    if not (named := proxy_of(url, caller)):
         return Route(host, port)
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise PipelineError(
-            f"the proof cannot use a proxy of the kind {parts.scheme}",
-            f"the proxy for {site.scheme} in the environment",
-            "Give an http proxy, or name the site in no_proxy",
-        )
-    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
-    return Route(host, port, (parts.hostname, parts.port or 80), login)
+    proxy = Proxy.parse(named, url)
+    return Route(host, port, (proxy.host, proxy.port), proxy.login)
 
 
 class SiteDoor:
