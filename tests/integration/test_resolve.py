@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
-from pipeline.source.upstream import resolve, resolve_commit
+from pipeline.source.upstream import released, resolve, resolve_commit
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,16 @@ def test_a_new_tag_is_seen_through_the_kept_mirror(upstream, tmp_path, stand_in)
     resolve(f"file://{upstream}", mirror, kind="tag")
     commit = stand_in.release(upstream, "0.9.3")
     assert resolve(f"file://{upstream}", mirror, kind="tag").commit == commit
+
+
+def test_a_lost_tag_leaves_the_kept_mirror(upstream, tmp_path, stand_in):
+    """Versions of commits are made of the mirror's tags: they depend on upstream alone, not on what it had."""
+    mirror, url = tmp_path / "mirror", f"file://{upstream}"
+    stand_in.tag(upstream, "v0.9.3")
+    assert resolve(url, mirror, kind="branch").version == "0.9.3"
+    git("tag", "--delete", "v0.9.3", repository=upstream)
+    assert resolve(url, mirror, kind="branch").version == "0.9.2"
+    assert released(mirror) == ["0.8.0", "0.8.3", "0.9.0~rc1", "0.9.0", "0.9.1", "0.9.2"]
 
 
 def test_nothing_is_fetched_when_nothing_moved(upstream, tmp_path):

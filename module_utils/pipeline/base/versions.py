@@ -73,6 +73,11 @@ def commit_version(base: Release, commit: str, commit_time: int, *, dirty: bool 
     return f"{base.rpm_version}^{moment:%Y%m%d.%H%M%S}git{commit[:7]}{'.dirty' if dirty else ''}"
 
 
+def release_of(rpm_version: str) -> str:
+    """The release that a version is of, or comes after: "0.9.3~rc1" of "0.9.3~rc1^20260822.143813git9e92262"."""
+    return rpm_version.partition("^")[0]
+
+
 def dotted(version: str) -> tuple[int, ...]:
     """A plain dotted version as numbers, for comparing toolchains: "13.0" gives (13, 0)."""
     return tuple(int(part) for part in re.findall(r"\d+", version.split("-", maxsplit=1)[0]))

@@ -174,6 +174,11 @@ def base_release(mirror: Path, commit: str, url: str, objects: Path | None = Non
     return tags[-1]
 
 
+def released(mirror: Path) -> list[str]:
+    """The versions of upstream's releases, oldest first, in rpm's spelling; ``resolve`` has updated the mirror."""
+    return [release.rpm_version for release in releases(git("tag", "--list", repository=mirror).split())]
+
+
 def update_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> None:
     """Fetch the commits of ``ref``, which may be ``BRANCHES``, and all tags into the mirror, unless it has them.
 
@@ -186,7 +191,9 @@ def update_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> 
         }
         listed = git("for-each-ref", "--format=%(objectname) %(refname)", repository=mirror)
         present = {name: value for value, name in (line.split(" ", 1) for line in listed.splitlines())}
-        if all(present.get(name) == value for name, value in wanted.items() if not name.endswith("^{}")):
+        # A tag that upstream lost is a difference too: versions are made of the mirror's tags.
+        lost = {name for name in present if name.startswith("refs/tags/")} - wanted.keys()
+        if not lost and all(present.get(name) == value for name, value in wanted.items() if not name.endswith("^{}")):
             return
         git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "--prune", "origin",
             f"+{ref}:{ref}", "+refs/tags/*:refs/tags/*", repository=mirror, timeout=1800)  # fmt: skip
