@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
+from pipeline.base.versions import rpm_order
 from pipeline.source.upstream import released, resolve, resolve_commit
 
 
@@ -46,6 +49,54 @@ def test_the_branch_is_upstreams_default(upstream, tmp_path):
     source = resolve(f"file://{upstream}", tmp_path / "mirror", kind="branch")
     assert source.ref == "master"
     assert source.rpm_version == f"0.9.2^20260822.143800git{source.commit[:7]}"
+
+
+def committed(repository, time, *parents):
+    """A commit on the default branch with this committer's time, on top of the branch or of ``parents``."""
+    person = {f"GIT_{role}_{what}": "x@x" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    dates = {"GIT_AUTHOR_DATE": f"{time} +0000", "GIT_COMMITTER_DATE": f"{time} +0000"}
+    before = [word for parent in parents or ["master"] for word in ("-p", parent)]
+    made = git("commit-tree", "master^{tree}", *before, "-m", "x", repository=repository, env=person | dates).strip()
+    git("update-ref", "refs/heads/master", made, repository=repository)
+    return made
+
+
+def test_the_version_of_a_commit_is_above_that_of_each_ancestor(upstream, tmp_path):
+    """As a clock that is behind, a rebase that keeps its times, and two commits of one second make it."""
+    mirror, url = tmp_path / "mirror", f"file://{upstream}"
+    now = int(git("show", "-s", "--format=%ct", "master", repository=upstream))
+    found = [resolve(url, mirror, kind="branch")]
+
+    def follow(time, *parents):
+        committed(upstream, time, *parents)
+        found.append(resolve(url, mirror, kind="branch"))
+
+    follow(now - 86400)
+    follow(now + 1)
+    follow(now + 1)
+    # A merge of a branch whose clock is ahead, and a commit after it.
+    side = committed(upstream, now + 7200, "v0.9.2")
+    follow(now + 60, found[-1].commit, side)
+    follow(now + 120)
+    for older, newer in itertools.pairwise(found):
+        assert rpm_order(older.rpm_version, newer.rpm_version) < 0, (older, newer)
+    assert [source.commit_time - now for source in found] == [0, -86400, 1, 1, 60, 120]
+    assert found[1].rpm_version == f"0.9.2^20260822.143801git{found[1].commit[:7]}"
+    assert resolve_commit(url, tmp_path / "another", found[1].commit)[0].rpm_version == found[1].rpm_version
+
+
+def test_a_release_counts_with_its_own_time_only(upstream, tmp_path, stand_in):
+    """A clock that was a year ahead ends with the next release; a commit after that is above the release's own."""
+    mirror, url = tmp_path / "mirror", f"file://{upstream}"
+    now = int(git("show", "-s", "--format=%ct", "master", repository=upstream))
+    committed(upstream, now + 366 * 86400)
+    assert "^20270823.143800git" in resolve(url, mirror, kind="branch").rpm_version
+    committed(upstream, now + 60)
+    stand_in.tag(upstream, "v0.9.3")
+    released = resolve(url, mirror, kind="branch").rpm_version
+    assert released.startswith("0.9.3^20260822.143900git")
+    committed(upstream, now)
+    assert rpm_order(resolve(url, mirror, kind="branch").rpm_version, released) > 0
 
 
 def test_a_new_tag_is_seen_through_the_kept_mirror(upstream, tmp_path, stand_in):

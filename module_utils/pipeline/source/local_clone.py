@@ -8,8 +8,7 @@ Rules:
    Its rules for ignored files and for comparing files apply, and those of the developer's own configuration: the
    developer's git wrote those files. Submodules stay at the commits that the index names: git
    would enter them with their own configuration.
-3. Uncommitted work becomes a commit on top of HEAD, one second later so that its package sorts above that of HEAD. Its
-   names and dates are fixed: the same files give the same commit. A clean tree is HEAD itself.
+3. Uncommitted work becomes a commit on top of HEAD, one second later. Its names and dates are fixed: the same files give the same commit. A clean tree is HEAD itself.
 4. The pack holds the commit and those of its files that no commit of the builder has; with uncommitted work also those
    of HEAD, so that the next pack is small. It has no history, so a shallow clone is enough.
 5. A commit's version comes from upstream's releases, not from the clone's own tags.
@@ -31,8 +30,7 @@ from ..base.errors import PipelineError
 from ..base.git import OFFLINE, account, default_excludes, git, has, initialise, parents_and_time, remote_refs
 from ..base.records import Flavour, Source
 from ..base.run import CommandFailed
-from ..base.versions import commit_version
-from .upstream import BRANCHES, base_release, refuse_account, update_mirror
+from .upstream import BRANCHES, refuse_account, update_mirror, versions_of
 
 CHANNEL = "unstable"
 """The one channel for packages of commits."""
@@ -201,22 +199,15 @@ def resolve_local(request: DevRequest, url: str, mirror: Path, known: Iterable[s
         try:
             # The mirror is a partial clone: there a missing commit would pass for one that was left out on purpose.
             git("rev-list", "--quiet", commit, repository=scratch)
-            base = base_release(mirror, commit, str(clone.path), objects=scratch / "objects")
+            versions = versions_of(mirror, commit, str(clone.path), objects=scratch / "objects", dirty=commit != head)
         except CommandFailed as error:
             raise PipelineError(
                 f"the history of commit {commit} ends before a release: {error.what}",
                 where=str(clone.path),
                 remedy="A shallow clone has to reach a commit of upstream: git fetch --unshallow there",
             ) from error
-        source = Source(
-            url=url if has(mirror, commit) else clone.path.as_uri(),
-            ref=request.ref or "HEAD",
-            kind="commit",
-            commit=commit,
-            commit_time=moment,
-            version=base.version,
-            rpm_version=commit_version(base, commit, moment, dirty=commit != head),
-        )
+        address = url if has(mirror, commit) else clone.path.as_uri()
+        source = Source(address, request.ref or "HEAD", "commit", commit, moment, *versions)
         pack = None if commit in known else packs / f"{commit}.pack"
         try:
             warnings += _beyond(commit, scratch)

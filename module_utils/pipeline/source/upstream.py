@@ -18,7 +18,7 @@ from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed
 from ..base.text import without_account
-from ..base.versions import Release, commit_version, nearest, releases
+from ..base.versions import Release, commit_version, corrected_time, nearest, releases
 
 
 def refuse_account(url: str) -> None:
@@ -62,9 +62,8 @@ def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str
     ref = choose_branch(refs, branch, url)
     commit = refs[ref]
     update_mirror(url, mirror, refs, ref)
-    time, base = commit_time(mirror, commit), base_release(mirror, commit, url)
-    name = ref.removeprefix("refs/heads/")
-    return Source(url, name, "branch", commit, time, base.version, commit_version(base, commit, time))
+    time, versions = commit_time(mirror, commit), versions_of(mirror, commit, url)
+    return Source(url, ref.removeprefix("refs/heads/"), "branch", commit, time, *versions)
 
 
 BRANCHES = "refs/heads/*"
@@ -86,8 +85,8 @@ def resolve_commit(url: str, mirror: Path, wanted: str) -> tuple[Source, list[st
         )
     update_mirror(url, mirror, remote_refs(url), BRANCHES)
     commit = find_commit(url, mirror, wanted)
-    time, base = commit_time(mirror, commit), base_release(mirror, commit, url)
-    source = Source(url, wanted, "commit", commit, time, base.version, commit_version(base, commit, time))
+    time, versions = commit_time(mirror, commit), versions_of(mirror, commit, url)
+    source = Source(url, wanted, "commit", commit, time, *versions)
     form = "--format=%(refname:lstrip=2)"
     return source, git("for-each-ref", form, "--contains", commit, "refs/heads", repository=mirror).split()
 
@@ -161,10 +160,26 @@ def commit_time(mirror: Path, commit: str) -> int:
     return int(git("rev-list", "--max-count=1", "--timestamp", commit, repository=mirror).split()[0])
 
 
+def versions_of(
+    mirror: Path, commit: str, url: str, *, objects: Path | None = None, dirty: bool = False
+) -> tuple[str, str]:
+    """The base release of a commit and the version of its package; ``objects`` is an object folder with more commits."""
+    base = base_release(mirror, commit, url, objects)
+    # From the base release on: a clock that was ahead before it does not count for ever.
+    listed = git("rev-list", "--topo-order", "--reverse", "--timestamp", "--parents", commit,
+                 "--not", f"refs/tags/{base.tag}^{{commit}}^@", repository=mirror, env=_more(objects))  # fmt: skip
+    rows = (line.split() for line in listed.splitlines())
+    time = corrected_time((int(time), commit, parents) for time, commit, *parents in rows)
+    return base.version, commit_version(base, commit, time, dirty=dirty)
+
+
+def _more(objects: Path | None) -> dict[str, str]:
+    return OFFLINE | ({"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)} if objects else {})
+
+
 def base_release(mirror: Path, commit: str, url: str, objects: Path | None = None) -> Release:
     """The highest release among the commit's ancestors; ``objects`` is an object folder with more commits."""
-    others = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)} if objects else {}
-    tags = releases(git("tag", "--merged", commit, repository=mirror, env=others | OFFLINE).split())
+    tags = releases(git("tag", "--merged", commit, repository=mirror, env=_more(objects)).split())
     if not tags:
         raise PipelineError(
             "no release tag is an ancestor of this commit, so it has no version",
