@@ -38,10 +38,32 @@ def test_an_annotated_tag_is_peeled_to_its_commit(upstream, tmp_path):
     assert git("cat-file", "-t", source.commit, repository=upstream).strip() == "commit"
 
 
-@pytest.mark.parametrize("spelling", ["0.9.0-rc1", "v0.9.0-rc1", "0.9.0~rc1"])
+@pytest.mark.parametrize("spelling", ["0.9.0-rc1", "v0.9.0-rc1", "0.9.0~rc1", "v0.9.0rc1", "0.9.0-rc.1"])
 def test_a_prerelease_is_built_when_it_is_named(upstream, tmp_path, spelling):
     source = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version=spelling)
     assert (source.ref, source.rpm_version) == ("v0.9.0-rc1", "0.9.0~rc1")
+
+
+@pytest.mark.parametrize("annotated", [False, True])
+@pytest.mark.parametrize("version", ["", "0.9.2", "v0.9.2"])
+def test_tags_of_one_version_on_different_commits_are_refused(upstream, tmp_path, stand_in, version, annotated):
+    stand_in.tag(upstream, "0.9.2", "master", annotated=annotated)
+    with pytest.raises(PipelineError) as error:
+        resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version=version)
+    for tag in ("0.9.2", "v0.9.2"):
+        commit = git("rev-parse", f"refs/tags/{tag}^{{commit}}", repository=upstream).strip()
+        assert f"{tag} is {commit}" in error.value.what
+    assert "Find out from upstream which one" in error.value.remedy
+    assert not (tmp_path / "mirror").exists()
+    assert resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.1").ref == "v0.9.1"
+
+
+def test_tags_of_one_version_on_one_commit_give_one_source(upstream, tmp_path, stand_in):
+    """A lightweight and an annotated one, whatever the spelling that is asked for."""
+    stand_in.tag(upstream, "0.9.2", "v0.9.2", annotated=True)
+    url, mirror = f"file://{upstream}", tmp_path / "mirror"
+    found = {resolve(url, mirror, kind="tag", version=version) for version in ("", "0.9.2", "v0.9.2")}
+    assert {(source.ref, source.rpm_version) for source in found} == {("v0.9.2", "0.9.2")}
 
 
 def test_the_branch_is_upstreams_default(upstream, tmp_path):

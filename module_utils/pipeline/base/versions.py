@@ -68,7 +68,7 @@ def nearest(wanted: str, known: Iterable[Release], count: int = 3) -> list[str]:
 
 
 def corrected_time(history: Iterable[tuple[int, str, Sequence[str]]]) -> int:
-    """The corrected time of the last commit of ``history``: rows of committer's time, commit and parents, parents first.
+    """The corrected time of the last commit of ``history``: rows of committer's time, commit and parents, oldest first.
 
     It is git's corrected commit date (git's Documentation/technical/commit-graph.txt): the committer's own time, but a
     second after each parent's corrected time at the earliest. Parents that the history lacks do not count.

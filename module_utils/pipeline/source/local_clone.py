@@ -8,7 +8,8 @@ Rules:
    Its rules for ignored files and for comparing files apply, and those of the developer's own configuration: the
    developer's git wrote those files. Submodules stay at the commits that the index names: git
    would enter them with their own configuration.
-3. Uncommitted work becomes a commit on top of HEAD, one second later. Its names and dates are fixed: the same files give the same commit. A clean tree is HEAD itself.
+3. Uncommitted work becomes a commit on top of HEAD, one second later. Its names and dates are fixed: the same files
+   give the same commit. A clean tree is HEAD itself.
 4. The pack holds the commit and those of its files that no commit of the builder has; with uncommitted work also those
    of HEAD, so that the next pack is small. It has no history, so a shallow clone is enough.
 5. A commit's version comes from upstream's releases, not from the clone's own tags.
@@ -140,7 +141,7 @@ class Clone:
         """The commit of a ref; ``objects`` is a git directory that sees the clone's objects."""
         try:
             name = self._ask("rev-parse", "--verify", "--quiet", "--end-of-options", ref).split()[-1]
-            return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", repository=objects).strip()
+            commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", repository=objects).strip()
         except (CommandFailed, IndexError) as error:
             refs = self._ask("for-each-ref", "--format=%(refname:short)").split()
             near = ", ".join(difflib.get_close_matches(ref, refs, cutoff=0.4))
@@ -149,6 +150,16 @@ class Clone:
                 where=str(self.path),
                 remedy=f"The nearest are: {near}" if near else "Set ref= (REF= with make) to a branch, tag or id",
             ) from error
+        # git takes the tag, with a warning (gitrevisions(7)).
+        listed = self._ask("for-each-ref", "--format=%(refname) %(objectname)", f"refs/heads/{ref}").splitlines()
+        branch = dict(line.split() for line in listed).get(f"refs/heads/{ref}", commit)
+        if branch != commit:
+            raise PipelineError(
+                f"{ref} is a tag of commit {commit}, and a branch at {branch}",
+                where=str(self.path),
+                remedy=f"Set ref= (REF= with make) to refs/heads/{ref} or refs/tags/{ref}",
+            )
+        return commit
 
     def index(self) -> str:
         """Its entries as git lists them, "mode id stage<tab>path", each ended by NUL."""

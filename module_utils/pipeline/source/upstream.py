@@ -18,7 +18,7 @@ from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed
 from ..base.text import without_account
-from ..base.versions import Release, commit_version, corrected_time, nearest, releases
+from ..base.versions import Release, commit_version, corrected_time, nearest, parse_tag, releases
 
 
 def refuse_account(url: str) -> None:
@@ -48,6 +48,7 @@ def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str
     known = releases(name.removeprefix("refs/tags/") for name in refs if name.startswith("refs/tags/"))
     if kind == "tag":
         release = choose_release(known, version, url)
+        refuse_ambiguous(release, known, refs, url)
         ref = f"refs/tags/{release.tag}"
         commit = peeled(refs, ref)
         update_mirror(url, mirror, refs, ref)
@@ -125,11 +126,15 @@ def _commits(mirror: Path, wanted: str) -> list[str]:
 
 
 def choose_release(known: list[Release], version: str, url: str) -> Release:
-    """The release of ``version``, with or without v; the newest final release if it is empty."""
+    """The release of ``version``, in any spelling of its tag or of rpm; the newest final release if it is empty.
+
+    Of several tags of one version it is always the same one, however the version is spelled.
+    """
     if version:
-        for release in known:
-            if version.removeprefix("v") in (release.version, release.rpm_version, release.tag):
-                return release
+        wanted = parse_tag(version.replace("~", "-"))
+        named = [release for release in known if wanted and release.rpm_version == wanted.rpm_version]
+        if named:
+            return named[-1]
         likely = ", ".join(nearest(version, known)) or "none: upstream has no release tags"
         raise PipelineError(f"upstream has no version {version}", where=url, remedy=f"The nearest are: {likely}")
     final = [release for release in known if release.final]
@@ -140,6 +145,21 @@ def choose_release(known: list[Release], version: str, url: str) -> Release:
             remedy="Tags look like v1.2.3; name a version= to build an rc",
         )
     return final[-1]
+
+
+def refuse_ambiguous(release: Release, known: list[Release], refs: Mapping[str, str], url: str) -> None:
+    """PipelineError if tags of the release's version are on different commits: nothing decides which one it is."""
+    tags = {
+        other.tag: peeled(refs, f"refs/tags/{other.tag}") for other in known if other.rpm_version == release.rpm_version
+    }
+    if len(set(tags.values())) > 1:
+        each = " and ".join(f"{tag} is {commit}" for tag, commit in tags.items())
+        raise PipelineError(
+            f"upstream has several tags of version {release.version} on different commits: {each}",
+            where=url,
+            remedy="Find out from upstream which one is the release: one has to go. Nothing was built; another release"
+            " can be named with version= (VERSION= with make)",
+        )
 
 
 def choose_branch(refs: Mapping[str, str], branch: str, url: str) -> str:
@@ -163,7 +183,7 @@ def commit_time(mirror: Path, commit: str) -> int:
 def versions_of(
     mirror: Path, commit: str, url: str, *, objects: Path | None = None, dirty: bool = False
 ) -> tuple[str, str]:
-    """The base release of a commit and the version of its package; ``objects`` is an object folder with more commits."""
+    """The base release of a commit, and the version of its package; ``objects`` is a folder with more commits."""
     base = base_release(mirror, commit, url, objects)
     # From the base release on: a clock that was ahead before it does not count for ever.
     listed = git("rev-list", "--topo-order", "--reverse", "--timestamp", "--parents", commit,
