@@ -47,7 +47,7 @@ class Developer:
     def resolve(self, source: Path | None = None, **options):
         return resolve_local(
             DevRequest(source=str(source or self.clone), **options), self.url, self.folder / "mirror.git",
-            checkout.known(self.builder), self.folder / "packs",
+            checkout.known(self.builder, self.folder / "lock"), self.folder / "packs",
         )  # fmt: skip
 
     def build(self, found) -> Path:
@@ -451,7 +451,7 @@ def test_a_commit_on_no_branch_requires_its_full_id(developer, stand_in):
 
 def test_a_damaged_or_incomplete_pack_changes_nothing(warm):
     found = warm.resolve()
-    before = checkout.current_commit(warm.builder), checkout.known(warm.builder)
+    before = checkout.current_commit(warm.builder), checkout.known(warm.builder, warm.folder / "lock")
     whole = found.pack.read_bytes()
     found.pack.write_bytes(whole[:-30])
     with pytest.raises(PipelineError, match="cannot be read"):

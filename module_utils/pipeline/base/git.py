@@ -9,15 +9,16 @@ Rules:
 3. Of the caller's variables only the mirrors of the filter git_environment apply (``url.<mirror>.insteadOf``).
 4. A repository is named by GIT_DIR: git never searches for one, so a damaged one inside another is an error and never
    a command for the outer one.
-5. The configuration of the project's own repositories is text that ``initialise`` writes, at each use.
-6. Replaced and grafted objects do not count: an id names its own bytes.
+5. The configuration of the project's own repositories is text that the project writes, at each use
+   (source/git_folder.py).
+6. Nothing of git goes on after its command: it would work on a repository without the repository's lock.
+7. Replaced and grafted objects do not count: an id names its own bytes.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,9 @@ _SETTINGS = {
     "core.autocrlf": "false",
     "core.attributesFile": "/dev/null",
     "core.excludesFile": "/dev/null",
+    "gc.autoDetach": "false",
+    # git 2.47 and later.
+    "maintenance.autoDetach": "false",
 }
 _QUIET = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -52,7 +56,6 @@ _ACCESS = (
     r"|http\.(.*\.)?(proxy|proxyauthmethod|sslcainfo|sslcapath|sslcert|sslkey|extraheader|cookiefile|emptyauth))$"
 )
 _MIRROR = re.compile(r"url\..+\.insteadof", re.IGNORECASE)
-_HEAD = re.compile(r"(ref: refs/\S+|[0-9a-f]{40,64})\n?")
 _HOME = ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL")
 
 
@@ -194,41 +197,3 @@ def parse_refs(text: str) -> dict[str, str]:
 def peeled(refs: Mapping[str, str], ref: str) -> str:
     """The commit of a ref of ``remote_refs``; peels annotated tags."""
     return refs.get(f"{ref}^{{}}", refs[ref])
-
-
-def initialise(folder: Path, *, bare: bool, commits_of: str = "") -> None:
-    """Make ``folder`` a git repository, with the project's configuration alone; replaces a damaged one.
-
-    With ``commits_of``, the address of the remote "origin", it is a treeless partial clone.
-    """
-    git_dir = folder if bare else folder / ".git"
-    if not _sound(git_dir):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        git("init", "--quiet", "--template=", *(["--bare"] if bare else []), folder.absolute())
-    wanted = _configuration(bare=bare, commits_of=commits_of)
-    config = git_dir / "config"
-    if config.is_symlink() or not config.is_file() or config.read_text(errors="replace") != wanted:
-        partial = git_dir / "config.new"
-        partial.write_text(wanted)
-        partial.replace(config)
-
-
-def _sound(git_dir: Path) -> bool:
-    """Whether git finds a repository here (gitrepository-layout(5)): else it is damaged, incomplete or a link."""
-    try:
-        head = (git_dir / "HEAD").read_text()
-    except (OSError, ValueError):
-        return False
-    folders = (git_dir, git_dir / "objects", git_dir / "refs")
-    return bool(_HEAD.fullmatch(head)) and all(path.is_dir() and not path.is_symlink() for path in folders)
-
-
-def _configuration(*, bare: bool, commits_of: str) -> str:
-    lines = ["[core]", f"repositoryformatversion = {int(bool(commits_of))}"]
-    lines += ["filemode = true", f"bare = {str(bare).lower()}"]
-    if commits_of:
-        url = commits_of.replace("\\", "\\\\").replace('"', '\\"')
-        lines += ["[extensions]", "partialClone = origin", '[remote "origin"]', f'url = "{url}"']
-        lines += ["promisor = true", "partialclonefilter = tree:0"]
-    return "".join(f"{line}\n" if line[0] == "[" else f"\t{line}\n" for line in lines)

@@ -28,7 +28,7 @@ from ..base.versions import dotted
 from ..build import limits
 from ..cache.compile_cache import Cache
 from ..source.checkout import bring
-from ..source.manifest import Tree, look
+from ..source.manifest import Tree
 from ..source.mirrors import Mirrors
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
 from ..toolchain.layout import build_path
@@ -202,8 +202,7 @@ def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
     """Fetch the commit and read its manifest; a finding where that fails."""
     source, folder = request.source, request.checkout
     try:
-        bring(folder, source)
-        return look(folder, source.commit, request.package), []
+        return bring(folder, source, request.package, request.root / "lock"), []
     except CommandFailed as error:
         reason = next((line for line in error.stderr.splitlines() if line.startswith("fatal:")), error.what)
         remedy = f"Check that this host reaches {source.url}, or name a mirror"

@@ -28,10 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import PipelineError
-from ..base.git import OFFLINE, account, default_excludes, git, has, initialise, parents_and_time, remote_refs
+from ..base.git import OFFLINE, account, default_excludes, git, has, parents_and_time, remote_refs
 from ..base.records import Flavour, Source
 from ..base.run import CommandFailed
-from .upstream import BRANCHES, refuse_account, update_mirror, versions_of
+from .git_folder import initialise
+from .upstream import BRANCHES, from_mirror, refuse_account, versions_of
 
 CHANNEL = "unstable"
 """The one channel for packages of commits."""
@@ -323,8 +324,12 @@ def _without_submodules(listed: str) -> str:
 
 def _update(url: str, mirror: Path) -> list[str]:
     """Update the mirror. If that fails and there is a mirror already, returns a warning."""
+
+    def read() -> None:
+        git("rev-list", "--quiet", "--all", repository=mirror, env=OFFLINE)
+
     try:
-        update_mirror(url, mirror, remote_refs(url), BRANCHES)
+        from_mirror(url, mirror, remote_refs(url), BRANCHES, read)
     except PipelineError as error:
         if not (mirror / "HEAD").is_file():
             raise

@@ -7,18 +7,22 @@ treeless partial clone), is updated only when the remote's refs moved, and can b
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from ..base.errors import PipelineError
-from ..base.git import OFFLINE, git, initialise, peeled, remote_refs
+from ..base.git import OFFLINE, git, peeled, remote_refs
 from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed
 from ..base.text import without_account
 from ..base.versions import Release, commit_version, corrected_time, nearest, parse_tag, releases
+from .git_folder import whole
+
+T = TypeVar("T")
 
 
 def refuse_account(url: str) -> None:
@@ -51,8 +55,7 @@ def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str
         refuse_ambiguous(release, known, refs, url)
         ref = f"refs/tags/{release.tag}"
         commit = peeled(refs, ref)
-        update_mirror(url, mirror, refs, ref)
-        time = commit_time(mirror, commit)
+        time = from_mirror(url, mirror, refs, ref, lambda: commit_time(mirror, commit))
         return Source(url, release.tag, "tag", commit, time, release.version, release.rpm_version)
     if version:
         raise PipelineError(
@@ -62,8 +65,9 @@ def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str
         )
     ref = choose_branch(refs, branch, url)
     commit = refs[ref]
-    update_mirror(url, mirror, refs, ref)
-    time, versions = commit_time(mirror, commit), versions_of(mirror, commit, url)
+    time, versions = from_mirror(
+        url, mirror, refs, ref, lambda: (commit_time(mirror, commit), versions_of(mirror, commit, url))
+    )
     return Source(url, ref.removeprefix("refs/heads/"), "branch", commit, time, *versions)
 
 
@@ -84,12 +88,14 @@ def resolve_commit(url: str, mirror: Path, wanted: str) -> tuple[Source, list[st
             where=url,
             remedy="Give 7 to 40 hexadecimal digits; for a branch or a tag, set source= and ref= to a local clone",
         )
-    update_mirror(url, mirror, remote_refs(url), BRANCHES)
-    commit = find_commit(url, mirror, wanted)
-    time, versions = commit_time(mirror, commit), versions_of(mirror, commit, url)
-    source = Source(url, wanted, "commit", commit, time, *versions)
-    form = "--format=%(refname:lstrip=2)"
-    return source, git("for-each-ref", form, "--contains", commit, "refs/heads", repository=mirror).split()
+
+    def read() -> tuple[Source, list[str]]:
+        commit = find_commit(url, mirror, wanted)
+        source = Source(url, wanted, "commit", commit, commit_time(mirror, commit), *versions_of(mirror, commit, url))
+        words = ("for-each-ref", "--format=%(refname:lstrip=2)", "--contains", commit, "refs/heads")
+        return source, git(*words, repository=mirror).split()
+
+    return from_mirror(url, mirror, remote_refs(url), BRANCHES, read)
 
 
 def find_commit(url: str, mirror: Path, wanted: str) -> str:
@@ -214,21 +220,31 @@ def released(mirror: Path) -> list[str]:
     return [release.rpm_version for release in releases(git("tag", "--list", repository=mirror).split())]
 
 
-def update_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> None:
-    """Fetch the commits of ``ref``, which may be ``BRANCHES``, and all tags into the mirror, unless it has them.
+def from_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str, read: Callable[[], T]) -> T:
+    """What ``read`` finds in the mirror, which has the commits of ``ref``, which may be ``BRANCHES``, and all tags.
 
-    Holds the mirror's lock, so that two runs on one controller do not fetch into it at once.
+    Holds the mirror's lock. A damaged mirror is made anew, and read again.
     """
+
+    def work() -> T:
+        _update(mirror, refs, ref)
+        return read()
+
     with held(mirror.with_suffix(".lock")):
-        initialise(mirror, bare=True, commits_of=url)
-        wanted = {
-            name: value for name, value in refs.items() if fnmatchcase(name, ref) or name.startswith("refs/tags/")
-        }
-        listed = git("for-each-ref", "--format=%(objectname) %(refname)", repository=mirror)
-        present = {name: value for value, name in (line.split(" ", 1) for line in listed.splitlines())}
-        # A tag that upstream lost is a difference too: versions are made of the mirror's tags.
-        lost = {name for name in present if name.startswith("refs/tags/")} - wanted.keys()
-        if not lost and all(present.get(name) == value for name, value in wanted.items() if not name.endswith("^{}")):
-            return
-        git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "--prune", "origin",
-            f"+{ref}:{ref}", "+refs/tags/*:refs/tags/*", repository=mirror, timeout=1800)  # fmt: skip
+        return whole(mirror, work, bare=True, commits_of=url)
+
+
+def _update(mirror: Path, refs: Mapping[str, str], ref: str) -> None:
+    wanted = {
+        name: value
+        for name, value in refs.items()
+        if (fnmatchcase(name, ref) or name.startswith("refs/tags/")) and not name.endswith("^{}")
+    }
+    listed = git("for-each-ref", "--format=%(objectname) %(refname)", repository=mirror)
+    present = {name: value for value, name in (line.split(" ", 1) for line in listed.splitlines())}
+    # A tag that upstream lost is a difference too: versions are made of the mirror's tags.
+    lost = {name for name in present if name.startswith("refs/tags/")} - wanted.keys()
+    if not lost and wanted.items() <= present.items():
+        return
+    git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "--prune", "origin",
+        f"+{ref}:{ref}", "+refs/tags/*:refs/tags/*", repository=mirror, timeout=1800)  # fmt: skip
