@@ -225,3 +225,26 @@ def test_lock_files_in_cargos_own_git_folders_are_removed(tmp_path: Path) -> Non
     empty(*locks)
     assert fetch(member, rust.bin / "cargo", variables, "always", io.StringIO())
     assert [path for path in locks if path.exists()] == []
+
+
+@pytest.mark.parametrize("renamed", [("next", "next/0.9"), ("next/0.9", "next"), ("next/0.9/a", "next")])
+@pytest.mark.parametrize("pack", [False, True], ids=["loose", "packed"])
+def test_a_branch_may_become_a_folder_of_branches_and_back(
+    place: Place, stand_in: ModuleType, tmp_path: Path, renamed: tuple[str, str], pack: bool
+) -> None:
+    upstream = Path(shutil.copytree(place.upstream, tmp_path / "upstream.git"))
+    own = Place(place.clone, upstream)
+    for number, name in enumerate(renamed):
+        git("update-ref", f"refs/heads/{name}", f"master~{2 - number}", repository=upstream)
+        git("update-ref", f"refs/tags/{name}", "master", repository=upstream)
+        source = own.resolve(branch=name)
+        assert own.move(source).commit == git("rev-parse", f"master~{2 - number}", repository=upstream).strip()
+        git("update-ref", "-d", f"refs/heads/{name}", repository=upstream)
+        git("update-ref", "-d", f"refs/tags/{name}", repository=upstream)
+        if pack:
+            for role in ("signer", "builder"):
+                git("pack-refs", "--all", repository=own.git_dir(role))
+    # A release's tag, and a branch below its name.
+    own.move(own.resolve("0.9.3"))
+    git("update-ref", "refs/heads/v0.9.3/fix", "master~1", repository=upstream)
+    assert own.move(own.resolve(branch="v0.9.3/fix")).moved

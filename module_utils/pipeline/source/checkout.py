@@ -19,7 +19,7 @@ from ..base.errors import PipelineError
 from ..base.git import git, has, parents_and_time
 from ..base.records import Record, Source
 from ..base.run import CommandFailed, run
-from .git_folder import whole
+from .git_folder import drop_conflicting, whole
 from .manifest import Tree, look
 
 
@@ -192,11 +192,12 @@ def _fetch(folder: Path, source: Source) -> None:
     try:
         _fetch_refs(folder, source, f"+{source.commit}:refs/upstream/{source.commit}")
     except CommandFailed:
-        # A server may serve its branches, but no commit by its id.
-        _fetch_refs(folder, source, "+refs/heads/*:refs/upstream/*")
+        # A server may serve its branches, but no commit by its id. Pruning drops references that conflict.
+        _fetch_refs(folder, source, "+refs/heads/*:refs/upstream/*", "--prune")
 
 
 def _fetch_refs(folder: Path, source: Source, refspec: str, *options: str) -> None:
+    drop_conflicting(folder, [refspec.partition(":")[2]])
     git("fetch", "--quiet", "--no-tags", *options, "--", source.url, refspec, repository=folder, timeout=3600)
 
 

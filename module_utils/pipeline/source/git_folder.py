@@ -9,6 +9,7 @@ Rules:
 3. Damage shows where git fails. ``git fsck`` confirms it, which is slow and so never done before; an intact folder's
    failure has another cause, and stays. First the index is dropped, then the git folder. A checkout's files stay with
    their times, so that cargo and nvcc do not start from nothing.
+4. References that conflict with new ones are dropped: "next" and "next/0.9" exclude each other.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from ..base.errors import PipelineError
@@ -105,6 +106,18 @@ def remove_locks(git_dir: Path) -> None:
         time.sleep(0.2)
     for path in locks:
         path.unlink(missing_ok=True)
+
+
+def drop_conflicting(repository: Path, wanted: Iterable[str]) -> None:
+    """Delete the references that exclude one of ``wanted``: a path above or below it."""
+    names = set(wanted)
+    above = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    listed = git("for-each-ref", "--format=%(refname)", repository=repository).splitlines()
+    dropped = [
+        ref for ref in listed if ref in above or any(str(parent) in names for parent in PurePosixPath(ref).parents)
+    ]
+    if dropped:
+        git("update-ref", "--stdin", repository=repository, stdin="".join(f"delete {ref}\n" for ref in dropped))
 
 
 def _locks(git_dir: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from ..base.records import Source
 from ..base.run import CommandFailed
 from ..base.text import without_account
 from ..base.versions import Release, commit_version, corrected_time, nearest, parse_tag, releases
-from .git_folder import whole
+from .git_folder import drop_conflicting, whole
 
 T = TypeVar("T")
 
@@ -246,5 +246,6 @@ def _update(mirror: Path, refs: Mapping[str, str], ref: str) -> None:
     lost = {name for name in present if name.startswith("refs/tags/")} - wanted.keys()
     if not lost and wanted.items() <= present.items():
         return
+    drop_conflicting(mirror, wanted)
     git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "--prune", "origin",
         f"+{ref}:{ref}", "+refs/tags/*:refs/tags/*", repository=mirror, timeout=1800)  # fmt: skip
