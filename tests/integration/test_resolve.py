@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.versions import rpm_order
+from pipeline.source.checkout import move
+from pipeline.source.mirrors import Mirrors
 from pipeline.source.upstream import released, resolve, resolve_commit
 
 
@@ -173,3 +176,32 @@ def test_an_incomplete_mirror_is_created_again(upstream, tmp_path):
     mirror.mkdir()
     (mirror / "config").write_text("broken")
     assert resolve(f"file://{upstream}", mirror, kind="tag").ref == "v0.9.2"
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_shallow_upstream_is_refused_by_name(upstream, tmp_path, monkeypatch, mirrored):
+    """It would give commits lower versions: references that end at its edge are not stored."""
+    url, shallow = f"file://{upstream}", tmp_path / "shallow.git"
+    git("clone", "--quiet", "--bare", "--depth=2", url, shallow)
+    git("fetch", "--quiet", "--depth=2", url, "+refs/tags/*:refs/tags/*", repository=shallow)
+    address = f"file://{shallow}"
+    if mirrored:
+        address = "https://git.invalid/upstream.git"
+        for name, value in Mirrors({address: f"file://{shallow}"}).environment.items():
+            monkeypatch.setenv(name, value)
+    for kind in ("tag", "branch"):
+        with pytest.raises(PipelineError, match="is a shallow clone.*unshallow --tags there") as error:
+            resolve(address, tmp_path / "mirror", kind=kind)
+        assert error.value.where == f"file://{shallow}"
+    git("fetch", "--quiet", "--unshallow", url, "+refs/*:refs/*", "--update-head-ok", repository=shallow)
+    assert resolve(address, tmp_path / "mirror", kind="branch").rpm_version.startswith("0.9.2^20260822.143800git")
+
+
+def test_a_builder_may_fetch_a_commit_from_a_shallow_mirror_that_has_it(upstream, tmp_path):
+    url, shallow = f"file://{upstream}", tmp_path / "shallow"
+    git("clone", "--quiet", "--depth=1", "--branch", "v0.9.2", url, shallow)
+    source = replace(resolve(url, tmp_path / "mirror", kind="tag"), url=f"file://{shallow}")
+    assert move(tmp_path / "src", source, "mistralrs-cli").crate_version == "0.9.2"
+    older = replace(source, commit=git("rev-parse", "v0.9.2~1", repository=upstream).strip())
+    with pytest.raises(PipelineError, match="is a shallow clone"):
+        move(tmp_path / "src2", older, "mistralrs-cli")

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def git(
 
     ``env`` adds variables; git mirrors in it replace the caller's.
     """
+    return _done(words, repository, timeout, env, stdin).stdout
+
+
+def _done(
+    words: Sequence[str | Path],
+    repository: Path | None,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    stdin: str | bytes | None = None,
+) -> subprocess.CompletedProcess[str]:
     pairs = [*_SETTINGS.items(), *access(), *mirrors(env if env and "GIT_CONFIG_COUNT" in env else os.environ)]
     return run(
         ["git", *words],
@@ -83,7 +94,7 @@ def git(
         keep=("HOME", *SSH_AGENT),
         stdin=stdin,
         timeout=timeout,
-    ).stdout
+    )
 
 
 def located(repository: Path | None) -> dict[str, str]:
@@ -168,18 +179,75 @@ def remote_refs(url: str) -> dict[str, str]:
     try:
         text = git("ls-remote", "--symref", "--", url, timeout=120)
     except CommandFailed as error:
-        # The lines after the first "fatal:" are advice.
-        fatal = [line for line in error.stderr.splitlines() if line.startswith("fatal: ")]
         raise PipelineError(
-            f"upstream cannot be reached: {fatal[0] if fatal else 'git printed no reason'}",
+            f"upstream cannot be reached: {fatal(error.stderr) or 'git printed no reason'}",
             where=url,
-            # git's own advice, safe.directory in ~/.gitconfig, has no effect here.
-            remedy="The repository belongs to another account: give it to the one that runs Ansible, or name its https "
-            "or ssh address"
-            if "dubious ownership" in error.stderr
-            else "Check upstream_url (UPSTREAM= with make), the network and the credentials, then run again",
+            remedy=remote_remedy(
+                url,
+                error.stderr,
+                "Check upstream_url (UPSTREAM= with make), the network and the credentials, then run again",
+            ),
         ) from error
     return parse_refs(text)
+
+
+class FetchFailed(CommandFailed):
+    """A failed ``fetch``: git's own reason, and the remedy where its cause is the remote."""
+
+    def __init__(self, failure: CommandFailed, url: str) -> None:
+        super().__init__(failure.argv, failure.status, failure.stdout, failure.stderr)
+        self.what = f"git cannot fetch: {fatal(failure.stderr) or failure.what}"
+        self.where = url
+        otherwise = f"Check that this host reaches {url}: network, proxy, credentials; or name a mirror (git_mirrors)"
+        self.remedy = remote_remedy(url, failure.stderr, otherwise)
+
+
+def fetch(repository: Path, url: str, *words: str, timeout: float = 3600) -> bool:
+    """Run ``git fetch`` with ``words``, its options, remote and refspecs; returns whether all references were stored.
+
+    Others end at commits that the remote, a shallow clone, lacks. ``url`` is the remote's address, for errors.
+    """
+    try:
+        return "shallow roots are not allowed" not in _done(["fetch", "--quiet", *words], repository, timeout).stderr
+    except CommandFailed as error:
+        raise FetchFailed(error, url) from error
+
+
+def fatal(output: str) -> str:
+    """The line of git's output with the reason, or "": those after the first "fatal:" are advice."""
+    return next((line for line in output.splitlines() if line.startswith("fatal: ")), "")
+
+
+def remote_remedy(url: str, output: str, otherwise: str = "") -> str:
+    """The remedy for a remote that git failed on, by git's output; ``otherwise`` where the cause is not known."""
+    if "dubious ownership" in output:
+        # git's own advice, safe.directory in ~/.gitconfig, has no effect here.
+        return (
+            "The repository belongs to another account: give it to the one that runs git here, or name its https or ssh"
+            " address (upstream_url, git_mirrors)"
+        )
+    sent = mirrored(url, os.environ)
+    if sent != url:
+        return f"git_mirrors sends this address to {sent}: check that it answers and holds what upstream has"
+    return otherwise
+
+
+def shallow(url: str) -> PipelineError:
+    """The error for a remote whose history is incomplete."""
+    return PipelineError(
+        "this repository is a shallow clone: it lacks the history that versions and builds are made from",
+        where=mirrored(url, os.environ),
+        remedy="Run git fetch --unshallow --tags there, or name a complete repository (upstream_url, git_mirrors)",
+    )
+
+
+def mirrored(url: str, environ: Mapping[str, str]) -> str:
+    """The address that git uses for ``url`` with the mirrors of an environment: the longest prefix wins."""
+    prefixes = {
+        prefix: key[len("url.") : -len(".insteadof")] for key, prefix in mirrors(environ) if url.startswith(prefix)
+    }
+    longest = max(prefixes, key=len, default="")
+    return prefixes.get(longest, "") + url.removeprefix(longest)
 
 
 def parse_refs(text: str) -> dict[str, str]:

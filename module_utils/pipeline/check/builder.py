@@ -23,7 +23,7 @@ from pathlib import Path
 from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import Flavour, Parallel, Source
-from ..base.run import CommandFailed, run
+from ..base.run import run
 from ..base.versions import dotted
 from ..build import limits
 from ..cache.compile_cache import Cache
@@ -203,11 +203,8 @@ def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
     source, folder = request.source, request.checkout
     try:
         return bring(folder, source, request.package, request.root / "lock"), []
-    except CommandFailed as error:
-        reason = next((line for line in error.stderr.splitlines() if line.startswith("fatal:")), error.what)
-        remedy = f"Check that this host reaches {source.url}, or name a mirror"
     except PipelineError as error:
-        reason, remedy = error.what, error.remedy
+        reason, remedy = error.what, error.remedy or f"Delete {folder / '.git'}: it comes back"
     except OSError as error:
         reason, remedy = f"{error.strerror} ({error.filename})", f"Let the building account own {request.root}"
     return None, [Finding.bad("commit", reason, f"{source.ref} of {source.url}", remedy)]

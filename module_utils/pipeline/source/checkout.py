@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import PipelineError
-from ..base.git import git, has, parents_and_time
+from ..base.git import fetch, git, has, parents_and_time, shallow
 from ..base.records import Record, Source
 from ..base.run import CommandFailed, run
 from .git_folder import drop_conflicting, whole
@@ -174,9 +174,12 @@ def bring(folder: Path, source: Source, package: str, lock: Path) -> Tree:
 
 
 def _bring(folder: Path, source: Source) -> None:
+    if has(folder, source.commit):
+        return
+    stored = _fetch(folder, source)
     if not has(folder, source.commit):
-        _fetch(folder, source)
-    if not has(folder, source.commit):
+        if not stored:
+            raise shallow(source.url)
         raise PipelineError(
             f"{source.ref} no longer contains commit {source.commit}",
             where=source.url,
@@ -184,21 +187,20 @@ def _bring(folder: Path, source: Source) -> None:
         )
 
 
-def _fetch(folder: Path, source: Source) -> None:
+def _fetch(folder: Path, source: Source) -> bool:
     if source.kind != "commit":
         ref = f"refs/{'tags' if source.kind == 'tag' else 'heads'}/{source.ref}"
-        _fetch_refs(folder, source, f"+{ref}:refs/upstream/{source.ref}")
-        return
+        return _fetch_refs(folder, source, f"+{ref}:refs/upstream/{source.ref}")
     try:
-        _fetch_refs(folder, source, f"+{source.commit}:refs/upstream/{source.commit}")
+        return _fetch_refs(folder, source, f"+{source.commit}:refs/upstream/{source.commit}")
     except CommandFailed:
         # A server may serve its branches, but no commit by its id. Pruning drops references that conflict.
-        _fetch_refs(folder, source, "+refs/heads/*:refs/upstream/*", "--prune")
+        return _fetch_refs(folder, source, "+refs/heads/*:refs/upstream/*", "--prune")
 
 
-def _fetch_refs(folder: Path, source: Source, refspec: str, *options: str) -> None:
+def _fetch_refs(folder: Path, source: Source, refspec: str, *options: str) -> bool:
     drop_conflicting(folder, [refspec.partition(":")[2]])
-    git("fetch", "--quiet", "--no-tags", *options, "--", source.url, refspec, repository=folder, timeout=3600)
+    return fetch(folder, source.url, "--no-tags", *options, "--", source.url, refspec)
 
 
 def _whole(folder: Path, commit: str) -> bool:

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from ..base.errors import PipelineError
-from ..base.git import git, located
+from ..base.git import OFFLINE, git, located
 from ..base.lock import held_if_free
 from ..base.run import CommandFailed
 
@@ -36,7 +36,6 @@ PATIENCE = 60.0
 _HEAD = re.compile(r"(ref: refs/\S+|[0-9a-f]{40,64})\n?")
 # Where git locks; packed-refs.new is what it renames (git's refs/packed-backend.c).
 _LOCKS = ("*.lock", "packed-refs.new", "refs/**/*.lock", "objects/info/**/*.lock", "objects/pack/*.lock")
-_FSCK = ("fsck", "--no-dangling", "--no-progress")
 
 
 def whole(
@@ -138,7 +137,9 @@ def _working(git_dir: Path) -> Iterator[int]:
 
 def _intact(folder: Path) -> bool:
     try:
-        git(*_FSCK, repository=folder)
+        git("fsck", "--no-dangling", "--no-progress", repository=folder)
+        # To git a partial clone may lack any object. Of the project's it lacks no commit.
+        git("rev-list", "--quiet", "--all", repository=folder, env=OFFLINE)
     except CommandFailed:
         return False
     return True

@@ -14,7 +14,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from ..base.errors import PipelineError
-from ..base.git import OFFLINE, git, peeled, remote_refs
+from ..base.git import OFFLINE, fetch, git, peeled, remote_refs, shallow
 from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed
@@ -103,8 +103,9 @@ def find_commit(url: str, mirror: Path, wanted: str) -> str:
     found = _commits(mirror, wanted)
     if not found and len(wanted) == 40:
         try:
-            git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "origin", f"+{wanted}:refs/commits/{wanted}",
-                repository=mirror, timeout=1800)  # fmt: skip
+            fetch(
+                mirror, url, "--filter=tree:0", "--no-tags", "origin", f"+{wanted}:refs/commits/{wanted}", timeout=1800
+            )
         except CommandFailed:
             pass
         else:
@@ -227,14 +228,14 @@ def from_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str, read:
     """
 
     def work() -> T:
-        _update(mirror, refs, ref)
+        _update(url, mirror, refs, ref)
         return read()
 
     with held(mirror.with_suffix(".lock")):
         return whole(mirror, work, bare=True, commits_of=url)
 
 
-def _update(mirror: Path, refs: Mapping[str, str], ref: str) -> None:
+def _update(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> None:
     wanted = {
         name: value
         for name, value in refs.items()
@@ -247,5 +248,6 @@ def _update(mirror: Path, refs: Mapping[str, str], ref: str) -> None:
     if not lost and wanted.items() <= present.items():
         return
     drop_conflicting(mirror, wanted)
-    git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "--prune", "origin",
-        f"+{ref}:{ref}", "+refs/tags/*:refs/tags/*", repository=mirror, timeout=1800)  # fmt: skip
+    words = ("--filter=tree:0", "--no-tags", "--prune", "origin", f"+{ref}:{ref}", "+refs/tags/*:refs/tags/*")
+    if not fetch(mirror, url, *words, timeout=1800):
+        raise shallow(url)
