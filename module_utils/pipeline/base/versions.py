@@ -19,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from .errors import PipelineError
+
 _TAG = re.compile(r"v?(?P<base>\d+(?:\.\d+){1,3})(?:-?(?P<stage>alpha|beta|rc)\.?(?P<number>\d+))?")
 
 
@@ -83,7 +85,14 @@ def corrected_time(history: Iterable[tuple[int, str, Sequence[str]]]) -> int:
 
 def commit_version(base: Release, commit: str, time: int, *, dirty: bool = False) -> str:
     """The version of a package of a commit after ``base``, by its corrected time: "0.9.2^20260822.143813git9e92262"."""
-    moment = datetime.fromtimestamp(time, UTC)
+    try:
+        moment = datetime.fromtimestamp(time, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise PipelineError(
+            f"the commit has no usable time: {time} seconds since 1970",
+            commit,
+            "Choose a release, or a commit before the one with the wrong clock",
+        ) from error
     return f"{base.rpm_version}^{moment:%Y%m%d.%H%M%S}git{commit[:7]}{'.dirty' if dirty else ''}"
 
 
