@@ -147,6 +147,15 @@ def test_a_damaged_folder_is_made_anew(place: Place, damage: str) -> None:
     assert place.move(place.resolve("0.9.1")).crate_version == "0.9.1"
 
 
+@pytest.mark.parametrize("damage", ["empty objects", "packs gone", "an empty index", "empty references"])
+def test_a_try_build_does_not_need_an_intact_checkout_of_releases(place: Place, damage: str) -> None:
+    DAMAGES[damage](place.git_dir("builder"))
+    apart = place.clone / "builder/try/src"
+    checkout.seed(apart, place.src)
+    assert checkout.move(apart, place.resolve(branch="master"), PACKAGE).crate_version == "0.9.3"
+    assert git("status", "--porcelain", repository=apart) == ""
+
+
 def test_the_failure_of_an_intact_folder_changes_nothing(place: Place, tmp_path: Path) -> None:
     git_dir, source = place.git_dir("builder"), place.resolve()
     before = state(place.src / "mistralrs-core", git_dir / "objects", git_dir / "refs"), git_dir.stat().st_ino

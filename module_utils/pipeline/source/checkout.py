@@ -132,7 +132,8 @@ def seed(folder: Path, origin: Path) -> None:
     """
     commit = current_commit(origin)
     if commit and (origin / ".git/index").is_file():
-        whole(folder, lambda: _seed(folder, origin, commit))
+        with suppress(CommandFailed):  # origin is damaged: the next move fetches what is missing
+            whole(folder, lambda: _seed(folder, origin, commit))
 
 
 def _seed(folder: Path, origin: Path, commit: str) -> None:
