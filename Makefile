@@ -3,6 +3,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
+# Before SHELL is set: make then starts find itself, and no shell that the caller configures.
+WRITABLE := $(shell find . -maxdepth 0 -perm -o=w)
 SHELL := /bin/bash
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -36,13 +38,18 @@ setup: .venv/.ready ## Set up what releases need: the Python environment, missin
 
 # The stamp contains the folder's name: a checkout that was moved is set up again, and so is one whose Python is gone or
 # was replaced.
-.venv/.ready: requirements.lock bindep.txt scripts/setup .python-version .venv/bin/python \
+.venv/.ready: $(if $(WRITABLE),writable) \
+		requirements.lock bindep.txt scripts/setup .python-version .venv/bin/python \
 		$(if $(filter-out $(CURDIR),$(file <.venv/.ready)),moved)
 	@scripts/setup
 .venv/.ready-tests: .venv/.ready requirements-tests.lock
 	@scripts/setup tests
 .venv/bin/python: ;
 moved: ;
+# Ansible ignores the ansible.cfg of such a folder, and then finds no module.
+writable:
+	@printf '%s\n' 'Every account may write to this checkout, and so decide what is signed: $(CURDIR)' \
+		"Check what it contains, then run: chmod -R o-w '$(CURDIR)'" >&2; exit 1
 
 # -- the pipeline
 

@@ -6,7 +6,8 @@ module: repository_packages
 short_description: Find the flavours of a commit that a repository lacks
 description:
   - Reads the repository's signed metadata from a folder or over HTTP, and compares it with the flavours of a commit.
-  - The published packages are the only state. A tag that is published from another commit is an error.
+  - The published packages are the only state. A tag that is published from another commit is an error. Unless O(asked),
+    so are a package that would sort below a published one, and a published release that upstream no longer has.
   - Compares the head with what the signer knows, and remembers it outside check mode. An older, rewritten or unrelated
     head is an error.
   - Read-only.
@@ -29,6 +30,15 @@ options:
     description: Skip each flavour of which the repository has a package of any version.
     type: bool
     default: false
+  asked:
+    description: Whether the operator named this version or commit, instead of taking the newest one.
+    type: bool
+    default: false
+  releases:
+    description: The versions of upstream's releases, as M(upstream_source) returns them. Required unless O(asked).
+    type: list
+    elements: str
+    default: []
   package_release:
     description: The packages' release number.
     type: str
@@ -46,6 +56,7 @@ EXAMPLES = r"""
     signer: "{{ signer }}"
     repository: "{{ repository }}"
     source: "{{ resolved.source }}"
+    releases: "{{ resolved.releases }}"
     flavours: "{{ flavours }}"
     flavour: ada
     dist: .fc43
@@ -94,7 +105,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Flavour, Source
 from ansible.module_utils.pipeline.channel.heads import Memory
 from ansible.module_utils.pipeline.channel.reader import Repository
-from ansible.module_utils.pipeline.plan.compare import ALL, plan, predecessors, select_flavours, unknown
+from ansible.module_utils.pipeline.plan.compare import ALL, plan, predecessors, refuse_lost, select_flavours, unknown
 from ansible.module_utils.pipeline.sign.signer import Signer
 from ansible.module_utils.pipeline_module import REPOSITORY, SIGNER, ArgumentSpec, run, step
 
@@ -103,6 +114,8 @@ ARGUMENT_SPEC: ArgumentSpec = {
     "flavours": {"type": "list", "elements": "dict", "required": True},
     "flavour": {"type": "str", "default": ALL},
     "only_first": {"type": "bool", "default": False},
+    "asked": {"type": "bool", "default": False},
+    "releases": {"type": "list", "elements": "str", "default": []},
     "package_release": {"type": "str", "default": "1"},
     "dist": {"type": "str", "required": True},
     **SIGNER,
@@ -115,7 +128,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     location, signer = str(p["repository"]["location"]), Signer.of(p["signer"])
     # 1. The wanted flavours.
     source = Source.from_dict(p["source"])
-    wanted = select_flavours([Flavour.from_dict(row) for row in p["flavours"]], p["flavour"])
+    flavours = [Flavour.from_dict(row) for row in p["flavours"]]
+    wanted = select_flavours(flavours, p["flavour"])
     # 2. The published packages.
     channel = str(p["repository"]["channel"])
     memory = Memory.of(signer, channel, location, module.warn, keep=not module.check_mode)
@@ -123,7 +137,13 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if p["only_first"]:
         wanted = unknown(wanted, published.packages)
     # 3. The missing ones.
-    found = plan(source, wanted, published.packages, p["package_release"], p["dist"], yanked=published.yanked)
+    if wanted and not p["asked"]:
+        refuse_lost(source, flavours, published.packages, p["releases"])
+    found = plan(
+        source, wanted, published.packages, p["package_release"], p["dist"], yanked=published.yanked, asked=p["asked"]
+    )
+    for sentence in found.below:
+        module.warn(sentence)
     missing = ", ".join(flavour.name for flavour in found.missing)
     return {
         "changed": False,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,10 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.git import git, remote_refs
 from pipeline.base.run import run
 from pipeline.build.fetch import refuse_configuration_above
+from pipeline.check.downloads import Download, check_downloads
 from pipeline.check.trials import alone
 from pipeline.source.checkout import move
+from pipeline.source.mirrors import CUTLASS, Mirrors, seed_cutlass
 from pipeline.source.upstream import resolve
 from support.hostile_caller import variables
 
@@ -174,11 +178,26 @@ def test_the_caller_does_not_stand_in_a_repository(
 def test_a_repository_of_another_account_is_refused_whatever_the_caller_thinks_of_it(
     tmp_path: Path, upstream: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By upstream's address and by a mirror's: on the signer, on a builder, in its check, for crates, for CUTLASS."""
     (tmp_path / ".gitconfig").write_text("[safe]\n\tdirectory = *\n")
     monkeypatch.setenv("HOME", str(tmp_path))
+    url, refused = f"file://{upstream}", "dubious ownership.* belongs to another account: give it to the one"
+    source = replace(resolve(url, tmp_path / "mirror", kind="tag"), url="https://git.invalid/upstream.git")
     os.chown(upstream, 65534, 65534)
-    with pytest.raises(PipelineError, match="dubious ownership.* belongs to another account: give it to the one"):
-        remote_refs(f"file://{upstream}")
+    mirrors = Mirrors({source.url: url, CUTLASS: url})
+    for name, value in mirrors.environment.items():
+        monkeypatch.setenv(name, value)
+    for address in (url, source.url):
+        with pytest.raises(PipelineError, match=refused):
+            remote_refs(address)
+    with pytest.raises(PipelineError, match=refused):
+        move(tmp_path / "src", source, PACKAGE)
+    (finding,) = check_downloads([Download("git", url, here=False)])
+    assert re.search(refused, f"{finding.found} {finding.remedy}")
+    with pytest.raises(PipelineError, match=refused):
+        seed_cutlass(tmp_path / "cudaforge", source.commit, "flash-attn", mirrors, {})
+    printed = f"fatal: detected dubious ownership in repository at '{upstream}'\nTo add an exception, call: git config"
+    assert mirrors.blamed(printed).startswith("The repository belongs to another account")
 
 
 # ---------------------------------------------------------------- other programs

@@ -65,6 +65,15 @@ def test_a_tag_moved_since_its_publication_is_refused(pipeline):
         stand_in.move_tag(upstream, "v0.9.2", commit)
 
 
+def test_an_older_release_does_not_take_the_place_of_one_that_upstream_lost(pipeline):
+    commit = git("rev-parse", "v0.9.2", repository=pipeline.upstream).strip()
+    git("update-ref", "-d", "refs/tags/v0.9.2", repository=pipeline.upstream)
+    try:
+        refused(pipeline.run("release"), r"upstream lost the tag of 0\.9\.2", commit, "yank its packages or roll back")
+    finally:
+        git("update-ref", "refs/tags/v0.9.2", commit, repository=pipeline.upstream)
+
+
 def test_an_nvcc_of_another_version_is_refused(pipeline, tmp_path):
     fake = tmp_path / "nvcc"
     fake.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n")

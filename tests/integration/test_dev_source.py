@@ -47,7 +47,7 @@ class Developer:
     def resolve(self, source: Path | None = None, **options):
         return resolve_local(
             DevRequest(source=str(source or self.clone), **options), self.url, self.folder / "mirror.git",
-            checkout.known(self.builder), self.folder / "packs",
+            checkout.known(self.builder, self.folder / "lock"), self.folder / "packs",
         )  # fmt: skip
 
     def build(self, found) -> Path:
@@ -337,6 +337,17 @@ def test_an_invalid_ref_is_refused(warm, options, message):
     assert state(warm.clone, warm.builder) == before
 
 
+def test_a_tag_and_a_branch_of_one_name_are_ambiguous(warm):
+    git("tag", "fix", "master~1", repository=warm.clone)
+    git("branch", "fix/1", "master", repository=warm.clone)
+    assert warm.resolve(ref="fix").source.ref == "fix"
+    git("branch", "--move", "fix/1", "fix", repository=warm.clone)
+    with pytest.raises(PipelineError, match="fix is a tag of commit .*, and a branch at .* to refs/heads/fix or refs/"):
+        warm.resolve(ref="fix")
+    branch, tag = (warm.resolve(ref=f"refs/{kind}/fix").source.commit for kind in ("heads", "tags"))
+    assert [branch, tag] == git("rev-parse", "master", "master~1", repository=warm.clone).split()
+
+
 @pytest.mark.parametrize("below", [".", "none", "clone/mistralrs-core"])
 def test_a_source_that_is_not_the_top_of_a_repository_is_refused(warm, below):
     """A folder below a checkout is ambiguous."""
@@ -440,7 +451,7 @@ def test_a_commit_on_no_branch_requires_its_full_id(developer, stand_in):
 
 def test_a_damaged_or_incomplete_pack_changes_nothing(warm):
     found = warm.resolve()
-    before = checkout.current_commit(warm.builder), checkout.known(warm.builder)
+    before = checkout.current_commit(warm.builder), checkout.known(warm.builder, warm.folder / "lock")
     whole = found.pack.read_bytes()
     found.pack.write_bytes(whole[:-30])
     with pytest.raises(PipelineError, match="cannot be read"):

@@ -22,7 +22,6 @@ from pipeline.check import downloads
 from pipeline.check.downloads import Download, DownloadNeeds
 from pipeline.check.trials import Trials
 from pipeline.source.checkout import bring
-from pipeline.source.manifest import look
 from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder, place_registry
 from pipeline.toolchain.rust import find_rust
 from support.ports import free_port
@@ -75,8 +74,7 @@ def needs(tmp_path: Path) -> DownloadNeeds:
     here = commit(upstream, **files, member__Cargo__toml="", **{"member__Cargo.toml": manifest, "Cargo.lock": lock})
     source = Source(f"file://{upstream}", "main", "branch", here, 1, "1.0.0", "1.0.0")
     root = tmp_path / "builder"
-    bring(root / "src", source)
-    rust, tree = find_rust(), look(root / "src", here, "member")
+    rust, tree = find_rust(), bring(root / "src", source, "member", root / "lock")
     path = f"{rust.bin}:/usr/bin:/bin"
     return DownloadNeeds(root, root / "src", source, "member", tree, rust, path, Mirrors(), cuda=False, ask=False)
 
@@ -246,9 +244,9 @@ def test_cutlass_is_requested_if_a_build_script_names_a_missing_commit(needs: Do
     named = commit(cutlass, include__cutlass__h="")
     script = f'fn main() {{ builder.with_cutlass(Some("{named}")); }}\n'
     source = replace(needs.source, commit=commit(upstream, **{"member__build.rs": script}))
-    bring(needs.root / "src", source)
+    tree = bring(needs.root / "src", source, "member", needs.root / "lock")
     mirrors = Mirrors({CUTLASS: f"file://{tmp_path}/gone"})
-    gpu = replace(needs, source=source, tree=look(upstream, source.commit, "member"), mirrors=mirrors, cuda=True)
+    gpu = replace(needs, source=source, tree=tree, mirrors=mirrors, cuda=True)
     address = f"git file://{tmp_path}/gone"
     assert not results(gpu)[address][1]
     assert address not in results(replace(gpu, cuda=False))

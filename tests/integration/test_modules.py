@@ -132,6 +132,13 @@ def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
     assert [row["path"] for row in compared["present"]] == [package.filename]
     moved = run_module("repository_packages", {**wanted, "source": {**source, "commit": "f" * 40}})
     assert "tag v0.9.2 moved" in moved["msg"]
+    # Upstream deleted the tag of the published release: 0.9.1 is its newest one.
+    older = {**source, "version": "0.9.1", "rpm_version": "0.9.1", "ref": "v0.9.1", "commit": "f" * 40}
+    lost = run_module("repository_packages", {**wanted, "source": older, "releases": ["0.9.1"]})
+    assert "upstream lost the tag of 0.9.2" in lost["msg"]
+    asked = run_module("repository_packages", {**wanted, "source": older, "asked": True})
+    assert [row["name"] for row in asked["missing"]] == ["ada"]
+    assert "0.9.1-1.fc43.x86_64 sorts below mistralrs-ada-0.9.2-1.fc43" in str(asked["warnings"])
 
 
 def test_repository_snapshot_stages_publishes_and_undoes(run_module, tmp_path):

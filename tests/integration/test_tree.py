@@ -18,8 +18,7 @@ def test_another_commit_is_read_while_one_is_checked_out(upstream: Path, tmp_pat
     old = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.1")
     new = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.2")
     checked_out = move(folder, old, "mistralrs-cli")
-    bring(folder, new)
-    tree = look(folder, new.commit, "mistralrs-cli")
+    tree = bring(folder, new, "mistralrs-cli", tmp_path / "lock")
     assert (tree.crate_version, tree.rust_version, tree.commit) == ("0.9.2", "1.88", new.commit)
     assert set(tree.features) == {"cuda", "cudnn", "flash-attn", "nccl"}
     assert tree.lock == git("rev-parse", f"{new.commit}:Cargo.lock", repository=folder).strip()

@@ -120,6 +120,19 @@ def test_variables_reach_ansible_unchanged(checkout: Path, words: list[str], var
     assert given == variables
 
 
+@pytest.mark.parametrize("target", RUNS)
+def test_a_checkout_that_every_account_may_write_is_refused(checkout: Path, target: str) -> None:
+    """Ansible ignores its ansible.cfg, and then knows no module of the project."""
+    checkout.chmod(0o777)
+    done = subprocess.run(["make", target], cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"Every account may write to this checkout, and so decide what is signed: {checkout}" in done.stderr
+    assert f"chmod -R o-w '{checkout}'" in done.stderr
+    assert done.stdout == ""
+    checkout.chmod(0o775)
+    assert make(checkout, "setup") == []
+
+
 def test_a_machine_without_a_usable_python_gets_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     (tmp_path / "bin").mkdir()

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from ..base.environment import reaching
 from ..base.errors import PipelineError
+from ..source.git_folder import remove_locks
 from ..source.mirrors import Mirrors, cutlass_wanted, place_registry, seed_cutlass
 from ..toolchain.rust import TARGET
 from .failures import first_error
@@ -57,6 +58,9 @@ def fetch(
     mirrors = mirrors or Mirrors()
     variables = {**environment, **reaching(), **mirrors.environment}
     place_registry(Path(environment["CARGO_HOME"]), mirrors.registry)
+    # The builder's lock is held: no other cargo fetches into them.
+    for database in Path(environment["CARGO_HOME"], "git", "db").glob("*/"):
+        remove_locks(database)
     as_locked = _crates(checkout, cargo, variables, locked, stream, mirrors)
     if home := environment.get("CUDAFORGE_HOME"):
         wanted = dict.fromkeys(mirrors.cutlass_commits, "cutlass_commits")

@@ -31,11 +31,11 @@ from pathlib import Path
 
 from ..base.companions import LARGEST_BINARY
 from ..base.errors import PipelineError
-from ..base.git import initialise
 from ..base.records import Artifact, Package, Record, digest_of, sha256_file
 from ..base.run import run
 from ..base.sandbox import Sandbox
 from ..source.checkout import share_objects
+from ..source.git_folder import initialise
 
 FOLDER = "reproduce"
 MARK = ".reproduce"

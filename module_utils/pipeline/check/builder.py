@@ -23,12 +23,12 @@ from pathlib import Path
 from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import Flavour, Parallel, Source
-from ..base.run import CommandFailed, run
+from ..base.run import run
 from ..base.versions import dotted
 from ..build import limits
 from ..cache.compile_cache import Cache
 from ..source.checkout import bring
-from ..source.manifest import Tree, look
+from ..source.manifest import Tree
 from ..source.mirrors import Mirrors
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
 from ..toolchain.layout import build_path
@@ -202,13 +202,9 @@ def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
     """Fetch the commit and read its manifest; a finding where that fails."""
     source, folder = request.source, request.checkout
     try:
-        bring(folder, source)
-        return look(folder, source.commit, request.package), []
-    except CommandFailed as error:
-        reason = next((line for line in error.stderr.splitlines() if line.startswith("fatal:")), error.what)
-        remedy = f"Check that this host reaches {source.url}, or name a mirror"
+        return bring(folder, source, request.package, request.root / "lock"), []
     except PipelineError as error:
-        reason, remedy = error.what, error.remedy
+        reason, remedy = error.what, error.remedy or f"Delete {folder / '.git'}: it comes back"
     except OSError as error:
         reason, remedy = f"{error.strerror} ({error.filename})", f"Let the building account own {request.root}"
     return None, [Finding.bad("commit", reason, f"{source.ref} of {source.url}", remedy)]

@@ -26,7 +26,7 @@ from pathlib import Path
 from ..base.environment import Proxy, opener, proxy_of
 from ..base.errors import PipelineError
 from ..base.findings import Finding
-from ..base.git import git
+from ..base.git import git, remote_remedy
 from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed, run
@@ -86,7 +86,8 @@ def check_download(what: str, where: str, reason: str, *, here: bool) -> Finding
         "answers" if not reason else f"{HERE} ({reason})" if here else reason,
         "an answer",
         fits=not reason or here,
-        remedy=f"Check that this host reaches {where}: network, proxy (https_proxy, no_proxy), certificates; "
+        remedy=remote_remedy(where, reason)
+        or f"Check that this host reaches {where}: network, proxy (https_proxy, no_proxy), certificates; "
         f"or name a mirror ({mirror})",
     )
 

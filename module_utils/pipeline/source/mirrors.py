@@ -32,7 +32,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..base.errors import PipelineError
-from ..base.git import git
+from ..base.git import fatal, git, remote_remedy
 from ..base.lock import held
 from ..base.run import CommandFailed
 from ..base.text import last_words
@@ -85,8 +85,8 @@ class Mirrors:
         return self.git[prefix] + address.removeprefix(prefix)
 
     def blamed(self, output: str) -> str:
-        """The remedy if a git mirror occurs in the output of a failed download, or ""."""
-        return "; ".join(
+        """The remedy if a repository of another account or a git mirror occurs in a failed download's output, or ""."""
+        return remote_remedy("", output) or "; ".join(
             f"git_mirrors sends {prefix} to {mirror}: check that it answers and holds the commits that upstream needs"
             for prefix, mirror in self.git.items()
             if prefix in output or mirror in output
@@ -267,9 +267,10 @@ def seed_cutlass(home: Path, commit: str, asked_by: str, mirrors: Mirrors, envir
                     git(*words, repository=tree, env=variables, timeout=1800)
             except CommandFailed as error:
                 raise PipelineError(
-                    f"CUTLASS {commit}, which {asked_by} needs, could not be fetched: {last_words(error.stderr)}",
+                    f"CUTLASS {commit}, which {asked_by} needs, could not be fetched: "
+                    f"{fatal(error.stderr) or last_words(error.stderr)}",
                     where=mirrors.sent(CUTLASS),
-                    remedy=mirrors.blamed(CUTLASS)
+                    remedy=mirrors.blamed(CUTLASS + error.stderr)
                     or f"Check the network, or name a mirror of {CUTLASS} in git_mirrors; then run again",
                 ) from error
             if not (tree / "include").is_dir():
