@@ -83,12 +83,12 @@ def test_the_checkout_moves_and_is_not_cloned_again(built, stand_in):
     before = unchanged.stat().st_mtime_ns
     (build.checkout / "stray.rs").write_text("left over")
     source = source_of(repository, build.root.parent, kind="branch")
-    tree = checkout.move(build.checkout, source, "mistralrs-cli")
+    tree = checkout.move(build.checkout, source)
     assert tree.moved
     assert git("rev-parse", "HEAD", repository=build.checkout).strip() == source.commit
     assert unchanged.stat().st_mtime_ns == before
     assert not (build.checkout / "stray.rs").exists()
-    assert not checkout.move(build.checkout, source, "mistralrs-cli").moved
+    assert not checkout.move(build.checkout, source).moved
 
 
 def test_a_compile_error_shows_its_own_lines_and_leaves_no_artifact(built, stand_in, tmp_path):
@@ -118,7 +118,10 @@ def test_a_stale_lock_fails_a_release_and_is_recorded_elsewhere(built, stand_in,
     stand_in.create(repository)
     stand_in.add_commit(repository, "forget the lock", {"Cargo.lock": drop_last_package})
     stale = dataclasses.replace(build, source=source_of(repository, tmp_path, kind="branch"))
-    with pytest.raises(PipelineError, match="crates could not be fetched.*Cargo.lock does not fit"):
+    with pytest.raises(
+        PipelineError,
+        match="could not be fetched: error: cannot update the lock.*Cargo.lock does not fit.*report it upstream",
+    ):
         cargo_build.make(stale, tmp_path / "always.log")
     artifact = cargo_build.make(dataclasses.replace(stale, locked="prefer"), tmp_path / "prefer.log")
     assert not artifact.locked

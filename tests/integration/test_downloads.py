@@ -70,7 +70,8 @@ def needs(tmp_path: Path) -> DownloadNeeds:
     source = Source(f"file://{upstream}", "main", "branch", here, 1, "1.0.0", "1.0.0")
     root = tmp_path / "builder"
     bring(root / "src", source)
-    rust, tree = find_rust(), look(root / "src", here, "member")
+    rust = find_rust()
+    tree = look(root / "src", here, "member", rust.bin / "cargo")
     path = f"{rust.bin}:/usr/bin:/bin"
     return DownloadNeeds(root, root / "src", source, "member", tree, rust, path, Mirrors(), cuda=False, ask=False)
 
@@ -196,7 +197,9 @@ def test_cutlass_is_requested_if_a_build_script_names_a_missing_commit(needs: Do
     source = replace(needs.source, commit=commit(upstream, **{"member__build.rs": script}))
     bring(needs.root / "src", source)
     mirrors = Mirrors({CUTLASS: f"file://{tmp_path}/gone"})
-    gpu = replace(needs, source=source, tree=look(upstream, source.commit, "member"), mirrors=mirrors, cuda=True)
+    assert needs.rust
+    tree = look(upstream, source.commit, "member", needs.rust.bin / "cargo")
+    gpu = replace(needs, source=source, tree=tree, mirrors=mirrors, cuda=True)
     address = f"git file://{tmp_path}/gone"
     assert not results(gpu)[address][1]
     assert address not in results(replace(gpu, cuda=False))

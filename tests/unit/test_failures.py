@@ -22,6 +22,7 @@ EXPECTED = {
     "disk-full": ("mistralrs-core 0.9.2", "the disk is full", "Free space", "rustc-LLVM ERROR: IO failure"),
     "disk-full-link": ("mistralrs-cli 0.9.2", "most often the disk is full", "Free space", "signal 7 [Bus error]"),
     "disk-full-rmeta": ("mistralrs-core 0.9.2", "the disk is full", "build_free_gib", "os error 28"),
+    "feature-missing": ("", "a feature that cfg-if lacks", "Report it upstream", "with feature `nix`"),
     "gcc-too-new": ("mistralrs-quant 0.9.2", "gcc 15 at most", "gcc is 15 or older", "unsupported GNU version!"),
     "git-missing": ("candle-core", "a git dependency cannot be fetched", "git_mirrors", "file:///srv/none/candle.git"),
     "git-unresolved": ("candle-core", "the name git.example.org cannot", "proxy", "candle.git?rev=35d7ae7"),
@@ -35,6 +36,8 @@ EXPECTED = {
     "libclang-missing": ("aws-lc-sys 0.37.0", "libclang is missing", "libclang-dev", "Unable to find libclang"),
     "library-missing": ("mistralrs-cli 0.9.2", "finds no libnccl", "cuda_toolkit_components=full", "-lnccl"),
     "library-missing-bfd": ("mistralrs-cli 0.9.2", "finds no libnccl", "cuda_toolkit_components=full", "-lnccl"),
+    "lock-damaged": ("", "cannot read Cargo.lock", "Report it upstream", "key with no value, expected `=`"),
+    "lock-newer": ("", "needs a newer Rust", "raise rust_version", "lock file version `9` was found"),
     "lock-stale": ("", "Cargo.lock does not fit", "Report it upstream", "--locked was passed"),
     "memory-rustc": ("mistralrs-core 0.9.2", MEMORY, "low_memory=true", "memory allocation of 2359312 bytes failed"),
     "nvcc-architecture": ("mistralrs-quant 0.9.2", "does not support compute_30", "compute_capability", "nvcc fatal"),
@@ -150,7 +153,6 @@ def test_every_cause_has_a_log_or_a_report():
     untested = [row.cause for row in CAUSES if "{" not in row.cause and row.cause not in met]
     assert untested == [
         "a program is for another processor",
-        "upstream needs a newer Rust",
         "a program was compiled for another CPU than the builder's",
         "the compiler itself crashed",
     ], "these are in test_publicly_reported_failures"
@@ -158,7 +160,9 @@ def test_every_cause_has_a_log_or_a_report():
 
 def test_faults_of_the_sources_are_marked():
     theirs = {name for name in EXPECTED if explain(log_of(name)).upstreams}
-    assert theirs == {"lock-stale", "nvcc-error", "nvcc-error-verbose", "rustc-error"}
+    assert theirs == {
+        "feature-missing", "lock-damaged", "lock-stale", "nvcc-error", "nvcc-error-verbose", "rustc-error",
+    }  # fmt: skip
     result = CompileFailed(explain(log_of("rustc-error")), "/l").failure()
     assert result["upstreams"] is True
     assert result["msg"].startswith("the build failed: mistralrs-core")

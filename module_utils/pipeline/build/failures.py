@@ -85,7 +85,8 @@ _STALE = (
     "recompiled"
 )
 _INSTALL = "Install it on the builder"
-_RUST = "Use a newer Rust: raise rust_version, or run rustup update where rust_source is system"
+RUST = "Use a newer Rust: raise rust_version, or run rustup update where rust_source is system"
+"""The remedy where cargo or rustc is too old for the sources."""
 
 CAUSES = (
     # The host's resources
@@ -129,10 +130,14 @@ CAUSES = (
           f"A library is older than upstream requires, or stale output is linked. {_STALE}; if that fails, compare the "
           "flavour's cuda and features with upstream's"),
     # Rust and Cargo.lock
-    Cause(r"requires rustc (?P<needed>[\d.]+)", "upstream needs Rust {needed}", _RUST),
-    Cause(r"is not supported by the following package|older than the `\d+` edition|error\[E0658\]"
-          r"|feature `[^`]+` is required", "upstream needs a newer Rust", _RUST),
-    Cause(r"cannot update the lock file|lock file .* needs to be updated but --locked",
+    Cause(r"requires rustc (?P<needed>[\d.]+)", "upstream needs Rust {needed}", RUST),
+    Cause(r"is not supported by the following package|older than the `\d+` edition|supported edition values are"
+          r"|perhaps Cargo needs to be updated|error\[E0658\]"
+          r"|feature `[^`]+` is required", "upstream needs a newer Rust", RUST),
+    Cause(r"`(?P<crate>[^`]+)` does not have (?:that feature|these features)",
+          "upstream's manifests name a feature that {crate} lacks", "Report it upstream", upstreams=True),
+    Cause(r"failed to parse lock file", "cargo cannot read Cargo.lock", "Report it upstream", upstreams=True),
+    Cause(r"cannot (?:update|create) the lock file|lock file .* needs to be updated but --locked",
           "Cargo.lock does not fit upstream's manifests",
           "Report it upstream; the channel unstable builds without it and records that", upstreams=True),
     Cause(r"failed to verify the checksum of",

@@ -21,7 +21,7 @@ from ..base.environment import AUTHORITIES, PROXIES
 from ..base.errors import PipelineError
 from ..source.mirrors import Mirrors, cutlass_wanted, place_registry, seed_cutlass
 from ..toolchain.rust import TARGET
-from .failures import first_error
+from .failures import RUST, explain, first_error
 from .progress import LineReader
 
 _NEUTRAL = Path("/")
@@ -96,12 +96,18 @@ def _crates(
             raise PipelineError(
                 "the crates could not be fetched: " + " | ".join(reasons(output)),
                 where=str(checkout / "Cargo.lock"),
-                remedy="Upstream's Cargo.lock does not fit its manifests: report it upstream"
-                if stale
-                else f"{_suspect(output, mirrors)}. Then run again: finished downloads are kept",
+                remedy=_remedy(output, mirrors),
             )
         stream.write("Cargo.lock is stale: going on without --locked, which the manifest records\n")
     raise AssertionError
+
+
+def _remedy(output: Sequence[str], mirrors: Mirrors) -> str:
+    """The remedy for a failed download: the sources' or cargo's own fault, else the network's."""
+    failure = explain(output)
+    if failure.upstreams or failure.remedy == RUST:
+        return f"{failure.cause[0].upper()}{failure.cause[1:]}: {failure.remedy[0].lower()}{failure.remedy[1:]}"
+    return f"{_suspect(output, mirrors)}. Then run again: finished downloads are kept"
 
 
 def _suspect(output: Sequence[str], mirrors: Mirrors) -> str:

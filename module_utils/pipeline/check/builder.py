@@ -7,7 +7,8 @@ Rules:
    build plans to use at most (build/limits) is there.
 3. A warning stops nothing.
 4. A check is a function of measured values: those of the host itself are here, combinations of versions in
-   compatibility, trial compiles in trials, network requests in downloads and cache_levels.
+   compatibility, trial compiles in trials, the commit's files in commit, network requests in downloads and
+   cache_levels.
 """
 
 from __future__ import annotations
@@ -23,18 +24,17 @@ from pathlib import Path
 from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import Flavour, Parallel, Source
-from ..base.run import CommandFailed, run
+from ..base.run import run
 from ..base.versions import dotted
 from ..build import limits
 from ..cache.compile_cache import Cache
-from ..source.checkout import bring
-from ..source.manifest import Tree, look
+from ..source.manifest import Tree
 from ..source.mirrors import Mirrors
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
 from ..toolchain.layout import build_path
 from ..toolchain.rust import Rust, find_rust
 from ..toolchain.verified import verify_programs
-from . import cache_levels, downloads, sandboxes
+from . import cache_levels, commit, downloads, sandboxes
 from .compatibility import (
     Compatibility,
     check_cuda_defects,
@@ -57,6 +57,7 @@ class BuildRequest:
     ``toolkit`` is the result of cuda_toolkit; ``toolkit_failure`` the reason why there is none; ``toolkit_planned`` is
     true where check mode has not provided it yet. ``ask`` makes network requests even where nothing must be downloaded.
     ``protected``: the build runs in a sandbox, with ``overlays`` where its state is apart from that of releases.
+    ``locked`` is the channel's ("always" or "prefer").
     """
 
     root: Path
@@ -78,6 +79,7 @@ class BuildRequest:
     ask: bool = False
     protected: bool = True
     overlays: bool = False
+    locked: str = commit.ALWAYS
 
     @property
     def nvcc(self) -> str:
@@ -172,11 +174,16 @@ def check_memory_free(plan: Parallel, found: int, *, heavy: bool) -> Finding:
 def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     """All findings, and the commit's manifest (None where the commit cannot be fetched or read)."""
     flavour, facts = request.flavour, request.facts
-    tree, findings = _commit(request)
     rust = _rust(request.cargo)
+    sandbox = sandboxes.check(request.root, protected=request.protected, overlays=request.overlays)
+    tree, findings = commit.check(
+        # cargo is asked in a sandbox.
+        request.checkout, request.source, request.package, rust if all(finding.fits for finding in sandbox) else None,
+        flavour.features, locked=request.locked, protected=request.protected,
+    )  # fmt: skip
     path = build_path(rust.bin if rust else None, Path(request.nvcc).parent if request.nvcc else None)
     findings += [
-        *sandboxes.check(request.root, protected=request.protected, overlays=request.overlays),
+        *sandbox,
         *(check_program(name, shutil.which(name, path=path if name in ("gcc", "g++") else None)) for name in PROGRAMS),
         check_toolchain(_changed(request)),
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
@@ -196,22 +203,6 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     if tree:
         findings += downloads.check(_needs(request, tree, rust, path), trials)
     return findings, tree
-
-
-def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
-    """Fetch the commit and read its manifest; a finding where that fails."""
-    source, folder = request.source, request.checkout
-    try:
-        bring(folder, source)
-        return look(folder, source.commit, request.package), []
-    except CommandFailed as error:
-        reason = next((line for line in error.stderr.splitlines() if line.startswith("fatal:")), error.what)
-        remedy = f"Check that this host reaches {source.url}, or name a mirror"
-    except PipelineError as error:
-        reason, remedy = error.what, error.remedy
-    except OSError as error:
-        reason, remedy = f"{error.strerror} ({error.filename})", f"Let the building account own {request.root}"
-    return None, [Finding.bad("commit", reason, f"{source.ref} of {source.url}", remedy)]
 
 
 def _changed(request: BuildRequest) -> PipelineError | None:
@@ -311,6 +302,7 @@ def _needs(request: BuildRequest, tree: Tree, rust: Rust | None, path: str) -> d
         mirrors=request.mirrors,
         cuda=bool(request.flavour.cuda),
         ask=request.ask,
+        locked=request.locked,
     )
 
 

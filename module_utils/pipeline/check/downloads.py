@@ -30,10 +30,13 @@ from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed, run
 from ..base.text import without_account
+from ..build.failures import RUST
+from ..build.fetch import reasons
 from ..source.checkout import current_commit, move
-from ..source.manifest import Tree
+from ..source.manifest import LOCK, Tree
 from ..source.mirrors import CUTLASS, Mirrors, cutlass_commits, has_cutlass
 from ..toolchain.rust import TARGET, Rust
+from .commit import ALWAYS, check_lock
 from .trials import Trials, alone, identity
 
 TIMEOUT = 15
@@ -88,6 +91,14 @@ def check_download(what: str, where: str, reason: str, *, here: bool) -> Finding
         remedy=f"Check that this host reaches {where}: network, proxy (https_proxy), certificates; or name a mirror "
         f"({mirror})",
     )
+
+
+def check_lock_reads(reason: str) -> Finding | None:
+    """The finding for a Cargo.lock that cargo cannot read, by cargo's reason; None if it reads it."""
+    if "failed to parse lock file" not in reason:
+        return None
+    remedy = RUST if "perhaps Cargo needs to be updated" in reason else "Report it upstream: no cargo reads it"
+    return Finding.bad(LOCK, reason, "a lock that cargo reads", remedy)
 
 
 # ---------------------------------------------------------------- the edge: downloads
@@ -170,7 +181,8 @@ def _answer(one: Download, cargo: Callable[[], str]) -> str:
 class DownloadNeeds:
     """The build whose downloads are checked: ``package`` of ``source``, whose commit is in ``checkout`` already.
 
-    ``ask`` makes network requests even where nothing must be downloaded. ``rust`` and ``path`` are those of the build.
+    ``ask`` makes network requests even where nothing must be downloaded. ``rust`` and ``path`` are those of the build,
+    ``locked`` is the channel's.
     """
 
     root: Path
@@ -183,15 +195,20 @@ class DownloadNeeds:
     mirrors: Mirrors
     cuda: bool
     ask: bool
+    locked: str = ALWAYS
 
 
 def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
     """A finding for each address that gets a request, or one finding where none needs to."""
     source, repository = needs.source, needs.checkout
     try:
-        here = not _fetched(needs, trials)
+        reason = _fetched(needs, trials)
     except _Busy:
         return [Finding.ok("crates", "not checked: another build is running here", "all of Cargo.lock")]
+    if unreadable := check_lock_reads(reason):
+        return [unreadable]
+    stale = [] if needs.tree.misfit or "--locked" not in reason else [check_lock(reason, needs.locked)]
+    here = not reason
     lock = git("show", f"{source.commit}:Cargo.lock", repository=repository) if needs.tree.lock else ""
     sent = needs.mirrors.sent
     downloads = [
@@ -207,7 +224,7 @@ def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
         downloads.append(Download("git", sent(CUTLASS), there))
     asking = [download for download in downloads if needs.ask or not download.here]
     found = check_downloads(asking, lambda: cargo_answer(needs.rust, needs.root / "cargo", needs.path))
-    return found or [Finding.ok("downloads", HERE, "crates and commits")]
+    return [*stale, *found] or [Finding.ok("downloads", HERE, "crates and commits")]
 
 
 class _Busy(PipelineError):
@@ -232,8 +249,9 @@ def _fetched(needs: DownloadNeeds, trials: Trials) -> str:
         words += [str(rust.bin / "cargo"), "fetch", "--locked", "--offline", "--target", TARGET]
         with held(root / "lock", _busy):
             if current_commit(needs.checkout) != needs.source.commit:
-                move(needs.checkout, needs.source, needs.package)
-            return alone([*words, "--manifest-path", needs.checkout / "Cargo.toml"], needs.path)
+                move(needs.checkout, needs.source)
+            words += ["--manifest-path", str(needs.checkout / "Cargo.toml")]
+            return alone(words, needs.path, reason=lambda output: " | ".join(reasons(output.splitlines())))
 
     return trials.failure("crates", depends, attempt)
 

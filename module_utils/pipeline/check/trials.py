@@ -74,15 +74,26 @@ def identity(path: str | Path | None) -> list[object]:
     return [str(real), status.st_mtime_ns, status.st_size]
 
 
-def alone(argv: Sequence[str | Path], path: str, *, stdin: str | None = None) -> str:
-    """Run a program with this PATH and an otherwise empty environment; the reason of its failure, or ""."""
+def alone(
+    argv: Sequence[str | Path],
+    path: str,
+    *,
+    stdin: str | None = None,
+    reason: Callable[[str], str] | None = None,
+) -> str:
+    """Run a program with this PATH and an otherwise empty environment; the reason of its failure, or "".
+
+    ``reason`` finds it in the program's output; without it that is the line of ``error_line``.
+    """
     try:
         # cargo reads a configuration of each folder above the working directory.
         words = ["env", "-i", "LC_ALL=C.UTF-8", f"PATH={path}", *argv]
         done = run(words, cwd=Path("/"), stdin=stdin, timeout=TIMEOUT, accept=range(-64, 256))
     except PipelineError as error:
         return error.what
-    return "" if done.returncode == 0 else error_line(done.stderr or done.stdout) or f"status {done.returncode}"
+    if done.returncode == 0:
+        return ""
+    return (reason or error_line)(done.stderr or done.stdout) or f"status {done.returncode}"
 
 
 def error_line(output: str) -> str:

@@ -19,20 +19,14 @@ from ..base.errors import PipelineError
 from ..base.git import git, has, initialise, parents_and_time
 from ..base.records import Record, Source
 from ..base.run import CommandFailed, run
-from .manifest import look
 
 
 @dataclass(frozen=True)
 class Checkout(Record):
-    """The checkout at a commit: ``crate_version`` and ``rust_version`` as in ``manifest.Tree``.
-
-    ``moved``: the checkout was at another commit before.
-    """
+    """The checkout at a commit; ``moved``: it was at another one before."""
 
     folder: str
     commit: str
-    crate_version: str
-    rust_version: str
     moved: bool
 
 
@@ -46,10 +40,10 @@ def current_commit(folder: Path) -> str:
         return ""
 
 
-def move(folder: Path, source: Source, package: str) -> Checkout:
+def move(folder: Path, source: Source) -> Checkout:
     """Move the checkout to exactly ``source``'s commit: removes local changes and stray files.
 
-    Fetches the commit if it is missing. ``package`` is the cargo package whose version counts.
+    Fetches the commit if it is missing.
     """
     bring(folder, source)
     before = current_commit(folder)
@@ -57,8 +51,7 @@ def move(folder: Path, source: Source, package: str) -> Checkout:
     if before != source.commit or dirty:
         git("checkout", "--quiet", "--force", "--detach", source.commit, repository=folder)
         git("clean", "-ffdxq", repository=folder)
-    tree = look(folder, source.commit, package)
-    return Checkout(str(folder), source.commit, tree.crate_version, tree.rust_version, before != source.commit)
+    return Checkout(str(folder), source.commit, before != source.commit)
 
 
 def known(folder: Path) -> list[str]:

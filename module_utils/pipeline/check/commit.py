@@ -1,0 +1,87 @@
+"""The commit to build: can it be fetched, does cargo accept it, and does it hold all that a build reads?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..base.errors import PipelineError
+from ..base.findings import Finding
+from ..base.records import Source
+from ..base.run import CommandFailed
+from ..build.failures import RUST, explain
+from ..source.checkout import bring
+from ..source.manifest import LFS, LOCK, SUBMODULE, ManifestRefused, Tree, look, named, remedy_of
+from ..toolchain.rust import Rust
+
+ALWAYS = "always"
+
+# ---------------------------------------------------------------- decisions
+
+
+def check_files(tree: Tree) -> list[Finding]:
+    """Whether the commit itself holds all that a build reads."""
+    kinds = ((LFS, tree.lfs), (SUBMODULE, tree.submodules))
+    missing = [
+        Finding.bad(
+            kind,
+            named(paths),
+            "none that the build reads",
+            f"Neither git's checkout nor this project fetches them: {remedy_of(kind)}, or ask upstream to add them",
+        )
+        for kind, paths in kinds
+        if paths
+    ]
+    beside = f"all; not fetched, and not built: {named(tree.beside)}" if tree.beside else "all"
+    return missing or [Finding.ok("files of the commit", beside, "all that the build reads")]
+
+
+def check_lock(reason: str, locked: str) -> Finding:
+    """Whether Cargo.lock fits the manifests; ``reason`` is why it does not, or "". ``locked`` is the channel's."""
+    needed = "that of the manifests"
+    if not reason:
+        return Finding.ok(LOCK, "fits", needed)
+    if locked == ALWAYS:
+        remedy = "Report it upstream; the channel unstable builds without it and records that"
+        return Finding.bad(LOCK, reason, needed, remedy)
+    return Finding.warn(LOCK, reason, needed, "The build goes on without --locked, and records that")
+
+
+def check_manifests(error: ManifestRefused) -> Finding:
+    """The finding for manifests that cargo refuses: an old cargo does not know new keys."""
+    failure = explain(error.output.splitlines())
+    remedy = failure.remedy if failure.remedy == RUST else error.remedy
+    return Finding.bad("manifests", error.what, "cargo accepts them", remedy)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def check(
+    checkout: Path,
+    source: Source,
+    package: str,
+    rust: Rust | None,
+    features: Sequence[str],
+    *,
+    locked: str,
+    protected: bool,
+) -> tuple[Tree | None, list[Finding]]:
+    """Fetch the commit and ask cargo about it. Without a ``rust`` nobody can be asked, which has its own finding."""
+    try:
+        bring(checkout, source)
+        if rust is None:
+            return None, []
+        tree = look(checkout, source.commit, package, rust.bin / "cargo", features, protected=protected)
+        return tree, [*check_files(tree), check_lock(tree.misfit, locked)]
+    except ManifestRefused as error:
+        return None, [check_manifests(error)]
+    except CommandFailed as error:
+        reason = next((line for line in error.stderr.splitlines() if line.startswith("fatal:")), error.what)
+        remedy = f"Check that this host reaches {source.url}, or name a mirror"
+    except PipelineError as error:
+        reason, remedy = error.what, error.remedy
+    except OSError as error:
+        reason = f"{error.strerror} ({error.filename})"
+        remedy = f"Let the building account own {checkout.parent}"
+    return None, [Finding.bad("commit", reason, f"{source.ref} of {source.url}", remedy)]
