@@ -73,7 +73,7 @@ def needs(tmp_path: Path) -> DownloadNeeds:
     rust = find_rust()
     tree = look(root / "src", here, "member", rust.bin / "cargo")
     path = f"{rust.bin}:/usr/bin:/bin"
-    return DownloadNeeds(root, root / "src", source, "member", tree, rust, path, Mirrors(), cuda=False, ask=False)
+    return DownloadNeeds(root, root / "src", source, "member", tree, rust, path, Mirrors(), compute_cap="", ask=False)
 
 
 def results(needs: DownloadNeeds) -> dict[str, tuple[str, bool]]:
@@ -193,20 +193,25 @@ def test_a_shared_address_is_requested_once_and_required_if_one_dependency_requi
 def test_cutlass_is_requested_if_a_build_script_names_a_missing_commit(needs: DownloadNeeds, tmp_path: Path) -> None:
     cutlass, upstream = tmp_path / "cutlass", tmp_path / "upstream"
     named = commit(cutlass, include__cutlass__h="")
-    script = f'fn main() {{ builder.with_cutlass(Some("{named}")); }}\n'
+    # The second commit is Hopper's alone: nobody has it.
+    script = (
+        f'fn main() {{ let compute_cap = b.get_compute_cap(); builder.with_cutlass(Some("{named}"));\n'
+        f'if compute_cap == 90 {{ other.with_cutlass(Some("{"e" * 40}")); }} }}\n'
+    )
     source = replace(needs.source, commit=commit(upstream, **{"member__build.rs": script}))
     bring(needs.root / "src", source)
     mirrors = Mirrors({CUTLASS: f"file://{tmp_path}/gone"})
     assert needs.rust
     tree = look(upstream, source.commit, "member", needs.rust.bin / "cargo")
-    gpu = replace(needs, source=source, tree=tree, mirrors=mirrors, cuda=True)
+    gpu = replace(needs, source=source, tree=tree, mirrors=mirrors, compute_cap="89")
     address = f"git file://{tmp_path}/gone"
     assert not results(gpu)[address][1]
-    assert address not in results(replace(gpu, cuda=False))
+    assert address not in results(replace(gpu, compute_cap=""))
     folder = cutlass_folder(needs.root / "cudaforge", named)
     subprocess.run(["git", "clone", "--quiet", cutlass, folder], check=True)
     (folder / "include").mkdir(exist_ok=True)
     assert address not in results(gpu)
+    assert not results(replace(gpu, compute_cap="90"))[address][1]
     # The operator's list of commits replaces it.
     other = Mirrors(mirrors.git, cutlass_commits=("f" * 40,))
     assert not results(replace(gpu, mirrors=other))[address][1]

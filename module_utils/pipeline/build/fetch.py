@@ -63,9 +63,8 @@ def fetch(
     if home := environment.get("CUDAFORGE_HOME"):
         wanted = dict.fromkeys(mirrors.cutlass_commits, "cutlass_commits")
         if not wanted:
-            wanted = cutlass_wanted(
-                packages(checkout, cargo, environment, package, features, locked=as_locked), package
-            )
+            found = packages(checkout, cargo, environment, package, features, locked=as_locked)
+            wanted = cutlass_wanted(found, package, environment.get("CUDA_COMPUTE_CAP", ""))
         for commit, asked_by in wanted.items():
             seeded = seed_cutlass(Path(home), commit, asked_by, mirrors, variables)
             stream.write(f"CUTLASS {commit} for {asked_by}: {'fetched' if seeded else 'is here'}\n")

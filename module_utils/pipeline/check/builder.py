@@ -300,7 +300,7 @@ def _needs(request: BuildRequest, tree: Tree, rust: Rust | None, path: str) -> d
         rust=rust,
         path=path,
         mirrors=request.mirrors,
-        cuda=bool(request.flavour.cuda),
+        compute_cap=request.flavour.compute_cap,
         ask=request.ask,
         locked=request.locked,
     )

@@ -19,7 +19,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +31,10 @@ from ..base.run import CommandFailed, run
 from ..base.text import without_account
 from ..build.failures import RUST
 from ..build.fetch import reasons
+from ..source.build_script import used_commits
 from ..source.checkout import current_commit, move
 from ..source.manifest import LOCK, Tree
-from ..source.mirrors import CUTLASS, Mirrors, cutlass_commits, has_cutlass
+from ..source.mirrors import CUTLASS, Mirrors, has_cutlass
 from ..toolchain.rust import TARGET, Rust
 from .commit import ALWAYS, check_lock
 from .trials import Trials, alone, identity
@@ -182,7 +182,7 @@ class DownloadNeeds:
     """The build whose downloads are checked: ``package`` of ``source``, whose commit is in ``checkout`` already.
 
     ``ask`` makes network requests even where nothing must be downloaded. ``rust`` and ``path`` are those of the build,
-    ``locked`` is the channel's.
+    ``locked`` is the channel's, ``compute_cap`` that of the GPU, "" without one.
     """
 
     root: Path
@@ -193,7 +193,7 @@ class DownloadNeeds:
     rust: Rust | None
     path: str
     mirrors: Mirrors
-    cuda: bool
+    compute_cap: str
     ask: bool
     locked: str = ALWAYS
 
@@ -218,7 +218,7 @@ def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
     if "registry+" in lock:
         downloads.append(Download(REGISTRY, needs.mirrors.registry or CRATES_IO, here))
     named = needs.mirrors.cutlass_commits
-    commits = [*named] or _cutlass(repository, source.commit) if needs.cuda else []
+    commits = [*named] or cutlass_commits(repository, needs.tree, needs.compute_cap) if needs.compute_cap else []
     if commits:
         there = all(has_cutlass(needs.root / "cudaforge", commit) for commit in commits)
         downloads.append(Download("git", sent(CUTLASS), there))
@@ -256,10 +256,8 @@ def _fetched(needs: DownloadNeeds, trials: Trials) -> str:
     return trials.failure("crates", depends, attempt)
 
 
-def _cutlass(repository: Path, commit: str) -> list[str]:
-    """The commits of CUTLASS that upstream's own build scripts name."""
-    with suppress(CommandFailed):  # git grep ends with 1 where it finds none
-        names = git("grep", "-l", "-F", "with_cutlass(", commit, "--", "*build.rs", repository=repository).split()
-        texts = [git("show", name, repository=repository) for name in names]
-        return sorted({found for text in texts for found in cutlass_commits(text)})
-    return []
+def cutlass_commits(repository: Path, tree: Tree, compute_cap: str) -> list[str]:
+    """The commits of CUTLASS that the build scripts of upstream's own crates use for this GPU, as far as they show."""
+    texts = {path: git("show", f"{tree.commit}:{path}", repository=repository) for path in tree.scripts}
+    used = (used_commits(text, "", compute_cap, tree.scripts[path]) for path, text in texts.items())
+    return sorted({commit for commits in used for commit in commits if commit})
