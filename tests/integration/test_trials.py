@@ -9,11 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pipeline.check import trials
+from pipeline.check import commit, trials
 from pipeline.check.builder import is_mended
 from pipeline.check.trials import Trials
 from pipeline.toolchain.cuda import Toolkit, Wheels, provide
 from pipeline.toolchain.layout import SYSTEM_PATH
+from support import commits
 
 PROJECT = Path(__file__).parents[2]
 PATH = ":".join(SYSTEM_PATH)
@@ -44,6 +45,33 @@ def test_a_gcc_that_nvcc_refuses_is_found_whatever_version_it_prints(toolkit: To
     reason = trials.compiles(toolkit.nvcc, "sm_89", f"{tmp_path}:{PATH}")
     assert "unsupported GNU version! gcc versions later than 15 are not supported" in reason
     assert not trials.check_compiles(reason, "12.2.0", "sm_89").fits
+
+
+def test_a_kernel_includes_the_headers_of_cutlass_that_upstream_includes(toolkit: Toolkit, tmp_path: Path) -> None:
+    """As with gcc 15 and CUTLASS 3.5: a header names a member that no class has."""
+    header = (
+        "template <class T> struct M {{ __host__ T {}() {{ return T(); }} T f() {{ M m; return m.set_slice(); }} }};\n"
+    )
+    text = '#include <cutlass/cutlass.h>\n  #  include "cute/tensor.hpp"\n// <cutlass/array.h>\n'
+    files = {"quant/kernels/moe.cu": text}
+    repository = tmp_path / "upstream.git"
+    included = commit.included(repository, commits.commit(repository, files))
+    assert included == {"cutlass/cutlass.h", "cute/tensor.hpp"}
+    assert commit.included(repository, commits.commit(repository, {"a.cu": "int x;\n"})) == set()
+    for name in ("cutlass/cutlass.h", "cutlass/array.h"):
+        file = tmp_path / "cutlass/include" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(header.format("set_slice") + "template struct M<int>;\n")
+    headers = trials.tried_headers(tmp_path / "cutlass", included)
+    assert headers == ["cutlass/cutlass.h"]
+    assert trials.compiles(toolkit.nvcc, "sm_89", PATH, tmp_path / "cutlass", headers) == ""
+    (tmp_path / "cutlass/include/cutlass/cutlass.h").write_text(header.format("other") + "template struct M<int>;\n")
+    reason = trials.compiles(toolkit.nvcc, "sm_89", PATH, tmp_path / "cutlass", headers)
+    assert "cutlass/cutlass.h" in reason
+    assert "set_slice" in reason
+    finding = trials.check_cutlass_compiles(reason, "12.2.0", "7" * 40)
+    assert not finding.fits
+    assert "another gcc (first on the build's PATH" in finding.remedy
 
 
 def test_a_broken_toolkit_is_found(toolkit: Toolkit, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from ..base.versions import dotted
 from ..build import limits
 from ..cache.compile_cache import Cache
 from ..source.manifest import Tree
-from ..source.mirrors import Mirrors
+from ..source.mirrors import Mirrors, cutlass_folder, has_cutlass
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
 from ..toolchain.layout import build_path
 from ..toolchain.rust import Rust, find_rust
@@ -39,12 +40,23 @@ from .compatibility import (
     Compatibility,
     check_cuda_defects,
     check_cuda_limit,
+    check_cutlass,
     check_features,
     check_gcc,
     check_headers,
     check_nvcc,
 )
-from .trials import Trials, check_compiles, check_library, compiles, identity, links, system_libraries
+from .trials import (
+    Trials,
+    check_compiles,
+    check_cutlass_compiles,
+    check_library,
+    compiles,
+    identity,
+    links,
+    system_libraries,
+    tried_headers,
+)
 
 GIB = 1024**3
 PROGRAMS = ("git", "gcc", "g++", "readelf")
@@ -194,7 +206,7 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     findings += check_features(flavour, cuda or flavour.cuda, offered, request.source.version, facts.features)
     trials = Trials(request.root / "cache" / "trials.json")
     if flavour.cuda:
-        findings += _cuda(request, cuda, path, trials)
+        findings += _cuda(request, cuda, path, trials, tree)
     if not request.toolkit_planned and not request.toolkit_failure:
         findings += _libraries(request, path, trials)
     findings += _resources(request)
@@ -228,7 +240,7 @@ def _cuda_version(request: BuildRequest) -> str:
     return request.flavour.cuda if request.toolkit_planned else nvcc_version(request.nvcc)
 
 
-def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials) -> list[Finding]:
+def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials, tree: Tree | None) -> list[Finding]:
     flavour, facts, nvcc = request.flavour, request.facts, request.nvcc
     judged = cuda or flavour.cuda
     present = (
@@ -254,7 +266,30 @@ def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials) -> list[F
         check_gcc(version, cuda, facts.host_compilers),
         check_headers(glibc, cuda, is_mended(header), str(header), facts.headers),
         check_compiles(reason, version, flavour.arch),
+        *(_cutlass(request, tree, version, path, trials, depends) if tree and not reason else []),
     ]
+
+
+def _cutlass(
+    request: BuildRequest, tree: Tree, gcc: str, path: str, trials: Trials, depends: Sequence[object]
+) -> list[Finding]:
+    """The headers of CUTLASS with this gcc: by the table, else by a trial of each commit that is here already."""
+    checkout, arch, home = request.checkout, request.flavour.arch, request.root / "cudaforge"
+    commits = request.mirrors.cutlass_commits or commit.cutlass_commits(checkout, tree, request.flavour.compute_cap)
+    known = check_cutlass(gcc, commits, request.facts.cutlass)
+    if not all(finding.fits for finding in known):
+        return known
+    names = commit.included(checkout, tree.commit)
+    for one in commits:
+        folder = cutlass_folder(home, one)
+        if (headers := tried_headers(folder, names)) and has_cutlass(home, one):
+            reason = trials.failure(
+                f"nvcc {request.nvcc} {arch} CUTLASS {one[:12]}",
+                [*depends, one, headers, identity(folder)],
+                functools.partial(compiles, request.nvcc, arch, path, folder, headers),
+            )
+            known.append(check_cutlass_compiles(reason, gcc, one))
+    return known
 
 
 def _libraries(request: BuildRequest, path: str, trials: Trials) -> list[Finding]:

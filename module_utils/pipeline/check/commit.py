@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.findings import Finding
+from ..base.git import git
 from ..base.records import Source
 from ..base.run import CommandFailed
 from ..build.failures import RUST, explain
+from ..source.build_script import used_commits
 from ..source.checkout import bring
 from ..source.manifest import LFS, LOCK, SUBMODULE, ManifestRefused, Tree, look, named, remedy_of
 from ..toolchain.rust import Rust
@@ -55,6 +58,23 @@ def check_manifests(error: ManifestRefused) -> Finding:
 
 
 # ---------------------------------------------------------------- measuring
+
+
+def included(repository: Path, commit: str) -> set[str]:
+    """The headers of CUTLASS that upstream's own kernels include: "cute/tensor.hpp"."""
+    pattern = r"^[[:space:]]*#[[:space:]]*include[[:space:]]*[<\"](cute|cutlass)/[^>\"]+"
+    try:
+        found = git("grep", "-hoE", pattern, commit, "--", "*.cu", "*.cuh", "*.h", "*.hpp", repository=repository)
+    except CommandFailed:  # git grep ends with 1 where it finds none
+        return set()
+    return {re.split(r"[<\"]", line, maxsplit=1)[1] for line in found.splitlines()}
+
+
+def cutlass_commits(repository: Path, tree: Tree, compute_cap: str) -> list[str]:
+    """The commits of CUTLASS that the build scripts of upstream's own crates use for this GPU, as far as they show."""
+    texts = {path: git("show", f"{tree.commit}:{path}", repository=repository) for path in tree.scripts}
+    used = (used_commits(text, "", compute_cap, tree.scripts[path]) for path, text in texts.items())
+    return sorted({commit for commits in used for commit in commits if commit})
 
 
 def check(

@@ -31,12 +31,11 @@ from ..base.run import CommandFailed, run
 from ..base.text import without_account
 from ..build.failures import RUST
 from ..build.fetch import reasons
-from ..source.build_script import used_commits
 from ..source.checkout import current_commit, move
 from ..source.manifest import LOCK, Tree
 from ..source.mirrors import CUTLASS, Mirrors, has_cutlass
 from ..toolchain.rust import TARGET, Rust
-from .commit import ALWAYS, check_lock
+from .commit import ALWAYS, check_lock, cutlass_commits
 from .trials import Trials, alone, identity
 
 TIMEOUT = 15
@@ -254,10 +253,3 @@ def _fetched(needs: DownloadNeeds, trials: Trials) -> str:
             return alone(words, needs.path, reason=lambda output: " | ".join(reasons(output.splitlines())))
 
     return trials.failure("crates", depends, attempt)
-
-
-def cutlass_commits(repository: Path, tree: Tree, compute_cap: str) -> list[str]:
-    """The commits of CUTLASS that the build scripts of upstream's own crates use for this GPU, as far as they show."""
-    texts = {path: git("show", f"{tree.commit}:{path}", repository=repository) for path in tree.scripts}
-    used = (used_commits(text, "", compute_cap, tree.scripts[path]) for path, text in texts.items())
-    return sorted({commit for commits in used for commit in commits if commit})
