@@ -15,7 +15,10 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.records import sha256_file
+from pipeline.base.sandbox import Sandbox
 from pipeline.build import cargo_build
+from pipeline.build.inside import CARGO_FAILED
+from pipeline.build.watch import Watch
 from pipeline.package.audit import audit
 from pipeline.source import checkout
 from pipeline.toolchain.rust import find_rust
@@ -105,6 +108,48 @@ def test_a_compile_error_shows_its_own_lines_and_leaves_no_artifact(built, stand
     assert str(log) in str(caught.value)
     assert not broken.folder.exists()
     assert "error[E0308]" in log.read_text()
+
+
+KILLED = """
+fn main() {
+    let command = format!("kill -9 {}", std::process::id());
+    std::process::Command::new("sh").args(["-c", &command]).status().unwrap();
+}
+"""
+
+
+def test_a_build_script_that_somebody_killed_is_no_lack_of_memory(built, stand_in, tmp_path):
+    build, _, _ = built
+    repository = tmp_path / "killed.git"
+    stand_in.create(repository)
+    stand_in.add_commit(repository, "end it", {"mistralrs-cli/build.rs": KILLED})
+    killed = dataclasses.replace(build, source=source_of(repository, tmp_path, kind="branch"))
+    with pytest.raises(PipelineError) as caught:
+        cargo_build.make(killed, tmp_path / "killed.log")
+    message = str(caught.value)
+    assert (
+        "mistralrs-cli 0.9.2: the build script was ended by signal 9 (SIGKILL), and the kernel saw no lack" in message
+    )
+    assert "low_memory" not in message
+    assert not killed.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "echo words; kill -9 $$",
+            r"the build's own program was ended by signal 9 \(SIGKILL\), and the kernel .*: words",
+        ),
+        ("echo words; exit 139", r"the build's own program was ended by signal 11 \(SIGSEGV\): it crashed: words"),
+        ("echo words; exit 2", "the build ended with status 2: words"),
+        (f"echo 'error: made up'; echo '  cicc terminated (signal: 25)'; exit {CARGO_FAILED}", "SIGXFSZ.*ulimit -f"),
+    ],
+)
+def test_the_end_of_the_builds_own_program_is_named(tmp_path, command, message):
+    sandbox = Sandbox(protected=False)
+    with (tmp_path / "log").open("w") as stream, pytest.raises(PipelineError, match=f"(?s){message}"):
+        Watch(stream, "cpu").follow(lambda: sandbox.start(["sh", "-c", command], stderr=subprocess.STDOUT), 0)
 
 
 def drop_last_package(text: str) -> str:

@@ -23,6 +23,7 @@ from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import digest_of
 from ..base.run import run
+from ..base.text import ended
 
 TIMEOUT = 600
 _KERNEL = "__global__ void kernel(float *x) { *x = rsqrtf(*x); }\n"
@@ -99,7 +100,7 @@ def alone(
         return error.what
     if done.returncode == 0:
         return ""
-    return (reason or error_line)(done.stderr or done.stdout) or f"status {done.returncode}"
+    return (reason or error_line)(done.stderr or done.stdout) or ended(done.returncode)
 
 
 def error_line(output: str) -> str:
