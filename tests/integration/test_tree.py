@@ -103,14 +103,38 @@ def test_manifests_that_cargo_refuses_are_shown_with_cargos_reason(tmp_path: Pat
 def test_a_manifest_reads_nothing_of_the_host(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("open-sesame\n")
-    for target in (str(secret), f"/proc/self/root{secret}"):
+    # A device has no end, and "up" leads to the tree's top.
+    for target in (
+        str(secret),
+        f"/proc/self/root{secret}",
+        "/dev/zero",
+        "../../dev/zero",
+        "up/../dev/zero",
+        "Cargo.toml",
+    ):
+        files = {"x/up": Link(".."), "x/Cargo.toml": Link(target)}
         with pytest.raises(ManifestRefused) as caught:
-            seen(tmp_path, {"Cargo.toml": '[workspace]\nmembers = ["x"]\n', "x/Cargo.toml": Link(target)})
+            seen(tmp_path, {"Cargo.toml": '[workspace]\nmembers = ["x"]\n', **files})
         assert "open-sesame" not in str(caught.value)
+        assert "failed to read `x/Cargo.toml`" in str(caught.value)
     member = f'[workspace]\nmembers = ["..{tmp_path}"]\n'
     (tmp_path / "Cargo.toml").write_text(crate("tool"))
     with pytest.raises(ManifestRefused, match="failed to load manifest"):
         seen(tmp_path, {"Cargo.toml": member})
+
+
+@pytest.mark.parametrize("path", ["../x", ".git/config", "a/../x"])
+def test_a_tree_that_git_would_not_check_out_is_refused(tmp_path: Path, path: str) -> None:
+    repository = tmp_path / "repository.git"
+    made = commit(repository, {"Cargo.toml": crate("tool"), "src/main.rs": MAIN})
+    blob = git("rev-parse", f"{made}:Cargo.toml", repository=repository).strip()
+    tree = ""
+    # git mktree takes a name as it is, one folder at a time.
+    for name in reversed(path.split("/")):
+        row = f"040000 tree {tree}\t{name}\n" if tree else f"100644 blob {blob}\t{name}\n"
+        tree = git("mktree", repository=repository, stdin=row).strip()
+    with pytest.raises(PipelineError, match="the commit's tree is damaged at .*Report it upstream"):
+        look(repository, tree, "tool", CARGO)
 
 
 def test_files_outside_of_the_commit_are_refused_where_the_build_reads_them(tmp_path: Path) -> None:

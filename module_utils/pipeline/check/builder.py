@@ -266,11 +266,11 @@ def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials, tree: Tre
         check_gcc(version, cuda, facts.host_compilers),
         check_headers(glibc, cuda, is_mended(header), str(header), facts.headers),
         check_compiles(reason, version, flavour.arch),
-        *(_cutlass(request, tree, version, path, trials, depends) if tree and not reason else []),
+        *(check_with_cutlass(request, tree, version, path, trials, depends) if tree and not reason else []),
     ]
 
 
-def _cutlass(
+def check_with_cutlass(
     request: BuildRequest, tree: Tree, gcc: str, path: str, trials: Trials, depends: Sequence[object]
 ) -> list[Finding]:
     """The headers of CUTLASS with this gcc: by the table, else by a trial of each commit that is here already."""

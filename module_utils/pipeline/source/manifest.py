@@ -8,7 +8,7 @@ Rules:
    path dependencies, a package in the top folder. It looks for targets by name, so the skeleton has every name.
 2. ``cargo metadata --no-deps`` runs no program, and neither reads Cargo.lock nor needs a crate (cargo 1.95, traced). It
    reads any path that a manifest names: it runs in a sandbox that shows the skeleton and cargo alone, in the root
-   folder, where no configuration of the commit applies.
+   folder, where no configuration of the commit applies. A link that leaves the tree is left out: it may name a device.
 3. Git LFS and submodules keep files outside of the commit, and this project fetches neither. Those that a build reads
    are below the folders of the packages that it compiles (workspace), or companions of the binary.
 4. A file in Git LFS is recognised by its bytes, a pointer of less than 1024 bytes (git-lfs, docs/spec.md), whatever
@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import tempfile
@@ -47,6 +48,7 @@ _POINTER = re.compile(
 )
 # The three lines of the smallest pointer have 126 bytes.
 _POINTER_SIZES = range(120, 1024)
+_LARGEST = 16 << 20
 
 
 class ManifestRefused(PipelineError):
@@ -159,7 +161,9 @@ def named(paths: Sequence[str], most: int = 3) -> str:
 def _is_read(entry: Entry) -> bool:
     """Whether the file's text counts: a manifest, the lock, a link, or possibly a pointer."""
     manifest = entry.path == LOCK or PurePosixPath(entry.path).name == "Cargo.toml"
-    return entry.mode != _SUBMODULE and (manifest or entry.mode == _LINK or entry.size in _POINTER_SIZES)
+    if entry.mode == _SUBMODULE or entry.size > _LARGEST:
+        return False
+    return manifest or entry.mode == _LINK or entry.size in _POINTER_SIZES
 
 
 def _is_built(path: str, folders: Sequence[str]) -> bool:
@@ -212,9 +216,12 @@ def _metadata(files: Sequence[Entry], texts: Mapping[str, str], cargo: Path, *, 
     with tempfile.TemporaryDirectory(prefix="workspace-") as name:
         skeleton = Path(name, "tree")
         skeleton.mkdir()
-        # Links last, so that no file is written through one.
+        # Links last, so that no file is written through one; those that leave the tree are left out.
         for entry in sorted(files, key=lambda entry: entry.mode == _LINK):
             _place(skeleton / entry.path, entry.mode, texts.get(entry.path, ""))
+        for link in (skeleton / entry.path for entry in files if entry.mode == _LINK):
+            if link.is_symlink() and not Path(os.path.realpath(link)).is_relative_to(os.path.realpath(skeleton)):
+                link.unlink()
         tree = _TREE if protected else skeleton
         sandbox = Sandbox(
             readable=outside_the_system([cargo.parent, cargo.parent.with_name("lib")]), places={_TREE: skeleton},
