@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,56 @@ def test_a_checkout_that_another_build_holds_stays_as_it_is(needs: DownloadNeeds
     with held(needs.root / "lock"):
         assert results(needs) == {"crates": ("not checked: another build is running here", True)}
     assert not (needs.root / "src" / "Cargo.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found", "remedy"),
+    [
+        (
+            lambda lock: "<<<<<<< HEAD\n" + lock,
+            "failed to parse lock file at: .*key with no value",
+            "no cargo reads it",
+        ),
+        (
+            lambda lock: lock.replace("version = 4", "version = 9"),
+            "lock file version `9` was found",
+            "Use a newer Rust",
+        ),
+    ],
+)
+def test_a_lock_that_cargo_cannot_read_is_shown_with_cargos_reason(
+    needs: DownloadNeeds, tmp_path: Path, spoil: Callable[[str], str], found: str, remedy: str
+) -> None:
+    upstream = tmp_path / "upstream"
+    text = spoil((upstream / "Cargo.lock").read_text())
+    source = replace(needs.source, commit=commit(upstream, **{"Cargo.lock": text}))
+    bring(needs.root / "src", source)
+    assert needs.rust
+    tree = look(upstream, source.commit, "member", needs.rust.bin / "cargo")
+    spoilt = replace(needs, source=source, tree=tree, locked="prefer")
+    (finding,) = downloads.check(spoilt, Trials(tmp_path / "trials.json"))
+    assert (finding.check, finding.fits) == ("Cargo.lock", False)
+    assert re.search(found, finding.found)
+    assert remedy in finding.remedy
+
+
+def test_a_lock_that_does_not_fit_is_found_by_cargo_where_its_crates_are_here(
+    needs: DownloadNeeds, tmp_path: Path
+) -> None:
+    """Names and versions are the same; from where they come only cargo compares."""
+    assert needs.rust
+    words = [needs.rust.bin / "cargo", "fetch", "--manifest-path", tmp_path / "upstream/Cargo.toml"]
+    home = needs.root / "cargo"
+    subprocess.run(words, check=True, env={"PATH": needs.path, "CARGO_HOME": str(home), "HOME": str(tmp_path)})
+    manifest = (tmp_path / "upstream/member/Cargo.toml").read_text()
+    other = manifest.replace(" }", ', branch = "main" }')
+    source = replace(needs.source, commit=commit(tmp_path / "upstream", **{"member__Cargo.toml": other}))
+    bring(needs.root / "src", source)
+    tree = look(needs.root / "src", source.commit, "member", needs.rust.bin / "cargo")
+    assert tree.misfit == "", "the names fit"
+    shown = results(replace(needs, source=source, tree=tree))
+    assert not shown["Cargo.lock"][1], shown
+    assert "--locked was passed" in shown["Cargo.lock"][0]
 
 
 @contextlib.contextmanager

@@ -168,6 +168,10 @@ def test_files_outside_of_the_commit_are_refused_where_the_build_reads_them(tmp_
     assert (finding.check, finding.fits) == ("Git LFS", False)
     assert finding.found == "chat_templates/default.json, engine/src/weights.bin"
     assert "git lfs migrate export" in finding.remedy
+    # A build script may name a folder beside its package.
+    script = 'fn main() {{ include("../{}/src"); with_data(); }}'
+    named = {"engine/build.rs": script.format("examples/data"), "examples/more": Submodule()}
+    assert seen(tmp_path, {**files, **named}).submodules == ("examples/data",)
     # A feature brings a package that has a submodule.
     tree = seen(tmp_path, files, ("cuda",))
     assert tree.submodules == ("extra/third_party/cutlass",)

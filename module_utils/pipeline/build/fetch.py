@@ -144,9 +144,13 @@ def packages(
         capture_output=True, text=True, errors="replace", check=False,
     )  # fmt: skip
     if done.returncode != 0:
+        output = done.stderr.splitlines()
+        failure = explain(output)
         raise PipelineError(
-            "cargo metadata failed: " + " | ".join(first_error(done.stderr.splitlines(), 6)),
+            "cargo metadata failed: " + " | ".join(first_error(output, 6)),
             where=str(checkout),
-            remedy="Check that upstream has all features of the flavour",
+            remedy=failure.remedy
+            if failure.upstreams or failure.remedy == RUST
+            else "Check that upstream has all features of the flavour",
         )
     return dict(json.loads(done.stdout))

@@ -10,7 +10,8 @@ Rules:
    reads any path that a manifest names: it runs in a sandbox that shows the skeleton and cargo alone, in the root
    folder, where no configuration of the commit applies. A link that leaves the tree is left out: it may name a device.
 3. Git LFS and submodules keep files outside of the commit, and this project fetches neither. Those that a build reads
-   are below the folders of the packages that it compiles (workspace), or companions of the binary.
+   are below the folders of the packages that it compiles (workspace), companions of the binary, or submodules that a
+   build script names.
 4. A file in Git LFS is recognised by its bytes, a pointer of less than 1024 bytes (git-lfs, docs/spec.md), whatever
    .gitattributes says: the bytes end in a binary.
 """
@@ -119,7 +120,15 @@ def look(
         raise _no_package(package, packages, commit)
     units = compiled(packages, package, features).values()
     folders = [f"{unit.folder}/".removeprefix(top) for unit in units]
-    lfs, modules = ([path for path in paths if _is_built(path, folders)] for paths in (pointers, submodules))
+    scripts = {
+        target["src_path"].removeprefix(top): sorted(unit.features)
+        for unit in units
+        for target in unit.package["targets"]
+        if "custom-build" in target["kind"]
+    }
+    code = "\n".join(_contents(repository, [entry.id for entry in files if entry.path in scripts]))
+    lfs = [path for path in pointers if _is_built(path, folders)]
+    modules = [path for path in submodules if _is_built(path, folders) or _is_named(path, code)]
     return Tree(
         commit,
         own["version"],
@@ -130,12 +139,7 @@ def look(
         tuple(lfs),
         tuple(modules),
         tuple(path for path in [*pointers, *submodules] if path not in (*lfs, *modules)),
-        {
-            target["src_path"].removeprefix(top): sorted(unit.features)
-            for unit in units
-            for target in unit.package["targets"]
-            if "custom-build" in target["kind"]
-        },
+        scripts,
     )
 
 
@@ -172,6 +176,11 @@ def _is_built(path: str, folders: Sequence[str]) -> bool:
         return True
     # A submodule may hold whole packages.
     return any(folder.startswith(f"{path}/") for folder in folders)
+
+
+def _is_named(submodule: str, code: str) -> bool:
+    """Whether a build script has the folder's name in a path: "../third_party/flash-attention/src"."""
+    return bool(re.search(rf'["/]{re.escape(PurePosixPath(submodule).name)}["/]', code))
 
 
 def _no_package(package: str, packages: Sequence[Metadata], commit: str) -> PipelineError:
