@@ -146,37 +146,41 @@ def test_files_outside_of_the_commit_are_refused_where_the_build_reads_them(tmp_
             '[features]\ncuda = ["dep:extra"]\n',
         ),
         "tool/src/main.rs": MAIN,
-        "engine/Cargo.toml": crate("engine"),
+        "engine/Cargo.toml": crate("engine", 'build = "../build/engine.rs"\n'),
         "engine/src/lib.rs": "",
         "engine/src/weights.bin": pointer(),
         "bindings/Cargo.toml": crate("bindings"),
         "bindings/src/lib.rs": "",
         "bindings/data.bin": pointer(),
-        "extra/Cargo.toml": crate("extra"),
+        "extra/Cargo.toml": crate("extra", 'build = "none.rs"\n'),
         "extra/src/lib.rs": "",
         "extra/third_party/cutlass": Submodule(),
         "chat_templates/default.json": pointer(),
         "docs/demo.gif": pointer(),
+        "tool/\x1b[2J": pointer(),
         "docs/pointers.md": "A pointer begins so:\n" + pointer(),
         "examples/data": Submodule(),
+        # Its script lies elsewhere, and another one nowhere.
+        "build/engine.rs": "fn main() {}\n",
     }
     tree = seen(tmp_path, files)
-    assert tree.lfs == ("chat_templates/default.json", "engine/src/weights.bin")
+    assert tree.lfs == ("chat_templates/default.json", "engine/src/weights.bin", "tool/\x1b[2J")
     assert tree.submodules == ()
     assert set(tree.beside) == {"bindings/data.bin", "docs/demo.gif", "examples/data", "extra/third_party/cutlass"}
     (finding,) = check_files(tree)
     assert (finding.check, finding.fits) == ("Git LFS", False)
-    assert finding.found == "chat_templates/default.json, engine/src/weights.bin"
+    assert finding.found == "chat_templates/default.json, engine/src/weights.bin, tool/ [2J"
     assert "git lfs migrate export" in finding.remedy
     # A build script may name a folder beside its package.
     script = 'fn main() {{ include("../{}/src"); with_data(); }}'
-    named = {"engine/build.rs": script.format("examples/data"), "examples/more": Submodule()}
+    named = {"build/engine.rs": script.format("examples/data"), "examples/more": Submodule()}
     assert seen(tmp_path, {**files, **named}).submodules == ("examples/data",)
     # A feature brings a package that has a submodule.
     tree = seen(tmp_path, files, ("cuda",))
     assert tree.submodules == ("extra/third_party/cutlass",)
+    assert tree.scripts == {"build/engine.rs": ["default"]}
     assert [f.check for f in check_files(tree)] == ["Git LFS", "submodules"]
-    del files["engine/src/weights.bin"], files["chat_templates/default.json"]
+    del files["engine/src/weights.bin"], files["chat_templates/default.json"], files["tool/\x1b[2J"]
     (finding,) = check_files(seen(tmp_path, files))
     assert finding.fits
     assert "not fetched, and not built: bindings/data.bin, docs/demo.gif, examples/data and 1 more" in finding.found

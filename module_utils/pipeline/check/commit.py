@@ -11,6 +11,7 @@ from ..base.findings import Finding
 from ..base.git import git
 from ..base.records import Source
 from ..base.run import CommandFailed
+from ..base.text import shown
 from ..build.failures import RUST, explain
 from ..source.build_script import used_commits
 from ..source.checkout import bring
@@ -41,7 +42,8 @@ def check_files(tree: Tree) -> list[Finding]:
 
 def check_lock(reason: str, locked: str) -> Finding:
     """Whether Cargo.lock fits the manifests; ``reason`` is why it does not, or "". ``locked`` is the channel's."""
-    needed = "that of the manifests"
+    # It may quote the lock.
+    needed, reason = "that of the manifests", shown(reason, 600)
     if not reason:
         return Finding.ok(LOCK, "fits", needed)
     if locked == ALWAYS:

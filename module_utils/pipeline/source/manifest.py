@@ -35,6 +35,7 @@ from ..base.git import git
 from ..base.records import Record
 from ..base.run import CommandFailed
 from ..base.sandbox import Sandbox, outside_the_system
+from ..base.text import shown
 from .workspace import Metadata, compiled, misfit
 
 LOCK = "Cargo.lock"
@@ -57,7 +58,7 @@ class ManifestRefused(PipelineError):
 
     def __init__(self, output: str, where: str, submodules: Sequence[str]) -> None:
         self.output = output
-        lines = [line.strip() for line in output.splitlines() if line.strip() not in ("", "Caused by:")]
+        lines = [shown(line) for line in output.splitlines() if line.strip() not in ("", "Caused by:")]
         remedy = "Report it upstream: no cargo builds this commit"
         if submodules:
             remedy = f"Its submodules are not fetched ({named(submodules)}): if it is there, {remedy_of(SUBMODULE)}"
@@ -120,13 +121,16 @@ def look(
         raise _no_package(package, packages, commit)
     units = compiled(packages, package, features).values()
     folders = [f"{unit.folder}/".removeprefix(top) for unit in units]
+    # A script may lie in another package's folder; one that is not there fails the compile.
+    blobs = {entry.path: entry.id for entry in files if entry.mode != _SUBMODULE}
     scripts = {
-        target["src_path"].removeprefix(top): sorted(unit.features)
+        path: sorted(unit.features)
         for unit in units
         for target in unit.package["targets"]
         if "custom-build" in target["kind"]
+        and (path := os.path.normpath(target["src_path"].removeprefix(top))) in blobs
     }
-    code = "\n".join(_contents(repository, [entry.id for entry in files if entry.path in scripts]))
+    code = "\n".join(_contents(repository, [blobs[path] for path in scripts]))
     lfs = [path for path in pointers if _is_built(path, folders)]
     modules = [path for path in submodules if _is_built(path, folders) or _is_named(path, code)]
     return Tree(
@@ -134,7 +138,7 @@ def look(
         own["version"],
         re.sub(r"\s", "", own["rust_version"] or ""),
         tuple(own["features"]),
-        next((entry.id for entry in files if entry.path == LOCK), ""),
+        blobs.get(LOCK, ""),
         misfit(packages, texts.get(LOCK, "")),
         tuple(lfs),
         tuple(modules),
@@ -157,9 +161,9 @@ def remedy_of(kind: str) -> str:
 
 
 def named(paths: Sequence[str], most: int = 3) -> str:
-    """The first paths, and how many more there are."""
+    """The first paths, fit for a terminal, and how many more there are."""
     more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(paths[:most]) + more
+    return ", ".join(map(shown, paths[:most])) + more
 
 
 def _is_read(entry: Entry) -> bool:
