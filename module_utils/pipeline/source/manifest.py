@@ -1,11 +1,12 @@
 """A commit's workspace as cargo itself sees it, read from the repository: no checkout moves.
 
-    git ls-tree --> a skeleton: the manifests, every other file without its text --> cargo metadata --no-deps
+    git ls-tree --> a skeleton: the manifests, and the names of Rust's files --> cargo metadata --no-deps
 
 Rules:
 
 1. cargo alone decides which packages a workspace has and what they inherit: globs, exclusions, members that are only
-   path dependencies, a package in the top folder. It looks for targets by name, so the skeleton has every name.
+   path dependencies, a package in the top folder. It looks for targets by name, and only for *.rs: a path that a
+   manifest names may be missing (cargo 1.95, tried).
 2. ``cargo metadata --no-deps`` runs no program, and neither reads Cargo.lock nor needs a crate (cargo 1.95, traced). It
    reads any path that a manifest names: it runs in a sandbox that shows the skeleton and cargo alone, in the root
    folder, where no configuration of the commit applies. A link that leaves the tree is left out: it may name a device.
@@ -174,6 +175,11 @@ def _is_read(entry: Entry) -> bool:
     return manifest or entry.mode == _LINK or entry.size in _POINTER_SIZES
 
 
+def _is_seen(entry: Entry) -> bool:
+    """Whether cargo's answer depends on the name."""
+    return entry.mode in (_LINK, _SUBMODULE) or entry.path.endswith((".rs", "Cargo.toml"))
+
+
 def _is_built(path: str, folders: Sequence[str]) -> bool:
     """Whether a build reads the path: below a folder of a compiled package, or a companion of the binary."""
     if path == LICENCE or path.startswith((f"{TEMPLATES}/", *folders)):
@@ -230,7 +236,7 @@ def _metadata(files: Sequence[Entry], texts: Mapping[str, str], cargo: Path, *, 
         skeleton = Path(name, "tree")
         skeleton.mkdir()
         # Links last, so that no file is written through one; those that leave the tree are left out.
-        for entry in sorted(files, key=lambda entry: entry.mode == _LINK):
+        for entry in sorted(filter(_is_seen, files), key=lambda entry: entry.mode == _LINK):
             _place(skeleton / entry.path, entry.mode, texts.get(entry.path, ""))
         for link in (skeleton / entry.path for entry in files if entry.mode == _LINK):
             if link.is_symlink() and not Path(os.path.realpath(link)).is_relative_to(os.path.realpath(skeleton)):
