@@ -54,7 +54,7 @@ class Developer:
         """The builder's part: receive the pack and move the checkout."""
         if found.pack:
             checkout.receive(self.builder, found.source.commit, found.pack)
-        checkout.move(self.builder, found.source, "mistralrs-cli")
+        checkout.move(self.builder, found.source)
         return self.builder
 
 
@@ -66,9 +66,7 @@ def developer(tmp_path, stand_in):
 @pytest.fixture
 def warm(developer):
     """A developer whose builder has upstream's newest commit."""
-    checkout.move(
-        developer.builder, resolve(developer.url, developer.folder / "mirror.git", kind="branch"), "mistralrs-cli"
-    )
+    checkout.move(developer.builder, resolve(developer.url, developer.folder / "mirror.git", kind="branch"))
     return developer
 
 
@@ -99,7 +97,7 @@ def test_an_empty_builder_gets_one_commit_and_then_follows_upstream(developer, s
     assert git("rev-list", "--count", "HEAD", repository=tree).strip() == "1"
     assert git("fsck", "--connectivity-only", repository=tree) is not None
     stand_in.release(developer.upstream, "0.9.3")
-    checkout.move(tree, resolve(developer.url, developer.folder / "mirror.git", kind="tag"), "mistralrs-cli")
+    checkout.move(tree, resolve(developer.url, developer.folder / "mirror.git", kind="tag"))
     assert int(git("rev-list", "--count", "HEAD", repository=tree)) > 9
     git("gc", "--quiet", "--prune=now", repository=tree)
     assert git("status", "--porcelain", repository=tree) == ""
@@ -412,7 +410,7 @@ def test_a_commit_of_upstream_is_found_by_its_id_or_a_prefix(developer):
         source, branches = resolve_commit(developer.url, mirror, id_)
         assert (source.commit, source.kind, branches) == (commit, "commit", ["master"])
         assert source.rpm_version.startswith("0.9.0^")
-    checkout.move(developer.builder, source, "mistralrs-cli")
+    checkout.move(developer.builder, source)
     assert checkout.current_commit(developer.builder) == commit
 
 
@@ -426,7 +424,7 @@ def test_a_commit_of_a_branch_is_fetched_even_if_the_server_serves_no_commit_by_
     os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.version", "GIT_CONFIG_VALUE_0": "0"}
     try:
         source, branches = resolve_commit(developer.url, developer.folder / "mirror.git", commit)
-        checkout.move(developer.builder, source, "mistralrs-cli")
+        checkout.move(developer.builder, source)
     finally:
         for name in ("COUNT", "KEY_0", "VALUE_0"):
             del os.environ[f"GIT_CONFIG_{name}"]

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from pipeline.check import downloads
 from pipeline.check.downloads import Download, DownloadNeeds
 from pipeline.check.trials import Trials
 from pipeline.source.checkout import bring
+from pipeline.source.manifest import Tree, look
 from pipeline.source.mirrors import CUTLASS, Mirrors, cutlass_folder, place_registry
-from pipeline.toolchain.rust import find_rust
+from pipeline.toolchain.rust import Rust, find_rust
 from support.ports import free_port
 
 LOCK = """\
@@ -57,6 +58,13 @@ def commit(folder: Path, **files: str) -> str:
     return subprocess.run([*own, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def brought(root: Path, source: Source, package: str, rust: Rust | None) -> Tree:
+    """What cargo finds of a commit, which the checkout has then."""
+    assert rust
+    cargo, checkout = rust.bin / "cargo", root / "src"
+    return bring(checkout, source, root / "lock", lambda: look(checkout, source.commit, package, cargo))
+
+
 @pytest.fixture
 def needs(tmp_path: Path) -> DownloadNeeds:
     """An upstream with one crate from another git repository; no dependency is fetched yet."""
@@ -74,9 +82,10 @@ def needs(tmp_path: Path) -> DownloadNeeds:
     here = commit(upstream, **files, member__Cargo__toml="", **{"member__Cargo.toml": manifest, "Cargo.lock": lock})
     source = Source(f"file://{upstream}", "main", "branch", here, 1, "1.0.0", "1.0.0")
     root = tmp_path / "builder"
-    rust, tree = find_rust(), bring(root / "src", source, "member", root / "lock")
+    rust = find_rust()
+    tree = brought(root, source, "member", rust)
     path = f"{rust.bin}:/usr/bin:/bin"
-    return DownloadNeeds(root, root / "src", source, "member", tree, rust, path, Mirrors(), cuda=False, ask=False)
+    return DownloadNeeds(root, root / "src", source, "member", tree, rust, path, Mirrors(), compute_cap="", ask=False)
 
 
 def results(needs: DownloadNeeds) -> dict[str, tuple[str, bool]]:
@@ -119,6 +128,53 @@ def test_a_checkout_that_another_build_holds_stays_as_it_is(needs: DownloadNeeds
     with held(needs.root / "lock"):
         assert results(needs) == {"crates": ("not checked: another build is running here", True)}
     assert not (needs.root / "src" / "Cargo.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found", "remedy"),
+    [
+        (
+            lambda lock: "<<<<<<< HEAD\n" + lock,
+            "failed to parse lock file at: .*key with no value",
+            "no cargo reads it",
+        ),
+        (
+            lambda lock: lock.replace("version = 4", "version = 9"),
+            "lock file version `9` was found",
+            "Use a newer Rust",
+        ),
+    ],
+)
+def test_a_lock_that_cargo_cannot_read_is_shown_with_cargos_reason(
+    needs: DownloadNeeds, tmp_path: Path, spoil: Callable[[str], str], found: str, remedy: str
+) -> None:
+    upstream = tmp_path / "upstream"
+    text = spoil((upstream / "Cargo.lock").read_text())
+    source = replace(needs.source, commit=commit(upstream, **{"Cargo.lock": text}))
+    tree = brought(needs.root, source, "member", needs.rust)
+    spoilt = replace(needs, source=source, tree=tree, locked="prefer")
+    (finding,) = downloads.check(spoilt, Trials(tmp_path / "trials.json"))
+    assert (finding.check, finding.fits) == ("Cargo.lock", False)
+    assert re.search(found, finding.found)
+    assert remedy in finding.remedy
+
+
+def test_a_lock_that_does_not_fit_is_found_by_cargo_where_its_crates_are_here(
+    needs: DownloadNeeds, tmp_path: Path
+) -> None:
+    """Names and versions are the same; from where they come only cargo compares."""
+    assert needs.rust
+    words = [needs.rust.bin / "cargo", "fetch", "--manifest-path", tmp_path / "upstream/Cargo.toml"]
+    home = needs.root / "cargo"
+    subprocess.run(words, check=True, env={"PATH": needs.path, "CARGO_HOME": str(home), "HOME": str(tmp_path)})
+    manifest = (tmp_path / "upstream/member/Cargo.toml").read_text()
+    other = manifest.replace(" }", ', branch = "main" }')
+    source = replace(needs.source, commit=commit(tmp_path / "upstream", **{"member__Cargo.toml": other}))
+    tree = brought(needs.root, source, "member", needs.rust)
+    assert tree.misfit == "", "the names fit"
+    shown = results(replace(needs, source=source, tree=tree))
+    assert not shown["Cargo.lock"][1], shown
+    assert "--locked was passed" in shown["Cargo.lock"][0]
 
 
 @contextlib.contextmanager
@@ -242,18 +298,23 @@ def test_a_shared_address_is_requested_once_and_required_if_one_dependency_requi
 def test_cutlass_is_requested_if_a_build_script_names_a_missing_commit(needs: DownloadNeeds, tmp_path: Path) -> None:
     cutlass, upstream = tmp_path / "cutlass", tmp_path / "upstream"
     named = commit(cutlass, include__cutlass__h="")
-    script = f'fn main() {{ builder.with_cutlass(Some("{named}")); }}\n'
+    # The second commit is Hopper's alone: nobody has it.
+    script = (
+        f'fn main() {{ let compute_cap = b.get_compute_cap(); builder.with_cutlass(Some("{named}"));\n'
+        f'if compute_cap == 90 {{ other.with_cutlass(Some("{"e" * 40}")); }} }}\n'
+    )
     source = replace(needs.source, commit=commit(upstream, **{"member__build.rs": script}))
-    tree = bring(needs.root / "src", source, "member", needs.root / "lock")
+    tree = brought(needs.root, source, "member", needs.rust)
     mirrors = Mirrors({CUTLASS: f"file://{tmp_path}/gone"})
-    gpu = replace(needs, source=source, tree=tree, mirrors=mirrors, cuda=True)
+    gpu = replace(needs, source=source, tree=tree, mirrors=mirrors, compute_cap="89")
     address = f"git file://{tmp_path}/gone"
     assert not results(gpu)[address][1]
-    assert address not in results(replace(gpu, cuda=False))
+    assert address not in results(replace(gpu, compute_cap=""))
     folder = cutlass_folder(needs.root / "cudaforge", named)
     subprocess.run(["git", "clone", "--quiet", cutlass, folder], check=True)
     (folder / "include").mkdir(exist_ok=True)
     assert address not in results(gpu)
+    assert not results(replace(gpu, compute_cap="90"))[address][1]
     # The operator's list of commits replaces it.
     other = Mirrors(mirrors.git, cutlass_commits=("f" * 40,))
     assert not results(replace(gpu, mirrors=other))[address][1]

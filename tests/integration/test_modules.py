@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pipeline.base.records import Flavour
 from pipeline.source.upstream import resolve
+from support.commits import pointer
 from support.signer_site import COMMIT, STABLE, Site
 
 CPU = Flavour("cpu", "any x86-64", published=False).to_dict()
@@ -53,6 +54,27 @@ def test_builder_check_returns_all_findings_when_it_fails(run_module, source, tm
     assert "disk space: found" in result["msg"]
     assert "target CPU: found -C target-cpu=native" in result["msg"]
     assert {f["check"] for f in result["findings"] if not f["fits"]} == {"disk space", "target CPU"}
+
+
+def test_builder_check_refuses_a_commit_that_no_build_of_it_can_be_whole(run_module, upstream, stand_in, tmp_path):
+    """Git LFS keeps a template elsewhere, and the lock lacks a package of the workspace."""
+
+    def drop_last_package(text: str) -> str:
+        return text[: text.rindex("[[package]]")]
+
+    files = {"Cargo.lock": drop_last_package, "chat_templates/default.json": pointer()}
+    stand_in.add_commit(upstream, "move a template", files)
+    stand_in.tag(upstream, "v0.9.9")
+    found = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.9").to_dict()
+    arguments = {"root": str(tmp_path / "b"), "source": found, "flavour": CPU, "free_gib": 0.1, **PACKAGE, **SMALL}
+    result = run_module("builder_check", arguments)
+    assert result["failed"]
+    assert "Git LFS: found chat_templates/default.json, needed none that the build reads" in result["msg"]
+    assert "Cargo.lock: found it lacks mistralrs-vision, needed that of the manifests. Report it" in result["msg"]
+    # A channel of branches builds without the lock.
+    result = run_module("builder_check", arguments | {"locked": "prefer"})
+    assert {f["check"] for f in result["findings"] if not f["fits"]} == {"Git LFS"}
+    assert {f["check"] for f in result["findings"] if f["warning"]} >= {"Cargo.lock"}
 
 
 @pytest.mark.parametrize(

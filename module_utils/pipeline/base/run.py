@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .environment import UMASK, environment
 from .errors import PipelineError
-from .text import last_words
+from .text import ended, last_words
 
 
 class CommandFailed(PipelineError):
@@ -21,7 +21,7 @@ class CommandFailed(PipelineError):
         self.stdout = stdout
         self.stderr = stderr
         super().__init__(
-            what=f"{Path(argv[0]).name} ended with status {status}: {last_words(stderr.strip() or stdout, lines=5)}",
+            what=f"{Path(argv[0]).name} ended with {ended(status)}: {last_words(stderr.strip() or stdout, lines=5)}",
             where=" ".join(argv),
         )
 

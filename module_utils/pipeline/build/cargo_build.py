@@ -31,7 +31,8 @@ from ..base.run import run
 from ..cache.shared_cache import Reached, reached
 from ..report import report
 from ..report.report_data import Costs, amounts, build_report, largest
-from ..source.checkout import Checkout, move
+from ..source.checkout import move
+from ..source.manifest import Tree, look
 from ..source.trust import RELEASE
 from ..toolchain import nvcc
 from ..toolchain.verified import verify_programs
@@ -76,7 +77,10 @@ def make(
         report.rotate(log.parent, name, build.logs_kept, log)
         verify_programs(build.root, build.programs)
         layers.renew(build)
-        tree = move(checkout, build.source, build.package)
+        move(checkout, build.source)
+        tree = look(
+            checkout, build.source.commit, build.package, cargo, build.flavour.features, protected=build.protected
+        )
         stream.write(f"# {build.source.ref} {build.source.commit} flavour {name}, inputs {build.inputs}\n")
         for note in build.unprotected:
             stream.write(f"# {note}\n")
@@ -192,7 +196,7 @@ class _Phases:
 
 def _collect(
     build: Build,
-    tree: Checkout,
+    tree: Tree,
     made: Result,
     output: Path,
     *,

@@ -145,6 +145,9 @@ def _compile(job: Job, variables: Mapping[str, str]) -> tuple[list[dict[str, Any
         # sccache prints there which signal killed a compiler.
         if line and not line.startswith("{"):
             _log(line)
+    if status < 0:
+        # Only its parent knows it: failures.py reads this line.
+        _log(f"error: process didn't exit successfully: `cargo` (signal: {-status})")
     return [json.loads(line) for line in output if line.startswith("{")], status
 
 

@@ -15,8 +15,9 @@ from typing import IO
 from ..base.errors import PipelineError
 from ..base.sandbox import Running, not_made
 from ..base.text import last_words
-from .failures import CompileFailed, explain
+from .failures import CompileFailed, explain, signalled
 from .inside import CARGO_FAILED
+from .processes import killed_for_memory
 from .progress import LineReader, Progress
 
 LARGEST_LOG = 256 << 20
@@ -42,6 +43,7 @@ class Watch:
         Raises CompileFailed if cargo failed, PipelineError for another failure and if the build was stopped. ``began``
         is the build's start on the monotonic clock, which progress lines count from.
         """
+        before = killed_for_memory()
         with start() as running, _signals_call(lambda name: self.stop(running, f"interrupted by {name}")):
             watch = threading.Thread(target=self._watch, args=(running, began), daemon=True)
             watch.start()
@@ -53,15 +55,11 @@ class Watch:
                 f"the build was stopped: {self.stopped}", self.stream.name, "Run again: compiled units are kept"
             )
         if status == CARGO_FAILED:
-            raise CompileFailed(explain(lines), self.stream.name)
+            raise CompileFailed(explain(lines, _more(before)), self.stream.name)
         if status and lines and (error := not_made(lines[0], self.stream.name)):
             raise error
         if status:
-            raise PipelineError(
-                f"the build ended with status {status}: {last_words(chr(10).join(lines[-20:]))}",
-                self.stream.name,
-                "Read the log; then run again: compiled units are kept",
-            )
+            raise _ended(status, lines, _more(before), self.stream.name)
 
     def stop(self, running: Running, why: str) -> None:
         """Kill the sandbox; ``follow`` waits for its end."""
@@ -101,6 +99,26 @@ class Watch:
                 self.stream.write(self.progress.line(self.flavour, seconds, seconds - moved) + "\n")
             if self.lease and self.alive and _age(self.alive) > self.lease:
                 self.stop(running, f"its controller has been silent for {self.lease:g} s")
+
+
+def _more(before: int | None) -> int | None:
+    """How many processes the kernel has killed for lack of memory since then."""
+    now = killed_for_memory()
+    return None if before is None or now is None else now - before
+
+
+def _ended(status: int, lines: list[str], killed: int | None, log: str) -> PipelineError:
+    """The error for a build whose own program in the sandbox failed. bubblewrap ends with 128 + N for signal N."""
+    last = last_words("\n".join(lines[-20:]))
+    number = -status if status < 0 else max(status - 128, 0)
+    if not number:
+        return PipelineError(
+            f"the build ended with status {status}: {last}",
+            log,
+            "Read the log; then run again: compiled units are kept",
+        )
+    cause, remedy = signalled("the build's own program", number, killed)
+    return PipelineError(f"the build failed: {cause}: {last}", log, remedy)
 
 
 @contextmanager

@@ -7,15 +7,17 @@ Rules:
    build plans to use at most (build/limits) is there.
 3. A warning stops nothing.
 4. A check is a function of measured values: those of the host itself are here, combinations of versions in
-   compatibility, trial compiles in trials, network requests in downloads and cache_levels.
+   compatibility, trial compiles in trials, the commit's files in commit, network requests in downloads and
+   cache_levels.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,24 +29,34 @@ from ..base.run import run
 from ..base.versions import dotted
 from ..build import limits
 from ..cache.compile_cache import Cache
-from ..source.checkout import bring
 from ..source.manifest import Tree
-from ..source.mirrors import Mirrors
+from ..source.mirrors import Mirrors, cutlass_folder, has_cutlass
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
 from ..toolchain.layout import build_path
 from ..toolchain.rust import Rust, find_rust
 from ..toolchain.verified import verify_programs
-from . import cache_levels, downloads, sandboxes
+from . import cache_levels, commit, downloads, sandboxes
 from .compatibility import (
     Compatibility,
     check_cuda_defects,
     check_cuda_limit,
+    check_cutlass,
     check_features,
     check_gcc,
     check_headers,
     check_nvcc,
 )
-from .trials import Trials, check_compiles, check_library, compiles, identity, links, system_libraries
+from .trials import (
+    Trials,
+    check_compiles,
+    check_cutlass_compiles,
+    check_library,
+    compiles,
+    identity,
+    links,
+    system_libraries,
+    tried_headers,
+)
 
 GIB = 1024**3
 PROGRAMS = ("git", "gcc", "g++", "readelf")
@@ -57,6 +69,7 @@ class BuildRequest:
     ``toolkit`` is the result of cuda_toolkit; ``toolkit_failure`` the reason why there is none; ``toolkit_planned`` is
     true where check mode has not provided it yet. ``ask`` makes network requests even where nothing must be downloaded.
     ``protected``: the build runs in a sandbox, with ``overlays`` where its state is apart from that of releases.
+    ``locked`` is the channel's ("always" or "prefer").
     """
 
     root: Path
@@ -78,6 +91,7 @@ class BuildRequest:
     ask: bool = False
     protected: bool = True
     overlays: bool = False
+    locked: str = commit.ALWAYS
 
     @property
     def nvcc(self) -> str:
@@ -172,11 +186,16 @@ def check_memory_free(plan: Parallel, found: int, *, heavy: bool) -> Finding:
 def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     """All findings, and the commit's manifest (None where the commit cannot be fetched or read)."""
     flavour, facts = request.flavour, request.facts
-    tree, findings = _commit(request)
     rust = _rust(request.cargo)
+    sandbox = sandboxes.check(request.root, protected=request.protected, overlays=request.overlays)
+    tree, findings = commit.check(
+        # cargo is asked in a sandbox.
+        request.checkout, request.source, request.package, rust if all(finding.fits for finding in sandbox) else None,
+        flavour.features, request.root / "lock", locked=request.locked, protected=request.protected,
+    )  # fmt: skip
     path = build_path(rust.bin if rust else None, Path(request.nvcc).parent if request.nvcc else None)
     findings += [
-        *sandboxes.check(request.root, protected=request.protected, overlays=request.overlays),
+        *sandbox,
         *(check_program(name, shutil.which(name, path=path if name in ("gcc", "g++") else None)) for name in PROGRAMS),
         check_toolchain(_changed(request)),
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
@@ -187,7 +206,7 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     findings += check_features(flavour, cuda or flavour.cuda, offered, request.source.version, facts.features)
     trials = Trials(request.root / "cache" / "trials.json")
     if flavour.cuda:
-        findings += _cuda(request, cuda, path, trials)
+        findings += _cuda(request, cuda, path, trials, tree)
     if not request.toolkit_planned and not request.toolkit_failure:
         findings += _libraries(request, path, trials)
     findings += _resources(request)
@@ -196,18 +215,6 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     if tree:
         findings += downloads.check(_needs(request, tree, rust, path), trials)
     return findings, tree
-
-
-def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
-    """Fetch the commit and read its manifest; a finding where that fails."""
-    source, folder = request.source, request.checkout
-    try:
-        return bring(folder, source, request.package, request.root / "lock"), []
-    except PipelineError as error:
-        reason, remedy = error.what, error.remedy or f"Delete {folder / '.git'}: it comes back"
-    except OSError as error:
-        reason, remedy = f"{error.strerror} ({error.filename})", f"Let the building account own {request.root}"
-    return None, [Finding.bad("commit", reason, f"{source.ref} of {source.url}", remedy)]
 
 
 def _changed(request: BuildRequest) -> PipelineError | None:
@@ -233,7 +240,7 @@ def _cuda_version(request: BuildRequest) -> str:
     return request.flavour.cuda if request.toolkit_planned else nvcc_version(request.nvcc)
 
 
-def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials) -> list[Finding]:
+def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials, tree: Tree | None) -> list[Finding]:
     flavour, facts, nvcc = request.flavour, request.facts, request.nvcc
     judged = cuda or flavour.cuda
     present = (
@@ -259,7 +266,30 @@ def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials) -> list[F
         check_gcc(version, cuda, facts.host_compilers),
         check_headers(glibc, cuda, is_mended(header), str(header), facts.headers),
         check_compiles(reason, version, flavour.arch),
+        *(check_with_cutlass(request, tree, version, path, trials, depends) if tree and not reason else []),
     ]
+
+
+def check_with_cutlass(
+    request: BuildRequest, tree: Tree, gcc: str, path: str, trials: Trials, depends: Sequence[object]
+) -> list[Finding]:
+    """The headers of CUTLASS with this gcc: by the table, else by a trial of each commit that is here already."""
+    checkout, arch, home = request.checkout, request.flavour.arch, request.root / "cudaforge"
+    commits = request.mirrors.cutlass_commits or commit.cutlass_commits(checkout, tree, request.flavour.compute_cap)
+    known = check_cutlass(gcc, commits, request.facts.cutlass)
+    if not all(finding.fits for finding in known):
+        return known
+    names = commit.included(checkout, tree.commit)
+    for one in commits:
+        folder = cutlass_folder(home, one)
+        if (headers := tried_headers(folder, names)) and has_cutlass(home, one):
+            reason = trials.failure(
+                f"nvcc {request.nvcc} {arch} CUTLASS {one[:12]}",
+                [*depends, one, headers, identity(folder)],
+                functools.partial(compiles, request.nvcc, arch, path, folder, headers),
+            )
+            known.append(check_cutlass_compiles(reason, gcc, one))
+    return known
 
 
 def _libraries(request: BuildRequest, path: str, trials: Trials) -> list[Finding]:
@@ -305,8 +335,9 @@ def _needs(request: BuildRequest, tree: Tree, rust: Rust | None, path: str) -> d
         rust=rust,
         path=path,
         mirrors=request.mirrors,
-        cuda=bool(request.flavour.cuda),
+        compute_cap=request.flavour.compute_cap,
         ask=request.ask,
+        locked=request.locked,
     )
 
 

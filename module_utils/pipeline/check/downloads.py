@@ -19,7 +19,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +30,13 @@ from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed, run
 from ..base.text import without_account
+from ..build.failures import RUST
+from ..build.fetch import reasons
 from ..source.checkout import current_commit, move
-from ..source.manifest import Tree
-from ..source.mirrors import CUTLASS, Mirrors, cutlass_commits, has_cutlass, place_registry
+from ..source.manifest import LOCK, Tree
+from ..source.mirrors import CUTLASS, Mirrors, has_cutlass, place_registry
 from ..toolchain.rust import TARGET, Rust
+from .commit import ALWAYS, check_lock, cutlass_commits
 from .trials import Trials, alone, identity
 
 TIMEOUT = 15
@@ -90,6 +92,14 @@ def check_download(what: str, where: str, reason: str, *, here: bool) -> Finding
         or f"Check that this host reaches {where}: network, proxy (https_proxy, no_proxy), certificates; "
         f"or name a mirror ({mirror})",
     )
+
+
+def check_lock_reads(reason: str) -> Finding | None:
+    """The finding for a Cargo.lock that cargo cannot read, by cargo's reason; None if it reads it."""
+    if "failed to parse lock file" not in reason:
+        return None
+    remedy = RUST if "perhaps Cargo needs to be updated" in reason else "Report it upstream: no cargo reads it"
+    return Finding.bad(LOCK, reason, "a lock that cargo reads", remedy)
 
 
 # ---------------------------------------------------------------- the edge: downloads
@@ -178,7 +188,8 @@ def _answer(one: Download, cargo: Callable[[str], str]) -> str:
 class DownloadNeeds:
     """The build whose downloads are checked: ``package`` of ``source``, whose commit is in ``checkout`` already.
 
-    ``ask`` makes network requests even where nothing must be downloaded. ``rust`` and ``path`` are those of the build.
+    ``ask`` makes network requests even where nothing must be downloaded. ``rust`` and ``path`` are those of the build,
+    ``locked`` is the channel's, ``compute_cap`` that of the GPU, "" without one.
     """
 
     root: Path
@@ -189,17 +200,22 @@ class DownloadNeeds:
     rust: Rust | None
     path: str
     mirrors: Mirrors
-    cuda: bool
+    compute_cap: str
     ask: bool
+    locked: str = ALWAYS
 
 
 def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
     """A finding for each address that gets a request, or one finding where none needs to."""
     source, repository = needs.source, needs.checkout
     try:
-        here = not _fetched(needs, trials)
+        reason = _fetched(needs, trials)
     except _Busy:
         return [Finding.ok("crates", "not checked: another build is running here", "all of Cargo.lock")]
+    if unreadable := check_lock_reads(reason):
+        return [unreadable]
+    stale = [] if needs.tree.misfit or "--locked" not in reason else [check_lock(reason, needs.locked)]
+    here = not reason
     lock = git("show", f"{source.commit}:Cargo.lock", repository=repository) if needs.tree.lock else ""
     sent = needs.mirrors.sent
     downloads = [
@@ -209,13 +225,13 @@ def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
     if "registry+" in lock:
         downloads.append(Download(REGISTRY, needs.mirrors.registry or CRATES_IO, here))
     named = needs.mirrors.cutlass_commits
-    commits = [*named] or _cutlass(repository, source.commit) if needs.cuda else []
+    commits = [*named] or cutlass_commits(repository, needs.tree, needs.compute_cap) if needs.compute_cap else []
     if commits:
         there = all(has_cutlass(needs.root / "cudaforge", commit) for commit in commits)
         downloads.append(Download("git", sent(CUTLASS), there))
     asking = [download for download in downloads if needs.ask or not download.here]
     found = check_downloads(asking, lambda registry: _by_cargo(needs, registry))
-    return found or [Finding.ok("downloads", HERE, "crates and commits")]
+    return [*stale, *found] or [Finding.ok("downloads", HERE, "crates and commits")]
 
 
 def _by_cargo(needs: DownloadNeeds, registry: str) -> str:
@@ -249,16 +265,8 @@ def _fetched(needs: DownloadNeeds, trials: Trials) -> str:
         words += [str(rust.bin / "cargo"), "fetch", "--locked", "--offline", "--target", TARGET]
         with held(root / "lock", _busy):
             if current_commit(needs.checkout) != needs.source.commit:
-                move(needs.checkout, needs.source, needs.package)
-            return alone([*words, "--manifest-path", needs.checkout / "Cargo.toml"], needs.path)
+                move(needs.checkout, needs.source)
+            words += ["--manifest-path", str(needs.checkout / "Cargo.toml")]
+            return alone(words, needs.path, reason=lambda output: " | ".join(reasons(output.splitlines())))
 
     return trials.failure("crates", depends, attempt)
-
-
-def _cutlass(repository: Path, commit: str) -> list[str]:
-    """The commits of CUTLASS that upstream's own build scripts name."""
-    with suppress(CommandFailed):  # git grep ends with 1 where it finds none
-        names = git("grep", "-l", "-F", "with_cutlass(", commit, "--", "*build.rs", repository=repository).split()
-        texts = [git("show", name, repository=repository) for name in names]
-        return sorted({found for text in texts for found in cutlass_commits(text)})
-    return []

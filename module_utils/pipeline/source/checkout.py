@@ -11,29 +11,27 @@ clone, and later fetches from upstream still work.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ..base.errors import PipelineError
 from ..base.git import fetch, git, has, parents_and_time, shallow
 from ..base.records import Record, Source
 from ..base.run import CommandFailed, run
 from .git_folder import drop_conflicting, whole
-from .manifest import Tree, look
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Checkout(Record):
-    """The checkout at a commit: ``crate_version`` and ``rust_version`` as in ``manifest.Tree``.
-
-    ``moved``: the checkout was at another commit before.
-    """
+    """The checkout at a commit; ``moved``: it was at another one before."""
 
     folder: str
     commit: str
-    crate_version: str
-    rust_version: str
     moved: bool
 
 
@@ -47,16 +45,15 @@ def current_commit(folder: Path) -> str:
         return ""
 
 
-def move(folder: Path, source: Source, package: str) -> Checkout:
+def move(folder: Path, source: Source) -> Checkout:
     """Move the checkout to exactly ``source``'s commit: removes local changes and stray files.
 
-    Fetches the commit if it is missing. ``package`` is the cargo package whose version counts. The builder's lock is
-    held.
+    Fetches the commit if it is missing. The builder's lock is held.
     """
-    return whole(folder, lambda: _move(folder, source, package))
+    return whole(folder, lambda: _move(folder, source))
 
 
-def _move(folder: Path, source: Source, package: str) -> Checkout:
+def _move(folder: Path, source: Source) -> Checkout:
     _bring(folder, source)
     before = current_commit(folder)
     if before != source.commit or git("status", "--porcelain", repository=folder).strip():
@@ -68,8 +65,7 @@ def _move(folder: Path, source: Source, package: str) -> Checkout:
             git("update-index", "-q", "--really-refresh", repository=folder)
         git("checkout", "--quiet", "--force", "--detach", source.commit, repository=folder)
         git("clean", "-ffdxq", repository=folder)
-    tree = look(folder, source.commit, package)
-    return Checkout(str(folder), source.commit, tree.crate_version, tree.rust_version, before != source.commit)
+    return Checkout(str(folder), source.commit, before != source.commit)
 
 
 def known(folder: Path, lock: Path) -> list[str]:
@@ -161,15 +157,16 @@ def share_objects(folder: Path, origin: Path) -> None:
         shutil.copyfile(shallow, folder / ".git" / "shallow")
 
 
-def bring(folder: Path, source: Source, package: str, lock: Path) -> Tree:
-    """Fetch ``source``'s commit if it is missing, and read its manifest of ``package``; the work tree stays as it is.
+def bring(folder: Path, source: Source, lock: Path, read: Callable[[], T]) -> T:
+    """What ``read`` finds in the checkout's git folder, which has ``source``'s commit then; no file moves.
 
-    ``lock`` is the builder's, which need not be held.
+    ``read`` may be called again: the folder is made anew where it is damaged. ``lock`` is the builder's, which need not
+    be held.
     """
 
-    def work() -> Tree:
+    def work() -> T:
         _bring(folder, source)
-        return look(folder, source.commit, package)
+        return read()
 
     return whole(folder, work, lock=lock)
 
