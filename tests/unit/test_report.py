@@ -395,6 +395,14 @@ def test_the_last_report_is_the_newest_finished_one_of_the_flavour(tmp_path: Pat
     assert report.last(tmp_path, "ada").artifact.log == str(old)
 
 
+def test_a_build_before_the_clock_was_set_back_is_no_newest_one(tmp_path: Path) -> None:
+    ahead = build_at(tmp_path, "29991121T100000Z")
+    newest = build_at(tmp_path, "20251121T100000Z")
+    assert report.last(tmp_path, "ada").artifact.log == str(newest)
+    report.rotate(tmp_path, "ada", 1)
+    assert [path for path in (ahead, newest) if path.exists()] == [newest]
+
+
 def test_rotation_keeps_the_newest_builds_of_each_flavour(tmp_path: Path) -> None:
     logs = [build_at(tmp_path, f"20261121T10000{n}Z", finished=n != 2) for n in range(5)]
     other = build_at(tmp_path, "20251121T100000Z", "ada-lite")

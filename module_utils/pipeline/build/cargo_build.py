@@ -71,7 +71,7 @@ def make(
         folder.mkdir(parents=True, exist_ok=True)
     name, cargo, checkout = build.flavour.name, build.rust.bin / "cargo", build.state / "src"
     with log.open("a", buffering=1) as stream, _builder_lock(build.root, stream, name):
-        began = time.time()
+        began = int(time.time())
         phases = _Phases()
         report.rotate(log.parent, name, build.logs_kept, log)
         verify_programs(build.root, build.programs)
@@ -106,11 +106,11 @@ def make(
                 layers.unchanged(build, before)
             artifact = _collect(
                 build, tree, made, folders.output, log=log, locked=locked,
-                seconds=round(time.time() - began, 1), peak=peak,
+                seconds=round(time.monotonic() - phases.began, 1), peak=peak,
             )  # fmt: skip
         phases.end("collect")
         written = build_report(
-            artifact, _costs(made, cache), began=int(began), root=str(build.root), parallel=build.parallel,
+            artifact, _costs(made, cache), began=began, root=str(build.root), parallel=build.parallel,
             phases=amounts(phases.seconds), memory=peak.together,
             programs=largest(peak.programs)[: report.LARGEST_PROGRAMS],
             host_compiler=run(["gcc", "--version"]).stdout.partition("\n")[0],

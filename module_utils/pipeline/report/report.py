@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ..base.errors import PipelineError
@@ -189,10 +190,14 @@ def rotate(folder: Path, flavour: str, keep: int, writing: Path | None = None) -
 
 
 def _builds(folder: Path, flavour: str) -> list[tuple[str, list[Path]]]:
-    """The files of each build of a flavour, the newest build first."""
+    """The files of each build of a flavour, the newest build first.
+
+    A build that began more than an hour from now ran before the clock was set back: it is among the oldest.
+    """
+    now = f"{datetime.now(UTC) + timedelta(hours=1):%Y%m%dT%H%M%SZ}"
     builds: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(f"{flavour}-*")):
         found = _NAME.fullmatch(path.name)
         if found and found["flavour"] == flavour:
             builds.setdefault(found["time"], []).append(path)
-    return sorted(builds.items(), reverse=True)
+    return sorted(builds.items(), key=lambda build: (build[0] <= now, build[0]), reverse=True)
