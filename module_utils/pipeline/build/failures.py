@@ -91,6 +91,10 @@ CAUSES = (
     # The host's resources
     Cause(r"No space left on device|os error 28\b|database or disk is full|[Dd]isk quota exceeded",
           "the disk is full", f"{_SPACE}. The check requires build_free_gib"),
+    Cause(r"can't start new thread|failed to spawn (?:helper )?thread|fork: retry"
+          r"|(?:fork|clone|spawn|thread|pthread_create)\b.*(?:Resource temporarily unavailable|os error 11\b)",
+          "no further process or thread could be started: a limit of the builder's account, service or container",
+          "make doctor names the limit; raise it, or set a lower -e jobs="),
     Cause(r"signal 7 \[Bus error\]|SIGBUS|\(signal: 7",
           "a process lost the file that it was writing; most often the disk is full", _SPACE),
     Cause(r"signal: 9\b|(?:killed by|died due to|terminated with) signal 9\b|^\s*Killed$"

@@ -13,7 +13,6 @@ Rules:
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -135,7 +134,13 @@ def check_program(name: str, path: str | None) -> Finding:
     return Finding.of(name, path or "none", "installed", fits=path is not None, remedy=remedy)
 
 
-def check_memory(plan: Parallel, found: int, lowest: Parallel, *, heavy: bool) -> Finding:
+def check_processors(host: limits.Host) -> Finding:
+    """How many processors a quota leaves: a build with less than one waits, and is right."""
+    left = f"{host.processors.amount} of {host.online}" if host.processors.source else f"{host.online}"
+    return Finding.ok("processors", f"{left}{host.processors.by}", "1")
+
+
+def check_memory(plan: Parallel, found: limits.Bound, lowest: Parallel, *, heavy: bool) -> Finding:
     """The planned memory against the host's, in bytes. Swap does not count: a build that swaps does not end.
 
     ``lowest`` is the plan of ``low_memory``. An upstream that is not ``heavy`` uses less than planned.
@@ -144,26 +149,42 @@ def check_memory(plan: Parallel, found: int, lowest: Parallel, *, heavy: bool) -
     smaller = lowest.memory + limits.REST
     remedy = (
         f"Set -e jobs=N to fewer than {plan.jobs}, or -e low_memory=true, which takes {smaller / GIB:.0f} GiB"
-        if smaller <= found
+        if smaller <= found.amount
+        else f"Raise {found.source}: even -e low_memory=true takes {smaller / GIB:.0f} GiB"
+        if found.source
         else f"This host is too small: even -e low_memory=true takes {smaller / GIB:.0f} GiB"
     )
     nvcc = f", {plan.nvcc} nvcc" if plan.nvcc else ""
     return Finding.of(
         "memory",
-        f"{found / GIB:.1f} GiB",
+        f"{found.amount / GIB:.1f} GiB{found.by}",
         f"{needed / GIB:.0f} GiB for {plan.jobs} jobs{nvcc} and the host",
-        fits=needed <= found or not heavy,
+        fits=needed <= found.amount or not heavy,
         remedy=remedy,
     )
 
 
-def check_memory_free(plan: Parallel, found: int, *, heavy: bool) -> Finding:
+def check_memory_free(plan: Parallel, found: limits.Bound, *, heavy: bool) -> Finding:
     """The planned memory against the memory that is free now: a warning, since other programs may end."""
-    check, free, needed = "memory at this moment", f"{found / GIB:.1f} GiB", f"{plan.memory / GIB:.0f} GiB"
-    if heavy and found < plan.memory:
+    check, needed = "memory at this moment", f"{plan.memory / GIB:.0f} GiB"
+    free = f"{found.amount / GIB:.1f} GiB{found.by}"
+    if heavy and found.amount < plan.memory:
         remedy = "Other programs hold it: end them before the build, or set -e jobs=N or -e low_memory=true"
         return Finding.warn(check, free, needed, remedy)
     return Finding.ok(check, free, needed)
+
+
+def check_tasks(plan: Parallel, found: limits.Bound) -> Finding:
+    """The processes and threads that the plan starts at a time, against what limits leave."""
+    needed, fewest = limits.tasks_needed(plan.jobs, plan.nvcc), limits.tasks_needed(1, min(plan.nvcc, 1))
+    raised = f"Raise {found.source} (TasksMax= of a unit, --pids-limit of a container, LimitNPROC= of an account)"
+    return Finding.of(
+        "processes",
+        f"{found.amount} can be started{found.by}" if found.source else "no limit",
+        f"{needed} for {plan.jobs} jobs{f', {plan.nvcc} nvcc' if plan.nvcc else ''}",
+        fits=needed <= found.amount,
+        remedy=f"{raised}, or set -e jobs=N to fewer than {plan.jobs}" if fewest <= found.amount else raised,
+    )
 
 
 # ---------------------------------------------------------------- measuring
@@ -288,13 +309,15 @@ def _libraries(request: BuildRequest, path: str, trials: Trials) -> list[Finding
 
 
 def _resources(request: BuildRequest) -> list[Finding]:
-    """Memory and disk space."""
-    cuda, heavy = bool(request.flavour.cuda), request.facts.heavy
-    plan = limits.of_this_host(cuda=cuda, jobs=request.jobs, low_memory=request.low_memory)
-    lowest = limits.of_this_host(cuda=cuda, low_memory=True)
+    """Processors, memory, processes and disk space."""
+    cuda, heavy, host = bool(request.flavour.cuda), request.facts.heavy, limits.this_host()
+    plan = limits.of_this_host(cuda=cuda, jobs=request.jobs, low_memory=request.low_memory, host=host)
+    lowest = limits.of_this_host(cuda=cuda, low_memory=True, host=host)
     return [
-        check_memory(plan, limits.host_memory(), lowest, heavy=heavy),
-        check_memory_free(plan, available_memory(), heavy=heavy),
+        check_processors(host),
+        check_memory(plan, host.memory, lowest, heavy=heavy),
+        check_memory_free(plan, host.free, heavy=heavy),
+        check_tasks(plan, host.tasks),
         check_space(free_bytes(request.root), request.free_gib, request.root),
     ]
 
@@ -343,12 +366,6 @@ def is_mended(header: Path) -> bool:
     except OSError:
         return True
     return with_glibc_2_42(text) == text
-
-
-def available_memory() -> int:
-    """The bytes that new programs can use without swapping (MemAvailable, proc_meminfo(5))."""
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    return int(match[1]) * 1024 if match else limits.host_memory()
 
 
 def free_bytes(folder: Path) -> int:
