@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Flavour, Parallel, Source
+from pipeline.build import cargo_build
 from pipeline.build.inputs import Build, build_argv, environment
 from pipeline.build.layers import Folders, sandbox
 from pipeline.source.mirrors import Mirrors
@@ -110,6 +111,16 @@ def test_each_trust_has_its_state_and_cargo_sees_the_same_paths_in_the_sandbox(c
     build = dataclasses.replace(BUILD, **change)
     assert (str(build.state), str(build.target)) == (state, target)
     assert build_argv(build, locked=True)[build_argv(build, locked=True).index("--target-dir") + 1] == target
+
+
+@pytest.mark.parametrize(("protected", "place"), [(True, "/tmp"), (False, "/b/scratch")])
+def test_temporary_files_of_a_build_lie_below_its_root(protected, place):
+    folders = Folders(output=Path("/b/output"), scratch=Path("/b/scratch"))
+    build = dataclasses.replace(BUILD, protected=protected)
+    job = cargo_build._job(build, folders, None, locked=True)
+    assert job.environment["TMPDIR"] == job.scratch == place
+    if protected:
+        assert sandbox(build, folders, None).writable_places[Path(place)] == folders.scratch
 
 
 def test_each_switched_off_protection_is_named():

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from .environment import SSH_AGENT
 from .errors import PipelineError
-from .run import CommandFailed, run
+from .run import NO_SPACE, CommandFailed, DiskFull, run
 
 _SETTINGS = {
     "core.hooksPath": "/dev/null",
@@ -69,18 +69,23 @@ def git(
 ) -> str:
     """Run git and return its output. ``repository`` is a git directory or a work tree; ``timeout`` is in seconds.
 
-    ``env`` adds variables; git mirrors in it replace the caller's.
+    ``env`` adds variables; git mirrors in it replace the caller's. Raises DiskFull, and what ``run`` raises.
     """
     pairs = [*_SETTINGS.items(), *access(), *mirrors(env if env and "GIT_CONFIG_COUNT" in env else os.environ)]
-    return run(
-        ["git", *words],
-        # Without a repository git must find none: the caller may stand in one.
-        cwd=repository or Path("/"),
-        env={**_QUIET, **located(repository), **(env or {}), **configured(pairs)},
-        keep=("HOME", *SSH_AGENT),
-        stdin=stdin,
-        timeout=timeout,
-    ).stdout
+    try:
+        return run(
+            ["git", *words],
+            # Without a repository git must find none: the caller may stand in one.
+            cwd=repository or Path("/"),
+            env={**_QUIET, **located(repository), **(env or {}), **configured(pairs)},
+            keep=("HOME", *SSH_AGENT),
+            stdin=stdin,
+            timeout=timeout,
+        ).stdout
+    except CommandFailed as error:
+        if NO_SPACE.search(error.stderr):
+            raise DiskFull(error.what, error.where) from error
+        raise
 
 
 def located(repository: Path | None) -> dict[str, str]:

@@ -153,6 +153,8 @@ def _costs(made: Result, cache: Reached) -> Costs:
 
 
 def _job(build: Build, folders: layers.Folders, settings: dict[str, str] | None, *, locked: bool) -> Job:
+    # The sandbox's own /tmp. Without a sandbox the host's /tmp may be small, and nvcc's temporary files are large.
+    scratch = str(layers.SCRATCH if build.protected else folders.scratch)
     return Job(
         flavour=build.flavour.name,
         features=build.flavour.features,
@@ -161,11 +163,11 @@ def _job(build: Build, folders: layers.Folders, settings: dict[str, str] | None,
         binary=build.binary,
         locked=locked,
         argv=build_argv(build, locked=locked),
-        environment=environment(build),
+        environment=environment(build) | {"TMPDIR": scratch},
         root=str(build.root),
         checkout=str(build.checkout),
         target=str(build.target),
-        scratch=str(layers.SCRATCH if build.protected else folders.scratch),
+        scratch=scratch,
         output=str(layers.OUTPUT if build.protected else folders.output),
         slots=build.parallel.nvcc if build.variant else 0,
         sccache=str(build.cache.program) if build.cache else "",

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..base.errors import PipelineError
+from ..base.run import NO_SPACE
 
 SHOWN = 25
 """The number of an error's lines that are shown."""
@@ -76,7 +77,10 @@ class Cause:
 
 
 _MEMORY = "Run again with -e low_memory=true, or with a lower -e jobs=; dmesg on the builder names the process"
-_SPACE = "Free space on the builder: target/ and cache/ below its root can be deleted and are recreated"
+_SPACE = (
+    "Free space below the builder's root: target/ and cache/ there can be deleted and are recreated, and a build's "
+    "/tmp is scratch/ there, whatever TMPDIR is"
+)
 _NETWORK = (
     "Check the builder's network and proxy, then run again; behind a firewall set git_mirrors and cargo_registry_mirror"
 )
@@ -89,8 +93,7 @@ _RUST = "Use a newer Rust: raise rust_version, or run rustup update where rust_s
 
 CAUSES = (
     # The host's resources
-    Cause(r"No space left on device|os error 28\b|database or disk is full|[Dd]isk quota exceeded",
-          "the disk is full", f"{_SPACE}. The check requires build_free_gib"),
+    Cause(NO_SPACE.pattern, "the disk is full", f"{_SPACE}. The check requires build_free_gib"),
     Cause(r"can't start new thread|failed to spawn (?:helper )?thread|fork: retry"
           r"|(?:fork|clone|spawn|thread|pthread_create)\b.*(?:Resource temporarily unavailable|os error 11\b)",
           "no further process or thread could be started: a limit of the builder's account, service or container",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ from .trials import Trials, check_compiles, check_library, compiles, identity, l
 
 GIB = 1024**3
 PROGRAMS = ("git", "gcc", "g++", "readelf")
+TEMPORARY_MIB = 256
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,25 @@ def check_space(found: int, needed_gib: float, folder: Path) -> Finding:
         f"{needed_gib:g} GiB",
         fits=found >= needed_gib * GIB,
         remedy=f"Free space below {folder} (target/ can be deleted and comes back), or lower build_free_gib",
+    )
+
+
+def check_temporary(folder: str, free: int, asked: str) -> Finding:
+    """The folder of temporary files: the check's trials and the modules use it. A build has one below its root.
+
+    ``asked`` is TMPDIR, "" where it is not set.
+    """
+    needed = f"{TEMPORARY_MIB} MiB"
+    if asked and os.path.abspath(asked) != folder:  # noqa: PTH100  a link stays one, as in tempfile
+        found = f"TMPDIR={asked}, which is no writable folder"
+        return Finding.bad("temporary files", found, needed, "Create it for the account that builds, or unset TMPDIR")
+    return Finding.of(
+        "temporary files",
+        f"{free >> 20} MiB free in {folder}{' (TMPDIR)' if asked else ''}",
+        needed,
+        fits=free >= TEMPORARY_MIB << 20,
+        remedy=f"Free space in {folder}, or set TMPDIR for the account that builds to a folder on a larger disk: in "
+        "the shell that runs Ansible for this machine, in /etc/environment of a host that is reached by ssh",
     )
 
 
@@ -313,12 +334,14 @@ def _resources(request: BuildRequest) -> list[Finding]:
     cuda, heavy, host = bool(request.flavour.cuda), request.facts.heavy, limits.this_host()
     plan = limits.of_this_host(cuda=cuda, jobs=request.jobs, low_memory=request.low_memory, host=host)
     lowest = limits.of_this_host(cuda=cuda, low_memory=True, host=host)
+    temporary = tempfile.gettempdir()
     return [
         check_processors(host),
         check_memory(plan, host.memory, lowest, heavy=heavy),
         check_memory_free(plan, host.free, heavy=heavy),
         check_tasks(plan, host.tasks),
         check_space(free_bytes(request.root), request.free_gib, request.root),
+        check_temporary(temporary, free_bytes(Path(temporary)), os.environ.get("TMPDIR", "")),
     ]
 
 
