@@ -37,7 +37,7 @@ from ..toolchain import nvcc
 from ..toolchain.verified import verify_programs
 from . import handover, layers, processes
 from .fetch import fetch, refuse_configuration_above
-from .inputs import Build, build_argv, environment
+from .inputs import Build, build_argv, download_environment, environment
 from .inside import Job, Result
 from .watch import Watch
 
@@ -81,12 +81,12 @@ def make(
         for note in build.unprotected:
             stream.write(f"# {note}\n")
         if build.variant:
-            nvcc.wrapped(Path(build.toolkit), build.root, build.toolkit_version)
+            nvcc.wrapped(Path(build.toolkit), build.root, build.toolkit_version, build.inside)
         phases.end("checkout")
         if not build.protected:
             refuse_configuration_above(checkout)
         locked = fetch(
-            checkout, cargo, environment(build) | {"HOME": str(build.root / "home")}, build.locked, stream,
+            checkout, cargo, download_environment(build), build.locked, stream,
             mirrors=build.mirrors, package=build.package, features=build.flavour.features,
         )  # fmt: skip
         phases.end("fetch")
@@ -155,6 +155,8 @@ def _costs(made: Result, cache: Reached) -> Costs:
 def _job(build: Build, folders: layers.Folders, settings: dict[str, str] | None, *, locked: bool) -> Job:
     # The sandbox's own /tmp. Without a sandbox the host's /tmp may be small, and nvcc's temporary files are large.
     scratch = str(layers.SCRATCH if build.protected else folders.scratch)
+    if level := layers.cache_level(settings):
+        settings = {**(settings or {}), "SCCACHE_DIR": str(build.inside(level))}
     return Job(
         flavour=build.flavour.name,
         features=build.flavour.features,
@@ -164,13 +166,13 @@ def _job(build: Build, folders: layers.Folders, settings: dict[str, str] | None,
         locked=locked,
         argv=build_argv(build, locked=locked),
         environment=environment(build) | {"TMPDIR": scratch},
-        root=str(build.root),
+        root=str(build.inside(build.root)),
         checkout=str(build.checkout),
         target=str(build.target),
         scratch=scratch,
         output=str(layers.OUTPUT if build.protected else folders.output),
         slots=build.parallel.nvcc if build.variant else 0,
-        sccache=str(build.cache.program) if build.cache else "",
+        sccache=str(build.inside(build.cache.program)) if build.cache else "",
         settings=settings,
     )
 
