@@ -145,10 +145,9 @@ def test_the_sandbox_shows_nothing_of_the_root_but_what_a_build_needs(tmp_path):
 
     def shown(build: Build) -> tuple[set[str], set[str], set[str]]:
         made = sandbox(build, Folders(tmp_path / "output", tmp_path / "scratch"), cache)
-        below = [path for path in made.readable if path.is_relative_to(tmp_path)]
         return (
-            {path.name for path in [*below, *(place for place in made.places if place.is_relative_to(tmp_path))]},
-            {path.name for path in made.writable},
+            {place.name for place in made.places if place.is_relative_to(tmp_path)},
+            {place.name for place in made.writable_places if place.is_relative_to(tmp_path)},
             {layer.place.name for layer in made.layers},
         )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import Flavour, Parallel, Source
 from ..base.run import CommandFailed, run
+from ..base.sandbox import plain
 from ..base.versions import dotted
 from ..build import limits
 from ..cache.compile_cache import Cache
@@ -150,6 +151,18 @@ def check_temporary(folder: str, free: int, asked: str) -> Finding:
     )
 
 
+def check_paths(paths: Sequence[Path], *, protected: bool) -> Finding:
+    """Paths that cargo, compilers and build scripts would split. In a sandbox they are plain (base/sandbox)."""
+    odd = [] if protected else [str(path) for path in paths if plain(path) != path]
+    return Finding.of(
+        "paths",
+        ", ".join(odd) or "plain",
+        "without a sandbox: of letters a to z, digits and ._+@~^- alone",
+        fits=not odd,
+        remedy="Set builder_root and rust_cargo to such paths, or build in the sandbox, which takes any",
+    )
+
+
 def check_program(name: str, path: str | None) -> Finding:
     remedy = f"Install {name}; bindep.txt names its package"
     return Finding.of(name, path or "none", "installed", fits=path is not None, remedy=remedy)
@@ -224,6 +237,9 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
         check_rustflags(request.rustflags),
     ]
+    if not request.protected:
+        used = [request.root, Path(str(request.toolkit.get("folder") or "/")), rust.bin if rust else Path("/")]
+        findings.append(check_paths(used, protected=False))
     cuda = _cuda_version(request)
     offered = tree.features if tree else None
     findings += check_features(flavour, cuda or flavour.cuda, offered, request.source.version, facts.features)
