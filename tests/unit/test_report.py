@@ -60,12 +60,27 @@ BARE = build_report(ARTIFACT, costs(Output(ROOT)), began=1, root=ROOT, parallel=
 
 def test_compiled_and_fresh_units_are_named():
     fresh = [*MESSAGES[:-2], MESSAGES[-2] | {"fresh": True}]
-    assert report_data.unit_names(fresh, fresh=True) == ("mistralrs-cli 0.9.2",)
-    compiled = report_data.unit_names(fresh, fresh=False)
+    assert report_data.unit_names(fresh, {"mistralrs-core 0.9.2"}, fresh=True) == ("mistralrs-cli 0.9.2",)
+    compiled = report_data.unit_names(fresh, {"mistralrs-core 0.9.2"}, fresh=False)
     assert "mistralrs-core 0.9.2" in compiled
     assert "mistralrs-core 0.9.2 (build script)" in compiled
     assert "mistralrs-cli 0.9.2" not in compiled
     assert len(compiled) == 8
+
+
+def test_runs_of_build_scripts_count_as_in_cargos_progress():
+    """cargo reports a run that it left out like one that it made; its timings tell them apart."""
+    script = {"reason": "build-script-executed", "package_id": "path+file:///srv/builder/src/mistralrs-core#0.9.2"}
+    found = costs(dataclasses.replace(OUTPUT, messages=[*MESSAGES, script, script | {"package_id": "x#syn@2.0.0"}]))
+    assert "mistralrs-core 0.9.2 (run of its build script)" in found.compiled
+    assert found.fresh == ("syn 2.0.0 (run of its build script)",)
+    assert len(found.compiled) + len(found.fresh) == 11
+
+
+def test_units_have_their_names_in_cargos_progress():
+    labels = {unit.label for unit in REPORT.units}
+    assert {"mistralrs-core", "mistralrs-core(build)", "mistralrs-core(build.rs)", "mistralrs(bin)"} <= labels
+    assert list(REPORT.units) == sorted(REPORT.units, key=lambda unit: unit.began)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +408,17 @@ def test_the_last_report_is_the_newest_finished_one_of_the_flavour(tmp_path: Pat
     assert report.last(tmp_path, "ada").artifact.log == str(old)
     new.with_suffix(".json").write_text('{"of": "another version"}')
     assert report.last(tmp_path, "ada").artifact.log == str(old)
+
+
+def test_the_usual_times_are_those_of_the_last_whole_build(tmp_path: Path) -> None:
+    assert report.usual(tmp_path, "ada") == ()
+    whole = build_at(tmp_path, "20261121T100000Z")
+    part = build_at(tmp_path, "20261121T110000Z")
+    small = dataclasses.replace(BuildReport.read(part.with_suffix(".json")), units=REPORT.units[:1])
+    small.write(part.with_suffix(".json"))
+    assert report.usual(tmp_path, "ada") == REPORT.units
+    whole.with_suffix(".json").write_text("of another version")
+    assert report.usual(tmp_path, "ada") == REPORT.units[:1]
 
 
 def test_a_build_before_the_clock_was_set_back_is_no_newest_one(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from . import handover, layers, processes
 from .fetch import fetch, refuse_configuration_above
 from .inputs import Build, build_argv, download_environment, environment
 from .inside import Job, Result
+from .progress import Estimate
 from .watch import Watch
 
 
@@ -97,7 +98,7 @@ def make(
             before = layers.changing(build)
             with processes.watched() as peak, _cache(build, folders, settings, stream) as cache:
                 job = _job(build, folders, cache.settings, locked=locked)
-                Watch(stream, name, alive, lease).follow(
+                Watch(stream, name, alive, lease, Estimate(report.usual(log.parent, name))).follow(
                     lambda: layers.start(build, folders, level, job.text()), phases.began
                 )
             phases.end("compile")

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..base.sandbox import Running, not_made
 from ..base.text import last_words
 from .failures import CompileFailed, explain
 from .inside import CARGO_FAILED
-from .progress import LineReader, Progress
+from .progress import Estimate, LineReader, Progress
 
 LARGEST_LOG = 256 << 20
 """The bytes of output after which a build is stopped."""
@@ -54,15 +55,23 @@ class Lease:
 class Watch:
     """Watches one build.
 
-    Output goes to ``stream`` as it arrives, with progress lines for ``flavour`` among it. With a ``lease`` (seconds)
-    the build stops when ``alive`` was not touched for that long (Lease): its controller is gone. SIGINT, SIGTERM and
-    SIGHUP of this process stop it too. Stopping ends the sandbox.
+    Output goes to ``stream`` as it arrives, with progress lines for ``flavour`` among it, and the ``estimate`` of an
+    earlier build. With a ``lease`` (seconds) the build stops when ``alive`` was not touched for that long (Lease): its
+    controller is gone. SIGINT, SIGTERM and SIGHUP of this process stop it too. Stopping ends the sandbox.
     """
 
-    def __init__(self, stream: IO[str], flavour: str, alive: Path | None = None, lease: float = 0) -> None:
-        self.stream, self.flavour = stream, flavour
+    def __init__(
+        self,
+        stream: IO[str],
+        flavour: str,
+        alive: Path | None = None,
+        lease: float = 0,
+        estimate: Estimate | None = None,
+    ) -> None:
+        self.stream, self.flavour, self.estimate = stream, flavour, estimate or Estimate()
         self.lease = Lease(alive, lease) if alive and lease else None
-        self.progress: Progress | None = None
+        # What cargo printed and when; one thread adds, another takes.
+        self._printed: deque[tuple[Progress, float]] = deque()
         self.stopped = ""
 
     def follow(self, start: Callable[[], Running], began: float) -> None:
@@ -110,7 +119,7 @@ class Watch:
                 break
             for event in reader.feed(data):
                 if isinstance(event, Progress):
-                    self.progress = event
+                    self._printed.append((event, time.monotonic()))
                 else:
                     lines.append(event)
                     self.stream.write(event + "\n")
@@ -119,16 +128,19 @@ class Watch:
 
     def _watch(self, running: Running, began: float) -> None:
         """Log the progress, every 3 s at first and every 15 s later, and enforce the lease."""
-        at, moved, done, looked = 1.0, 0.0, -1, time.monotonic()
+        at, looked = 1.0, time.monotonic()
+        progress: Progress | None = None
         while running.process.poll() is None:
             time.sleep(0.25)
             now = time.monotonic()
             seconds = now - began
-            if self.progress and self.progress.done != done:
-                moved, done = seconds, self.progress.done
-            if self.progress and seconds >= at:
+            while self._printed:
+                progress, when = self._printed.popleft()
+                self.estimate.see(progress, when)
+            if progress and seconds >= at:
                 at = seconds + (3 if seconds < 30 else 15)
-                self.stream.write(self.progress.line(self.flavour, seconds, seconds - moved) + "\n")
+                rest = self.estimate.sentence(progress, now)
+                self.stream.write(progress.line(self.flavour, seconds, rest) + "\n")
             if self.lease and self.lease.expired(now - looked):
                 self.stop(running, f"its controller has been silent for {self.lease.longest:g} s")
             looked = now

@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ..base.errors import PipelineError
-from .report_data import BuildReport, hit_share, requests
+from .report_data import BuildReport, Unit, hit_share, requests
 from .report_page import page
 
 ENOUGH = 20
@@ -173,6 +173,21 @@ def last(folder: Path, flavour: str, *, incremental: bool = False, trust: str = 
                     if (found.artifact.incremental, found.trust) == (incremental, trust):
                         return found
     return None
+
+
+def usual(folder: Path, flavour: str) -> tuple[Unit, ...]:
+    """The units of the flavour's last whole build with their times.
+
+    Most builds compile the difference and know nothing of the rest: whole are those with nearly the most units.
+    """
+    found: list[BuildReport] = []
+    for _, files in _builds(folder, flavour):
+        for path in files:
+            if path.suffix == ".json":
+                with suppress(OSError, PipelineError):
+                    found.append(BuildReport.read(path))
+    most = max((len(one.units) for one in found), default=0)
+    return next((one.units for one in found if len(one.units) >= 0.8 * most), ())
 
 
 def rotate(folder: Path, flavour: str, keep: int, writing: Path | None = None) -> list[Path]:
