@@ -129,6 +129,16 @@ def test_each_switched_off_protection_is_named():
     assert [line.partition(":")[0] for line in off] == ["sandbox is none", "builder_share_trust is true"]
 
 
+def test_a_report_links_to_what_becomes_of_the_artifact():
+    url = "https://rpm.example.org/fedora/43/x86_64"
+    source = dataclasses.replace(SOURCE, rpm_version="0.9.2^20260822.1git")
+    assert dataclasses.replace(BUILD, source=source).published(url, "1.fc43") == {
+        "its package, once published": f"{url}/Packages/mistralrs-ada-0.9.2%5E20260822.1git-1.fc43.x86_64.rpm",
+        "the repository's head": f"{url}/mirrorlist",
+    }
+    assert BUILD.published() == dataclasses.replace(BUILD, incremental=True).published(url, "1") == {}
+
+
 @pytest.mark.parametrize("kind", ["branch", "commit"])
 def test_only_a_tag_is_built_as_a_release(kind):
     refuse_unfit("release", SOURCE)

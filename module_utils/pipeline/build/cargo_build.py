@@ -19,7 +19,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
@@ -30,7 +30,7 @@ from ..base.records import Artifact, sha256_file
 from ..base.run import run
 from ..cache.shared_cache import Reached, reached
 from ..report import report
-from ..report.report_data import Costs, amounts, build_report, largest
+from ..report.report_data import Costs, Link, amounts, build_report, largest
 from ..source.checkout import Checkout, move
 from ..source.trust import RELEASE
 from ..toolchain import nvcc
@@ -39,6 +39,7 @@ from . import handover, layers, processes
 from .fetch import fetch, refuse_configuration_above
 from .inputs import Build, build_argv, download_environment, environment
 from .inside import Job, Result
+from .limits import machine
 from .progress import Estimate
 from .watch import Watch
 
@@ -61,12 +62,14 @@ def make(
     *,
     alive: Path | None = None,
     lease: float = 0,
+    links: Mapping[str, str] | None = None,
     warn: Callable[[str], object] = lambda _: None,
 ) -> Artifact:
     """Move the checkout, fetch, compile and collect.
 
     Output and progress are added to ``log``; the report is beside it. ``warn`` gets the warnings of a successful
-    build. ``alive`` and ``lease`` stop a build whose controller is gone (Cargo).
+    build. ``alive`` and ``lease`` stop a build whose controller is gone (Lease). ``links`` are URLs for the report, by
+    their name.
     """
     for folder in (build.root / "home", build.root / "cargo", build.root / "cudaforge", build.state, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,8 @@ def make(
             phases=amounts(phases.seconds), memory=peak.together,
             programs=largest(peak.programs)[: report.LARGEST_PROGRAMS],
             host_compiler=run(["gcc", "--version"]).stdout.partition("\n")[0],
-            trust=build.trust, unprotected=build.unprotected,
+            trust=build.trust, unprotected=build.unprotected, machine=machine(),
+            links=tuple(Link(name, url) for name, url in (links or {}).items()),
         )  # fmt: skip
         for warning in [*warnings, *cache.warnings, *made.warnings, *report.leave(written)[1]]:
             warn(warning)

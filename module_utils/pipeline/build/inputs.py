@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from ..base.records import Flavour, Parallel, Source, digest_of
 from ..base.sandbox import HOME, plain
@@ -136,6 +137,19 @@ class Build:
             "trust": self.trust,
             **({"incremental": True} if self.incremental else {}),
         })  # fmt: skip
+
+    def published(self, url: str = "", release: str = "") -> dict[str, str]:
+        """What becomes of the artifact in the repository at ``url``, by name; nothing without a channel that takes it.
+
+        ``release`` is the package's, with its dist tag.
+        """
+        if not url or self.incremental:
+            return {}
+        name = f"{self.flavour.package_name}-{self.source.rpm_version}-{release}.x86_64.rpm"
+        return {
+            "its package, once published": f"{url}/Packages/{quote(name)}",
+            "the repository's head": f"{url}/mirrorlist",
+        }
 
     @property
     def folder(self) -> Path:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.records import Parallel
+from ..report.report_data import Machine
 
 GIB = 1 << 30
 RUSTC, LARGEST, NVCC, REST = 1 * GIB, 5 * GIB, 5 * GIB, 1 * GIB
@@ -124,6 +125,14 @@ def this_host(root: Path = Path("/")) -> Host:
         tasks=_least([Bound(UNLIMITED), *_free_tasks(groups), *_account_tasks(root)]),
         online=online,
     )
+
+
+def machine(host: Host | None = None) -> Machine:
+    """This host for a report."""
+    host = host or this_host()
+    model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
+    limits = tuple(bound.source for bound in (host.processors, host.memory) if bound.source)
+    return Machine(os.uname().nodename, model[1] if model else "", host.processors.amount, host.memory.amount, limits)
 
 
 def _least(bounds: list[Bound]) -> Bound:

@@ -69,6 +69,28 @@ class Level(Record):
 
 
 @dataclass(frozen=True)
+class Machine(Record):
+    """The builder: its name, the model of its processors, what a build may use of them and of its memory (bytes).
+
+    ``limits`` name what gives a build less than the host has.
+    """
+
+    host: str = ""
+    cpu: str = ""
+    processors: int = 0
+    memory: int = 0
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Link(Record):
+    """Something that belongs to the build, at its URL."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True)
 class Costs(Record):
     """What a finished build cost, as read where upstream's code ran: for display only.
 
@@ -96,7 +118,7 @@ class BuildReport(Costs):
     """One finished build.
 
     ``phases`` follow each other. ``memory`` is the peak, 0 where unknown. ``trust`` is the build's. ``unprotected``
-    names the protections that the operator has switched off.
+    names the protections that the operator has switched off. ``links`` lead to what becomes of the artifact.
     """
 
     artifact: Artifact
@@ -109,6 +131,8 @@ class BuildReport(Costs):
     host_compiler: str = ""
     trust: str = "release"
     unprotected: tuple[str, ...] = ()
+    machine: Machine = field(default_factory=Machine)
+    links: tuple[Link, ...] = ()
 
     @property
     def crates(self) -> frozenset[str]:
