@@ -171,10 +171,12 @@ def hit_share(*kinds: CacheCount) -> float:
 
 def costs(output: Output) -> Costs:
     """The costs of a build."""
-    units, calls = timings(output.timings), nvcc_calls(output.calls, output.root)
+    every, calls = every_unit(output.timings), nvcc_calls(output.calls, output.root)
+    units = timings(every)
     kernels = sorted((kernel for kernel, _ in calls), key=lambda kernel: kernel.seconds, reverse=True)
     programs = [unit.seconds for unit in units if unit.part == "program"]
-    ran = {unit.crate for unit in units if unit.part == _RUN}
+    # A script may take less than a hundredth of a second, but it starts after it was compiled.
+    ran = {unit.crate for unit in every if unit.part == _RUN and (unit.began or unit.seconds)}
     within = [
         *([Amount("with nvcc running", round(covered(span for _, span in calls), 1))] if calls else []),
         *([Amount("for the program's own crate and its link", programs[-1])] if programs else []),
@@ -231,11 +233,16 @@ def crate(package_id: str) -> str:
     return f"{name} {version}"
 
 
-def timings(text: str) -> tuple[Unit, ...]:
-    """The compiled units in the page of ``cargo build --timings``, the slowest first.
+def timings(units: Iterable[Unit]) -> tuple[Unit, ...]:
+    """The units that took time, the slowest first."""
+    return tuple(sorted((unit for unit in units if unit.seconds), key=lambda unit: unit.seconds, reverse=True))
 
-    The page's format is not specified. cargo 1.95 writes ``const UNIT_DATA = [`` and the units as JSON, with a duration
-    of 0 for fresh ones.
+
+def every_unit(text: str) -> tuple[Unit, ...]:
+    """The units in the page of ``cargo build --timings``.
+
+    The page's format is not specified. cargo 1.95 writes ``const UNIT_DATA = [`` and the units as JSON, with a start
+    and a duration of 0 for fresh ones.
     """
     found = _UNITS.search(text)
     if not found:
@@ -248,7 +255,7 @@ def timings(text: str) -> tuple[Unit, ...]:
             label = f"{target.split()[0] if part == 'program' else data['name']}{_LABELS.get(part, '')}"
             name = f"{data['name']} {data['version']}"
             units.append(Unit(name, part, float(data["start"]), float(data["duration"]), label))
-    return tuple(sorted((unit for unit in units if unit.seconds), key=lambda unit: unit.seconds, reverse=True))
+    return tuple(units)
 
 
 def _part(target: str) -> str:
