@@ -11,6 +11,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Keeps bytecode on the disk even if the caller's environment forbids it: without bytecode each start of Ansible takes a
 # second longer.
 export PYTHONDONTWRITEBYTECODE :=
+# Where make was started, also with -C: relative paths count from there.
+export MISTRALRS_RPM_CALLER := $(value PWD)
 
 # The caller's shell and Python have no part in a run; LANGUAGE would translate messages.
 unexport BASH_ENV ENV CDPATH POSIXLY_CORRECT PYTHONPATH PYTHONHOME PYTHONSTARTUP LANGUAGE

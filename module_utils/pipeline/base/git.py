@@ -26,7 +26,7 @@ from pathlib import Path
 
 from .environment import SSH_AGENT
 from .errors import PipelineError
-from .run import CommandFailed, run
+from .run import NO_SPACE, CommandFailed, DiskFull, run
 
 _SETTINGS = {
     "core.hooksPath": "/dev/null",
@@ -73,7 +73,7 @@ def git(
 ) -> str:
     """Run git and return its output. ``repository`` is a git directory or a work tree; ``timeout`` is in seconds.
 
-    ``env`` adds variables; git mirrors in it replace the caller's.
+    ``env`` adds variables; git mirrors in it replace the caller's. Raises DiskFull, and what ``run`` raises.
     """
     return _done(words, repository, timeout, env, stdin).stdout
 
@@ -86,15 +86,20 @@ def _done(
     stdin: str | bytes | None = None,
 ) -> subprocess.CompletedProcess[str]:
     pairs = [*_SETTINGS.items(), *access(), *mirrors(env if env and "GIT_CONFIG_COUNT" in env else os.environ)]
-    return run(
-        ["git", *words],
-        # Without a repository git must find none: the caller may stand in one.
-        cwd=repository or Path("/"),
-        env={**_QUIET, **located(repository), **(env or {}), **configured(pairs)},
-        keep=("HOME", *SSH_AGENT),
-        stdin=stdin,
-        timeout=timeout,
-    )
+    try:
+        return run(
+            ["git", *words],
+            # Without a repository git must find none: the caller may stand in one.
+            cwd=repository or Path("/"),
+            env={**_QUIET, **located(repository), **(env or {}), **configured(pairs)},
+            keep=("HOME", *SSH_AGENT),
+            stdin=stdin,
+            timeout=timeout,
+        )
+    except CommandFailed as error:
+        if NO_SPACE.search(error.stderr):
+            raise DiskFull(error.what, error.where) from error
+        raise
 
 
 def located(repository: Path | None) -> dict[str, str]:

@@ -30,6 +30,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..base.errors import PipelineError
+from ..base.run import NO_SPACE
 
 SHOWN = 25
 """The number of an error's lines that are shown."""
@@ -83,7 +84,10 @@ class Cause:
 
 _FILE_SIZE = "Raise the building account's limit (ulimit -f; LimitFSIZE= of a service), or take another file system"
 _MEMORY = "Run again with -e low_memory=true, or with a lower -e jobs=; dmesg on the builder names the process"
-_SPACE = "Free space on the builder: target/ and cache/ below its root can be deleted and are recreated"
+_SPACE = (
+    "Free space below the builder's root: target/ and cache/ there can be deleted and are recreated, and a build's "
+    "/tmp is scratch/ there, whatever TMPDIR is"
+)
 _NETWORK = (
     "Check the builder's network and proxy, then run again; behind a firewall set git_mirrors and cargo_registry_mirror"
 )
@@ -100,8 +104,11 @@ RUST = "Use a newer Rust: raise rust_version, or run rustup update where rust_so
 
 # The host's resources, in the words of those that lack them.
 RESOURCES = (
-    Cause(r"[Nn]o space left|os error 28\b|ENOSPC|StorageFull|[Nn]ot enough (?:free )?disk space|[Dd]isk (?:is )?full"
-          r"|[Ff]ile ?system (?:is )?full|[Dd]isk quota exceeded|os error 122\b|QuotaExceeded",
+    Cause(r"can't start new thread|failed to spawn (?:helper )?thread|fork: retry"
+          r"|(?:fork|clone|spawn|thread|pthread_create)\b.*(?:Resource temporarily unavailable|os error 11\b)",
+          "no further process or thread could be started: a limit of the builder's account, service or container",
+          "make doctor names the limit; raise it, or set a lower -e jobs="),
+    Cause(NO_SPACE.pattern,
           "the disk is full", f"{_SPACE}. The check requires build_free_gib"),
     Cause(r"File too large|os error 27\b|FileTooLarge",
           "a file exceeds the largest size that this account or file system allows", _FILE_SIZE),

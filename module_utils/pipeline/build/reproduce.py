@@ -200,7 +200,8 @@ def _tags(path: Path) -> dict[str, str]:
     wanted = [name for name in names if not name.startswith(("SHA", "SIG", "LONGSIG", "PAYLOADDIGEST"))]
     # A bell separates tags: headers contain none.
     form = "".join(f"{name}=[%{{{name}}} ]\\a" for name in wanted)
-    output = run(["rpm", "-qp", "--nosignature", "--qf", form, "--", path]).stdout
+    # In its folder: rpm takes quotes and brackets in a path for those of a shell.
+    output = run(["rpm", "-qp", "--nosignature", "--qf", form, "--", path.name], cwd=path.parent).stdout
     return dict(line.partition("=")[::2] for line in output.split("\a") if "=" in line)
 
 

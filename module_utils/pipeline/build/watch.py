@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,23 +19,60 @@ from ..base.text import last_words
 from .failures import CompileFailed, explain, signalled
 from .inside import CARGO_FAILED
 from .processes import killed_for_memory
-from .progress import LineReader, Progress
+from .progress import Estimate, LineReader, Progress
 
 LARGEST_LOG = 256 << 20
 """The bytes of output after which a build is stopped."""
+
+LOOK = 1.0
+"""The most seconds of silence that one look at the lease's file can find."""
+
+
+class Lease:
+    """How long a controller has been silent: it renews its lease by touching ``path``.
+
+    Rules:
+
+    1. Silence is the time that passed between looks without a change of the file. No wall clock takes part: it may
+       step, and the file's time may come from another one.
+    2. A look counts ``LOOK`` seconds at most. Whoever looks late (a machine that slept, a paused process) knows nothing
+       of the time before, and its controller may have slept too: it gets its chance to touch first.
+    3. The lease begins with the first touch.
+    """
+
+    def __init__(self, path: Path, longest: float) -> None:
+        self.path, self.longest = path, longest
+        self.silent = 0.0
+        self._seen: tuple[int, ...] = ()
+
+    def expired(self, passed: float) -> bool:
+        """Look ``passed`` seconds (of the monotonic clock) after the last look."""
+        seen = _identity(self.path)
+        self.silent = self.silent + min(passed, LOOK) if seen and seen == self._seen else 0.0
+        self._seen = seen
+        return self.silent > self.longest
 
 
 class Watch:
     """Watches one build.
 
-    Output goes to ``stream`` as it arrives, with progress lines for ``flavour`` among it. With a ``lease`` (seconds)
-    the build stops when ``alive`` was not touched for that long: its controller is gone. SIGINT, SIGTERM and SIGHUP of
-    this process stop it too. Stopping ends the sandbox.
+    Output goes to ``stream`` as it arrives, with progress lines for ``flavour`` among it, and the ``estimate`` of an
+    earlier build. With a ``lease`` (seconds) the build stops when ``alive`` was not touched for that long (Lease): its
+    controller is gone. SIGINT, SIGTERM and SIGHUP of this process stop it too. Stopping ends the sandbox.
     """
 
-    def __init__(self, stream: IO[str], flavour: str, alive: Path | None = None, lease: float = 0) -> None:
-        self.stream, self.flavour, self.alive, self.lease = stream, flavour, alive, lease
-        self.progress: Progress | None = None
+    def __init__(
+        self,
+        stream: IO[str],
+        flavour: str,
+        alive: Path | None = None,
+        lease: float = 0,
+        estimate: Estimate | None = None,
+    ) -> None:
+        self.stream, self.flavour, self.estimate = stream, flavour, estimate or Estimate()
+        self.lease = Lease(alive, lease) if alive and lease else None
+        # What cargo printed and when; one thread adds, another takes.
+        self._printed: deque[tuple[Progress, float]] = deque()
         self.stopped = ""
 
     def follow(self, start: Callable[[], Running], began: float) -> None:
@@ -79,7 +117,7 @@ class Watch:
                 break
             for event in reader.feed(data):
                 if isinstance(event, Progress):
-                    self.progress = event
+                    self._printed.append((event, time.monotonic()))
                 else:
                     lines.append(event)
                     self.stream.write(event + "\n")
@@ -88,17 +126,22 @@ class Watch:
 
     def _watch(self, running: Running, began: float) -> None:
         """Log the progress, every 3 s at first and every 15 s later, and enforce the lease."""
-        at, moved, done = 1.0, 0.0, -1
+        at, looked = 1.0, time.monotonic()
+        progress: Progress | None = None
         while running.process.poll() is None:
             time.sleep(0.25)
-            seconds = time.monotonic() - began
-            if self.progress and self.progress.done != done:
-                moved, done = seconds, self.progress.done
-            if self.progress and seconds >= at:
+            now = time.monotonic()
+            seconds = now - began
+            while self._printed:
+                progress, when = self._printed.popleft()
+                self.estimate.see(progress, when)
+            if progress and seconds >= at:
                 at = seconds + (3 if seconds < 30 else 15)
-                self.stream.write(self.progress.line(self.flavour, seconds, seconds - moved) + "\n")
-            if self.lease and self.alive and _age(self.alive) > self.lease:
-                self.stop(running, f"its controller has been silent for {self.lease:g} s")
+                rest = self.estimate.sentence(progress, now)
+                self.stream.write(progress.line(self.flavour, seconds, rest) + "\n")
+            if self.lease and self.lease.expired(now - looked):
+                self.stop(running, f"its controller has been silent for {self.lease.longest:g} s")
+            looked = now
 
 
 def _more(before: int | None) -> int | None:
@@ -138,8 +181,10 @@ def _signals_call(action: Callable[[str], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _age(path: Path) -> float:
+def _identity(path: Path) -> tuple[int, ...]:
+    """What a touch changes; empty without the file."""
     try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns

@@ -102,4 +102,6 @@ def package_signer(repository: Repository, package: Package, end: int) -> str:
     with tempfile.NamedTemporaryFile(suffix=".rpm") as file:
         file.write(repository.file(f"Packages/{package.path}", end))
         file.flush()
-        return signer_of(run(["rpm", "-qpi", "--nosignature", "--nodigest", file.name]).stdout)
+        # In its folder: rpm takes quotes and brackets in a path for those of a shell.
+        folder, name = Path(file.name).parent, Path(file.name).name
+        return signer_of(run(["rpm", "-qpi", "--nosignature", "--nodigest", name], cwd=folder).stdout)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import Flavour, Parallel, Source
 from ..base.run import run
+from ..base.sandbox import plain
 from ..base.versions import dotted
 from ..build import limits
 from ..cache.compile_cache import Cache
@@ -60,6 +61,7 @@ from .trials import (
 
 GIB = 1024**3
 PROGRAMS = ("git", "gcc", "g++", "readelf")
+TEMPORARY_MIB = 256
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,49 @@ def check_space(found: int, needed_gib: float, folder: Path) -> Finding:
     )
 
 
+def check_temporary(folder: str, free: int, asked: str) -> Finding:
+    """The folder of temporary files: the check's trials and the modules use it. A build has one below its root.
+
+    ``asked`` is TMPDIR, "" where it is not set.
+    """
+    needed = f"{TEMPORARY_MIB} MiB"
+    if asked and os.path.abspath(asked) != folder:  # noqa: PTH100  a link stays one, as in tempfile
+        found = f"TMPDIR={asked}, which is no writable folder"
+        return Finding.bad("temporary files", found, needed, "Create it for the account that builds, or unset TMPDIR")
+    return Finding.of(
+        "temporary files",
+        f"{free >> 20} MiB free in {folder}{' (TMPDIR)' if asked else ''}",
+        needed,
+        fits=free >= TEMPORARY_MIB << 20,
+        remedy=f"Free space in {folder}, or set TMPDIR for the account that builds to a folder on a larger disk: in "
+        "the shell that runs Ansible for this machine, in /etc/environment of a host that is reached by ssh",
+    )
+
+
+def check_paths(paths: Sequence[Path], *, protected: bool) -> Finding:
+    """Paths that cargo, compilers and build scripts would split. In a sandbox they are plain (base/sandbox)."""
+    odd = [] if protected else [str(path) for path in paths if plain(path) != path]
+    return Finding.of(
+        "paths",
+        ", ".join(odd) or "plain",
+        "without a sandbox: of letters a to z, digits and ._+@~^- alone",
+        fits=not odd,
+        remedy="Set builder_root and rust_cargo to such paths, or build in the sandbox, which takes any",
+    )
+
+
 def check_program(name: str, path: str | None) -> Finding:
     remedy = f"Install {name}; bindep.txt names its package"
     return Finding.of(name, path or "none", "installed", fits=path is not None, remedy=remedy)
 
 
-def check_memory(plan: Parallel, found: int, lowest: Parallel, *, heavy: bool) -> Finding:
+def check_processors(host: limits.Host) -> Finding:
+    """How many processors a quota leaves: a build with less than one waits, and is right."""
+    left = f"{host.processors.amount} of {host.online}" if host.processors.source else f"{host.online}"
+    return Finding.ok("processors", f"{left}{host.processors.by}", "1")
+
+
+def check_memory(plan: Parallel, found: limits.Bound, lowest: Parallel, *, heavy: bool) -> Finding:
     """The planned memory against the host's, in bytes. Swap does not count: a build that swaps does not end.
 
     ``lowest`` is the plan of ``low_memory``. An upstream that is not ``heavy`` uses less than planned.
@@ -158,26 +197,42 @@ def check_memory(plan: Parallel, found: int, lowest: Parallel, *, heavy: bool) -
     smaller = lowest.memory + limits.REST
     remedy = (
         f"Set -e jobs=N to fewer than {plan.jobs}, or -e low_memory=true, which takes {smaller / GIB:.0f} GiB"
-        if smaller <= found
+        if smaller <= found.amount
+        else f"Raise {found.source}: even -e low_memory=true takes {smaller / GIB:.0f} GiB"
+        if found.source
         else f"This host is too small: even -e low_memory=true takes {smaller / GIB:.0f} GiB"
     )
     nvcc = f", {plan.nvcc} nvcc" if plan.nvcc else ""
     return Finding.of(
         "memory",
-        f"{found / GIB:.1f} GiB",
+        f"{found.amount / GIB:.1f} GiB{found.by}",
         f"{needed / GIB:.0f} GiB for {plan.jobs} jobs{nvcc} and the host",
-        fits=needed <= found or not heavy,
+        fits=needed <= found.amount or not heavy,
         remedy=remedy,
     )
 
 
-def check_memory_free(plan: Parallel, found: int, *, heavy: bool) -> Finding:
+def check_memory_free(plan: Parallel, found: limits.Bound, *, heavy: bool) -> Finding:
     """The planned memory against the memory that is free now: a warning, since other programs may end."""
-    check, free, needed = "memory at this moment", f"{found / GIB:.1f} GiB", f"{plan.memory / GIB:.0f} GiB"
-    if heavy and found < plan.memory:
+    check, needed = "memory at this moment", f"{plan.memory / GIB:.0f} GiB"
+    free = f"{found.amount / GIB:.1f} GiB{found.by}"
+    if heavy and found.amount < plan.memory:
         remedy = "Other programs hold it: end them before the build, or set -e jobs=N or -e low_memory=true"
         return Finding.warn(check, free, needed, remedy)
     return Finding.ok(check, free, needed)
+
+
+def check_tasks(plan: Parallel, found: limits.Bound) -> Finding:
+    """The processes and threads that the plan starts at a time, against what limits leave."""
+    needed, fewest = limits.tasks_needed(plan.jobs, plan.nvcc), limits.tasks_needed(1, min(plan.nvcc, 1))
+    raised = f"Raise {found.source} (TasksMax= of a unit, --pids-limit of a container, LimitNPROC= of an account)"
+    return Finding.of(
+        "processes",
+        f"{found.amount} can be started{found.by}" if found.source else "no limit",
+        f"{needed} for {plan.jobs} jobs{f', {plan.nvcc} nvcc' if plan.nvcc else ''}",
+        fits=needed <= found.amount,
+        remedy=f"{raised}, or set -e jobs=N to fewer than {plan.jobs}" if fewest <= found.amount else raised,
+    )
 
 
 # ---------------------------------------------------------------- measuring
@@ -201,6 +256,9 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
         check_rustflags(request.rustflags),
     ]
+    if not request.protected:
+        used = [request.root, Path(str(request.toolkit.get("folder") or "/")), rust.bin if rust else Path("/")]
+        findings.append(check_paths(used, protected=False))
     cuda = _cuda_version(request)
     offered = tree.features if tree else None
     findings += check_features(flavour, cuda or flavour.cuda, offered, request.source.version, facts.features)
@@ -314,14 +372,18 @@ def _libraries(request: BuildRequest, path: str, trials: Trials) -> list[Finding
 
 
 def _resources(request: BuildRequest) -> list[Finding]:
-    """Memory and disk space."""
-    cuda, heavy = bool(request.flavour.cuda), request.facts.heavy
-    plan = limits.of_this_host(cuda=cuda, jobs=request.jobs, low_memory=request.low_memory)
-    lowest = limits.of_this_host(cuda=cuda, low_memory=True)
+    """Processors, memory, processes and disk space."""
+    cuda, heavy, host = bool(request.flavour.cuda), request.facts.heavy, limits.this_host()
+    plan = limits.of_this_host(cuda=cuda, jobs=request.jobs, low_memory=request.low_memory, host=host)
+    lowest = limits.of_this_host(cuda=cuda, low_memory=True, host=host)
+    temporary = tempfile.gettempdir()
     return [
-        check_memory(plan, limits.host_memory(), lowest, heavy=heavy),
-        check_memory_free(plan, available_memory(), heavy=heavy),
+        check_processors(host),
+        check_memory(plan, host.memory, lowest, heavy=heavy),
+        check_memory_free(plan, host.free, heavy=heavy),
+        check_tasks(plan, host.tasks),
         check_space(free_bytes(request.root), request.free_gib, request.root),
+        check_temporary(temporary, free_bytes(Path(temporary)), os.environ.get("TMPDIR", "")),
     ]
 
 
@@ -370,12 +432,6 @@ def is_mended(header: Path) -> bool:
     except OSError:
         return True
     return with_glibc_2_42(text) == text
-
-
-def available_memory() -> int:
-    """The bytes that new programs can use without swapping (MemAvailable, proc_meminfo(5))."""
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    return int(match[1]) * 1024 if match else limits.host_memory()
 
 
 def free_bytes(folder: Path) -> int:

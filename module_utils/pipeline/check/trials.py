@@ -90,11 +90,12 @@ def alone(
 ) -> str:
     """Run a program with this PATH and an otherwise empty environment; the reason of its failure, or "".
 
-    ``reason`` finds it in the program's output; without it that is the line of ``error_line``.
+    ``reason`` finds it in the program's output; without it that is the line of ``error_line``. The program's temporary
+    files lie where this process's do: compilers would take /tmp.
     """
     try:
         # cargo reads a configuration of each folder above the working directory.
-        words = ["env", "-i", "LC_ALL=C.UTF-8", f"PATH={path}", *argv]
+        words = ["env", "-i", "LC_ALL=C.UTF-8", f"PATH={path}", f"TMPDIR={tempfile.gettempdir()}", *argv]
         done = run(words, cwd=Path("/"), stdin=stdin, timeout=TIMEOUT, accept=range(-64, 256))
     except PipelineError as error:
         return error.what

@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shutil
 import tempfile
@@ -194,6 +195,15 @@ class ResolvedClone:
     source: Source
     pack: Path | None
     warnings: tuple[str, ...]
+
+
+def from_caller(path: str, environ: Mapping[str, str]) -> str:
+    """A path of the operator, who stands in the folder where make or ansible-playbook was started.
+
+    Ansible itself would count from playbooks/. make names that folder, since its recipes run elsewhere with -C.
+    """
+    folder = environ.get("MISTRALRS_RPM_CALLER") or environ.get("PWD") or ""
+    return os.path.normpath(Path(folder, path)) if path and Path(folder).is_absolute() else path
 
 
 def resolve_local(request: DevRequest, url: str, mirror: Path, known: Iterable[str], packs: Path) -> ResolvedClone:
