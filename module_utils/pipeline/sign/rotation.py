@@ -41,6 +41,7 @@ DAY = 86400
 SETTLED_DAYS = 30
 """After a switch, how long a further run counts as a repetition and not as the next rotation."""
 _EXPORT = "Export it on the host of its primary key: gpg --armor --export-secret-subkeys FINGERPRINT"
+_MAKE = "Make a new certificate with a signing subkey, RSA 4096 or Ed25519; docs/keys.md, Make the key elsewhere"
 
 
 @dataclass(frozen=True)
@@ -254,15 +255,27 @@ def _read(text: str, where: str, passphrase_file: Path | None) -> Certificate:
             keyring.add(text)
         except PipelineError as error:
             raise PipelineError(error.what, where, _EXPORT) from error
-        keys = [key for key in keyring.signing_keys() if key.lives(time.time())]
-        if len(keys) != 1:
-            raise PipelineError(f"the file holds {len(keys)} keys that can sign instead of one", where, _EXPORT)
+        keys = _usable(keyring, where)
         keyring.sign(b"", keys[0])  # fails unless the passphrase is that of this key
         if keys[0].subkey == keys[0].fingerprint:
             raise PipelineError(
                 "the primary key of this certificate signs itself", where, "Make one with a signing subkey"
             )
         return Certificate(keys[0], keyring.export_secret(keys[0].fingerprint, primary=False), "", "")
+
+
+def _usable(keyring: Keyring, where: str) -> list[SigningKey]:
+    """The one key of the keyring that can sign; PipelineError for none, several, or one with a flaw."""
+    now, there = time.time(), keyring.signing_keys()
+    usable = [key for key in there if key.lives(now)]
+    if len(usable) == 1:
+        return usable
+    if there and not usable:
+        flaws = "; ".join(f"{short(key)} {key.flaw(now)}" for key in there)
+        raise PipelineError(f"the file holds no key that may sign: {flaws}", where, _MAKE)
+    if not there and keyring.revoked():
+        raise PipelineError("the file holds no key that may sign: it is revoked", where, _MAKE)
+    raise PipelineError(f"the file holds {len(usable)} keys that can sign instead of one", where, _EXPORT)
 
 
 def _require_unknown(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -26,8 +27,10 @@ from ..base.records import Package, sha256_file
 from ..base.run import run
 from .keyring import Keyring, SigningKey, gpg_program, opened
 from .signer import Signer
+from .strength import WEAK_DIGESTS
 
 _RECORD = "package.json"
+WEAK_SIGNATURE = re.compile(rf"/({'|'.join(WEAK_DIGESTS.values())}) signature", re.IGNORECASE)
 OWN = ("packages", "release")
 """The folders below the signer's root where packages are made."""
 
@@ -150,6 +153,7 @@ def add_signature(path: Path, keyring: Keyring, key: SigningKey) -> None:
         "_openpgp_sign": "gpg",  # rpm 6 also supports sq
         "_gpg_path": str(keyring.home),
         "_gpg_name": f"{key.subkey}!",
+        "_gpg_digest_algo": "sha256",  # whatever the home's gpg.conf says
         "_gpg_sign_cmd_extra_args": shlex.join(extra),
     }
     # rpm expands macros in the values, so a % in a path is doubled.
@@ -166,6 +170,8 @@ def verify_signed(path: Path, trusted_keys: Path) -> None:
         lines = _check(path, database).splitlines()
     signatures = [line for line in lines if "signature" in line.lower() and line.endswith(": OK")]
     bad = [line.strip() for line in lines if any(word in line for word in (": BAD", ": NOKEY", ": NOTTRUSTED"))]
+    # rpm 4 accepts these: "Header V4 RSA/SHA1 Signature, key ID …: OK".
+    bad += [f"{line.strip()}, but clients refuse this digest" for line in signatures if WEAK_SIGNATURE.search(line)]
     if bad or not signatures:
         raise PipelineError(
             f"rpm does not accept the signature: {' | '.join(bad) or 'none found'}",
