@@ -13,6 +13,7 @@ NOW = 1_795_271_514
 HOST = {
     "snapshot": HEAD,
     "room": 20 * 10**9,
+    "ahead": 0.0,
     "free": 30 * 10**9,
     "snapshots": [
         {"id": HEAD, "time": NOW - 3 * 3600, "reason": "v0.9.2", "packages": 2, "staged": False},

@@ -4,7 +4,7 @@ The process:
 
 1. Ask the agent for the head, read the verified metadata of that snapshot, and compare it with the signer's memory.
 2. Compute the change (``changes``). Without one, the repository is as wanted.
-3. Check that the repo host has room for the new packages.
+3. Check that the signer's clock is not ahead, and that the repo host has room for the new packages.
 4. Compose: splice the older metadata with that of the new packages (``metadata``), and sign both files.
 5. Upload. Stage the snapshot if it is to be proved first; otherwise publish it on that head.
 6. Remember the new head.
@@ -45,7 +45,8 @@ from ..base.records import Package, Snapshot, Transaction, digest_of, sha256_fil
 from ..sign.keyring import opened
 from ..sign.signer import Signer
 from ..sign.trust import verify_detached
-from .agent_client import Busy, ParentMoved
+from . import clocks
+from .agent_client import Busy, Look, ParentMoved
 from .changes import Change, added, pruned, removed, rolled_back, yanked_again
 from .heads import HeadRefused
 from .metadata import TYPES, edits_of, entry_of, packages_txt, splice, write_repodata
@@ -62,7 +63,7 @@ class Agent(Protocol):
 
     def head(self, channel: str) -> str: ...
 
-    def look(self, channel: str) -> tuple[str, int]: ...
+    def look(self, channel: str) -> Look: ...
 
     def upload(self, transaction: Transaction) -> None: ...
 
@@ -255,12 +256,11 @@ class Engine:
             work = functools.cache(lambda: stack.enter_context(workplace(self.signer.root / "compose")))
 
             def attempt() -> Result:
-                room = 0
+                seen: list[Look] = []
 
                 def look() -> str:
-                    nonlocal room
-                    head, room = self.agent.look(self.channel)
-                    return head
+                    seen.append(self.agent.look(self.channel))
+                    return seen[0].snapshot
 
                 parent = self.repository.head_state(look)
                 change = yanked_again(change_of(parent), parent, self.repository.has)
@@ -269,7 +269,8 @@ class Engine:
                 if not changed or check:
                     return Result(changed, parent.id, None, None, before, after, change.notes)
                 id_ = transaction_id(self.signer.root, request)
-                self._require_room(id_, change.add, room)
+                clocks.require_present(seen[0].ahead, self.repository.location)
+                self._require_room(id_, change.add, seen[0].room)
                 # Along the chain time only rises, even if the signer's clock goes back.
                 moment = max(int(self.now()), parent.index.revision + 1)
                 snapshot = compose(work(), self.channel, self.repository, parent, change, self.signer, reason, moment)

@@ -21,6 +21,7 @@ from ..base.findings import Finding
 from ..base.records import Package, Record
 from ..base.text import ago, moment, size
 from ..base.versions import by_build
+from . import clocks
 from .heads import HeadRefused
 from .reader import Published, State
 
@@ -62,7 +63,7 @@ def status_of(
     else:
         if not isinstance(published, PipelineError):
             findings.append(check_head(published.head, str(host["snapshot"])))
-        findings += [check_pool(host["missing"]), check_room(int(host["room"]), packages)]
+        findings += [check_pool(host["missing"]), check_room(int(host["room"]), packages), clocks.check(host["ahead"])]
     if isinstance(deep, PipelineError):
         findings.append(Finding.bad("every byte", deep.what, "verified", f"{deep.where}: {deep.remedy}"))
     elif deep is not None:

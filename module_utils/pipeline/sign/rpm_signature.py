@@ -19,6 +19,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,10 +106,15 @@ def require_own(package: Package, read: Package, signer: Signer) -> None:
 
 
 def find_signed(folder: Path, filename: str, trusted_keys: Path) -> Package | None:
-    """The signed package of an earlier run in ``folder``, if it is intact and its key is still trusted."""
+    """The signed package of an earlier run in ``folder``, if it is intact and its key is still trusted.
+
+    None for one that was signed while this host's clock was ahead: clients refuse signatures from the future.
+    """
     if not (folder / _RECORD).is_file():
         return None
     try:
+        if (folder / _RECORD).stat().st_mtime > time.time():
+            return None
         known = dataclasses.replace(Package.read(folder / _RECORD), path=str(folder / filename))
         if sha256_file(folder / filename) != known.sha256:
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def missing_packages(channel: Channel) -> set[str]:
 
 
 def status(channel: Channel) -> dict[str, Any]:
-    """The state of a channel.
+    """The state of a channel, at the ``time`` of this host.
 
     ``orphans`` are files of the pool that no snapshot names, ``since`` when by prune's record (null: prune has not
     seen them). ``missing`` are packages that a snapshot names and the pool lacks. ``journal`` has the last
@@ -136,6 +137,7 @@ def status(channel: Channel) -> dict[str, Any]:
         records = {id_: parse_snapshot(folder / "snapshot.json") for id_, folder in folders.items()}
         return {
             "snapshot": channel.head(),
+            "time": time.time(),
             "room": room(channel),
             "free": free_bytes(channel.config),
             "landlock": landlock(),
