@@ -109,7 +109,7 @@ def ensure(signer: Signer, recipe: Recipe, *, imported: str = "", check: bool = 
                 raise PipelineError(
                     f"the signing key is lost: {', '.join(trusted)} is trusted, and its secret is not in this home",
                     str(signer.home),
-                    "Restore it from its backup, or run rotate_key.yml, which distributes a new key to the clients",
+                    "Restore it from its backup. Without one, replace it: docs/keys.md, A lost signer",
                 )
             if check:
                 return Rotation(None, None, (new, str(signer.trusted_keys)))
@@ -126,8 +126,16 @@ def introduce(
     """Ensure that the home and the trusted keys have the next certificate, made or ``imported``; it does not sign yet.
 
     Nothing is made where a next key waits already, or where the last switch was less than SETTLED_DAYS ago (unless
-    ``again``). The new key signs at once where no other can.
+    ``again``). The new key signs at once where no other can. A signer without keys and without trusted keys has nothing
+    to replace: the key that it would make has signed nothing that clients have.
     """
+    if not signer.trusted_keys.is_file() and not _has_keys(signer.home):
+        raise PipelineError(
+            "this signer has no key and no trusted keys, so a rotation has nothing to replace",
+            str(signer.trusted_keys),
+            "A new site gets its first key by repo_host.yml. If the signer was lost, begin with the keys that clients"
+            " have: docs/keys.md, A lost signer",
+        )
     new = f"the next signing key of {recipe.name} <{recipe.email}>"
     changes = _ensure_home(signer.home, check)
     if not signer.home.is_dir():
@@ -214,6 +222,14 @@ def require_replaced(keys: Iterable[SigningKey], fingerprint: str, where: str) -
             where,
             "Run rotate_key.yml first, with -e signing_overlap_days=0 if it is compromised",
         )
+
+
+def _has_keys(home: Path) -> bool:
+    """Whether the home has a key that can sign, or could before it expired."""
+    if not home.is_dir():
+        return False
+    with opened(home) as keyring:
+        return bool(keyring.signing_keys())
 
 
 def _ensure_home(home: Path, check: bool) -> list[str]:

@@ -44,7 +44,9 @@ def read_public_keys(path: Path) -> bytes:
         blocks = [base64.b64decode(found["body"]) for found in _BLOCK.finditer(path.read_bytes())]
     except (OSError, binascii.Error) as error:
         raise PipelineError(
-            f"the trusted keys cannot be read: {error}", str(path), "The module signing_key writes this file"
+            f"the trusted keys cannot be read: {error}",
+            str(path),
+            "repo_host.yml makes them with a site's first key. If the signer was lost: docs/keys.md, A lost signer",
         ) from error
     if not blocks:
         raise PipelineError(
@@ -55,26 +57,31 @@ def read_public_keys(path: Path) -> bytes:
 
 def list_public_keys(path: Path) -> str:
     """gpg's --with-colons listing of an armored file."""
-    return _listed(read_public_keys(path), path)
+    return _listed(read_public_keys(path), str(path))
 
 
 def list_packets(path: Path) -> str:
     """gpg's --list-packets listing of an armored file, for ``strength``."""
-    return _gpg(read_public_keys(path), path, "--list-packets")
+    return _gpg(read_public_keys(path), str(path), "--list-packets")
 
 
 def read_certificates(path: Path) -> dict[str, str]:
     """The armored certificates of a file by their fingerprints, in its order."""
     read_public_keys(path)  # fails for any other file
+    return certificates(path.read_text(), str(path))
+
+
+def certificates(text: str, where: str) -> dict[str, str]:
+    """The armored certificates of a text; none of one without armored public keys."""
     found: dict[str, str] = {}
-    for block in _BLOCK.finditer(path.read_bytes()):
-        colons = _listed(base64.b64decode(block["body"]), path).splitlines()
+    for block in _BLOCK.finditer(text.encode()):
+        colons = _listed(base64.b64decode(block["body"]), where).splitlines()
         kinds = [line.split(":") for line in colons if line.startswith(("pub:", "sub:", "fpr:"))]
         names = [fields[9] for above, fields in zip([[""], *kinds], kinds, strict=False) if above[0] == "pub"]
         if len(names) != 1:
             raise PipelineError(
                 f"a block of this file holds {len(names)} certificates, of which rpm reads only one",
-                str(path),
+                where,
                 "Export each into a block of its own: gpg --armor --export FINGERPRINT >> FILE",
             )
         found[names[0]] = block[0].decode() + "\n"
@@ -90,18 +97,16 @@ def write_certificates(path: Path, certificates: Mapping[str, str]) -> None:
     partial.replace(path)
 
 
-def _listed(keys: bytes, path: Path) -> str:
-    return _gpg(keys, path, "--with-colons", "--show-keys")
+def _listed(keys: bytes, where: str) -> str:
+    return _gpg(keys, where, "--with-colons", "--show-keys")
 
 
-def _gpg(keys: bytes, path: Path, *words: str) -> str:
+def _gpg(keys: bytes, where: str, *words: str) -> str:
     with tempfile.TemporaryDirectory() as home:
         try:
             return run(["gpg", "--homedir", home, "--batch", *words], stdin=keys).stdout
         except CommandFailed as error:
-            raise PipelineError(
-                f"gpg cannot read the public keys: {error.what}", str(path), "Export them again"
-            ) from error
+            raise PipelineError(f"gpg cannot read the public keys: {error.what}", where, "Export them again") from error
 
 
 def signer_of(information: str) -> str:
