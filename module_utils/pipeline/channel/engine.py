@@ -33,7 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -85,8 +85,8 @@ class Result:
     """What an operation changed, or in check mode would change.
 
     ``head`` is the repository's head afterwards. ``snapshot`` is the new snapshot, or None; ``transaction`` belongs to
-    it where it is staged only. ``before`` and ``after`` are package file names. ``notes`` are for the operator.
-    ``pruned`` is the agent's answer about older snapshots and the pool.
+    it where it is staged only. ``before``, ``after`` and ``yanked`` (now) are package file names. ``notes`` are for
+    the operator. ``pruned`` is the agent's answer about older snapshots and the pool.
     """
 
     changed: bool
@@ -97,6 +97,7 @@ class Result:
     after: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     pruned: dict[str, Any] = field(default_factory=dict)
+    yanked: tuple[str, ...] = ()
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -203,7 +204,7 @@ class Engine:
         )
         swept = self._patiently(lambda: self.agent.prune(self.channel, dry_run=check))
         changed = done.changed or bool(swept["snapshots"] or swept["packages"])
-        return Result(changed, done.head, done.snapshot, None, done.before, done.after, done.notes, swept)
+        return replace(done, changed=changed, pruned=swept)
 
     def verify(self) -> Verification:
         """Read every kept snapshot and every package, and the head as clients see it."""
@@ -266,8 +267,10 @@ class Engine:
                 change = yanked_again(change_of(parent), parent, self.repository.has)
                 before, after = tuple(sorted(parent.digests)), tuple(change.names)
                 changed = before != after or bool(change.yank)
+                yanked = tuple(sorted(change.yank))
+                done = Result(changed, parent.id, None, None, before, after, change.notes, yanked=yanked)
                 if not changed or check:
-                    return Result(changed, parent.id, None, None, before, after, change.notes)
+                    return done
                 id_ = transaction_id(self.signer.root, request)
                 clocks.require_present(seen[0].ahead, self.repository.location)
                 self._require_room(id_, change.add, seen[0].room)
@@ -281,9 +284,8 @@ class Engine:
                 self.agent.upload(transaction)
                 if stage:
                     self.agent.stage(transaction)
-                    return Result(True, parent.id, snapshot, transaction, before, after, change.notes)
-                head = self._published(transaction)
-                return Result(True, head, snapshot, None, before, after, change.notes)
+                    return replace(done, snapshot=snapshot, transaction=transaction)
+                return replace(done, head=self._published(transaction), snapshot=snapshot)
 
             return self._patiently(attempt, (ParentMoved, Busy))
 

@@ -24,6 +24,7 @@ from ..base.versions import by_build
 from . import clocks
 from .heads import HeadRefused
 from .reader import Published, State
+from .wording import changes
 
 GB = 10**9
 ROOM = 3  # times the largest package: a release has one for each flavour
@@ -179,7 +180,5 @@ def package_lines(packages: Iterable[Package]) -> list[str]:
 
 
 def journal_line(entry: Mapping[str, Any]) -> str:
-    return (
-        f"{moment(entry['time'])}  {entry['snapshot']}  {len(entry['added'])} added, {len(entry['removed'])} removed:"
-        f" {entry['reason']} ({entry['who']})"
-    )
+    what = ", ".join(changes(entry["added"], entry["removed"], entry["yanked"])) or "no other packages"
+    return f"{moment(entry['time'])}  {entry['snapshot']}  {what}: {entry['reason']} ({entry['who']})"
