@@ -220,7 +220,7 @@ def test_a_signer_whose_clock_is_ahead_signs_nothing(site: Site, monkeypatch: py
     )
     package = site.package()
     with pytest.raises(
-        PipelineError, match="the signer's clock is 480 s ahead of the repo host's: .* UTC here, .* UTC"
+        PipelineError, match="the signer's clock is 4[78][0-9] s ahead of the repo host's: .* UTC here, .* UTC"
     ):
         site.publish(package)
     assert site.served() == {}

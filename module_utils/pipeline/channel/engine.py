@@ -47,7 +47,7 @@ from ..sign.signer import Signer
 from ..sign.trust import verify_detached
 from . import clocks
 from .agent_client import Busy, Look, ParentMoved
-from .changes import Change, added, pruned, removed, rolled_back, yanked_again
+from .changes import Change, added, noted, pruned, removed, rolled_back, yanked_again
 from .heads import HeadRefused
 from .metadata import TYPES, edits_of, entry_of, packages_txt, splice, write_repodata
 from .reader import Repository, State
@@ -177,9 +177,10 @@ class Engine:
 
     def rollback(self, snapshot: str = "", *, reason: str = "", check: bool = False) -> Result:
         """Publish the packages of an older snapshot again; "" is the parent of the head as it is at the start."""
-        head = self.repository.head_state(lambda: self.agent.head(self.channel))
+        head, damage = self.repository.left_state(lambda: self.agent.head(self.channel))
         published = [row["id"] for row in self.agent.status(self.channel)["snapshots"] if not row["staged"]]
-        target = snapshot or head.record.parent
+        earlier = [id_ for id_ in published if id_ < head.id]
+        target = snapshot or (max(earlier, default="") if damage else head.record.parent)
         if target not in published:
             raise PipelineError(
                 f"the channel has no snapshot {target or 'before its first'}",
@@ -189,9 +190,10 @@ class Engine:
         old = self.repository.state(target)
         return self._change(
             self._request("rollback", target),
-            lambda head: rolled_back(head, old),
+            lambda head: noted(rolled_back(head, old), f"the head {head.id} is damaged: {damage}" if damage else ""),
             reason=reason or f"back to {target}",
             check=check,
+            leave=True,
         )
 
     def prune(self, retention: Retention, *, reason: str = "", check: bool = False) -> Result:
@@ -250,9 +252,19 @@ class Engine:
         return digest_of([self.channel, operation, arguments])
 
     def _change(
-        self, request: str, change_of: Callable[[State], Change], *, reason: str, stage: bool = False, check: bool
+        self,
+        request: str,
+        change_of: Callable[[State], Change],
+        *,
+        reason: str,
+        stage: bool = False,
+        leave: bool = False,
+        check: bool,
     ) -> Result:
-        """The process above; ``change_of`` computes the change from the head's state."""
+        """The process above; ``change_of`` computes the change from the head's state.
+
+        With ``leave``, a damaged head is left for a snapshot that takes nothing from it.
+        """
         with ExitStack() as stack:
             work = functools.cache(lambda: stack.enter_context(workplace(self.signer.root / "compose")))
 
@@ -263,10 +275,11 @@ class Engine:
                     seen.append(self.agent.look(self.channel))
                     return seen[0].snapshot
 
-                parent = self.repository.head_state(look)
+                parent = self.repository.left_state(look)[0] if leave else self.repository.head_state(look)
                 change = yanked_again(change_of(parent), parent, self.repository.has)
                 before, after = tuple(sorted(parent.digests)), tuple(change.names)
-                changed = before != after or bool(change.yank)
+                damaged = parent.id and not parent.index.files
+                changed = before != after or bool(change.yank or damaged)
                 yanked = tuple(sorted(change.yank))
                 done = Result(changed, parent.id, None, None, before, after, change.notes, yanked=yanked)
                 if not changed or check:

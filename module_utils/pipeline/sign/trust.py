@@ -28,6 +28,10 @@ KEYS_NAME = "RPM-GPG-KEY-mistralrs"
 CLIENT_KEYS = f"/etc/pki/rpm-gpg/{KEYS_NAME}"
 """Its path on a client, in Fedora's folder for keys. mistralrs-release owns it, and every .repo file names it."""
 
+MEND = (
+    "Restore the file from a backup, or publish an older snapshot again: rollback.yml"
+    " (docs/operate.md, A damaged snapshot)"
+)
 WEAK = [word for digest in WEAK_DIGESTS.values() for word in ("--weak-digest", digest)]
 """gpgv's options that refuse signatures by these digests."""
 
@@ -151,7 +155,7 @@ def _refusal(status: Mapping[str, Sequence[str]]) -> tuple[str, str]:
     if "BADSIG" in status:
         return (
             "the signature does not fit the file: one of the two was changed",
-            "Publish a new snapshot; unless somebody changed the tree by hand, treat the host as compromised",
+            f"Unless a disk failed or somebody changed the tree by hand, treat the host as compromised. {MEND}",
         )
     if {"EXPKEYSIG", "KEYEXPIRED", "EXPSIG"} & set(status):
         return (
@@ -165,4 +169,7 @@ def _refusal(status: Mapping[str, Sequence[str]]) -> tuple[str, str]:
             "the signature is by a key that is not trusted",
             "Check that {trusted_keys} holds the key of the signer that publishes here",
         )
-    return "the file has no readable signature", "Publish a new snapshot"
+    return (
+        "the file has no readable signature",
+        MEND,
+    )

@@ -47,7 +47,8 @@ packages that the pool lacks). Rules:
     copy. A bad upload fails itself alone.
 12. Programs that parse what an uploader sent run with limits and, where the kernel has Landlock, confined (see
     confine). Before them, the agent checks the outer shape of signatures and packages itself (see formats).
-13. The id of a transaction is known to its uploader: whoever knows it can occupy or drop the upload. Answers over ssh
+13. A head whose files are damaged can be left: its id and the journal are enough to publish the next snapshot on it.
+14. The id of a transaction is known to its uploader: whoever knows it can occupy or drop the upload. Answers over ssh
     shorten ids.
 
 The agent uses the standard library and the host's rsync, gpgv and rpm. It shares no code with the signer, on
