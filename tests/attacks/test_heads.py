@@ -226,13 +226,20 @@ def test_a_repository_that_is_emptied_is_refused(attacked: Attacked, refused) ->
         attacked.engine.publish([attacked.next])
 
 
-def test_a_repo_host_that_is_emptied_is_refused(attacked: Attacked) -> None:
+def test_a_repo_host_that_is_emptied_is_refused(attacked: Attacked, run_module) -> None:
     shutil.rmtree(attacked.site.root)
     attacked.site.root.mkdir()
     known = attacked.memory().recall()
     for name in ("compare", "publish", "release package"):
         with pytest.raises(HeadRefused, match=r"the repository is empty, its known head is .* -e accept_head=empty"):
             operations(attacked)[name]()
+    result = run_module(
+        "repository_status", {"signer": attacked.signer_option, "repository": attacked.repository_option}
+    )
+    bad = {row["check"]: row for row in result["findings"] if not row["fits"]}
+    assert "the repository is empty" in bad["known head"]["found"]
+    assert "Back up and restore a repo host" in bad["known head"]["remedy"]
+    assert "known head wrong" in result["step"]["result"]
     assert attacked.site.served() == {}
     assert attacked.memory().recall() == known
 

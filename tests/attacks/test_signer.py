@@ -363,21 +363,21 @@ def agent(tmp_path: Path, answer: object) -> AgentClient:
 
 @pytest.mark.parametrize("head", ["../../other", "/etc", "20260822T143813Z-0123abcd/../../x", "--help", "x\n", {}, 7])
 def test_an_agents_head_that_is_no_snapshot_is_refused(head, tmp_path):
-    client = agent(tmp_path, {"snapshot": head, "room": 1 << 40})
+    client = agent(tmp_path, {"snapshot": head, "room": 1 << 40, "time": 0})
     with pytest.raises(PipelineError, match="the repo host gave no answer of the publisher agent"):
         client.look("stable")
 
 
 @pytest.mark.parametrize("rows", [[{"id": "../../x"}], [7], "x", [{"id": "x\x1b[2J"}], [["x"]]])
 def test_an_agents_snapshots_that_are_none_are_refused(rows, tmp_path):
-    client = agent(tmp_path, {"snapshot": "", "snapshots": rows})
+    client = agent(tmp_path, {"snapshot": "", "snapshots": rows, "time": 0})
     with pytest.raises(PipelineError, match="the repo host gave no answer of the publisher agent"):
         client.status("stable")
 
 
 def test_an_agents_answer_holds_no_escape_sequence(tmp_path):
     journal = [{"reason": "\x1b]0;owned\x07 yanked\r\nok", "who": "x"}]
-    answer = agent(tmp_path, {"snapshot": "", "snapshots": [], "journal": journal}).status("stable")
+    answer = agent(tmp_path, {"time": 0, "snapshot": "", "snapshots": [], "journal": journal}).status("stable")
     assert answer["journal"][0]["reason"] == "?]0;owned? yanked??ok"
 
 

@@ -16,7 +16,7 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, Transaction, sha256_file
 from pipeline.channel import engine
-from pipeline.channel.agent_client import AgentClient, Busy
+from pipeline.channel.agent_client import AgentClient, Busy, Look
 from pipeline.channel.changes import added
 from pipeline.channel.engine import Engine, workplace
 from pipeline.channel.metadata import TYPES, entry_of
@@ -199,8 +199,8 @@ def test_a_broken_upload_is_resumed(site: Site, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_room_on_the_repo_host_nothing_is_uploaded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(self: AgentClient, channel: str) -> tuple[str, int]:
-        return "", 1000
+    def look(self: AgentClient, channel: str) -> Look:
+        return Look("", 1000)
 
     package = site.package()
     monkeypatch.setattr(AgentClient, "look", look)
@@ -209,9 +209,31 @@ def test_without_room_on_the_repo_host_nothing_is_uploaded(site: Site, monkeypat
     assert not list((site.root / ".publisher").rglob("tx-*"))
 
 
+def test_a_signer_whose_clock_is_ahead_signs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rpm 6 and dnf5 would refuse the package and the snapshot until their clocks are there."""
+    real = AgentClient._ask
+    late: list[float] = [480]
+    monkeypatch.setattr(
+        AgentClient,
+        "_ask",
+        lambda self, *words, **more: (answer := real(self, *words, **more)) | {"time": answer.get("time", 0) - late[0]},
+    )
+    package = site.package()
+    with pytest.raises(
+        PipelineError, match="the signer's clock is 4[78][0-9] s ahead of the repo host's: .* UTC here, .* UTC"
+    ):
+        site.publish(package)
+    assert site.served() == {}
+    assert not (site.signer.root / "compose").exists(), "it was composed and signed"
+    late[0] = -480
+    assert site.publish(package).changed, "a signer that is behind publishes"
+    late[0] = 480
+    assert not site.publish(package).changed, "without a change nothing is signed"
+
+
 def test_uploaded_files_need_no_more_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(self: AgentClient, channel: str) -> tuple[str, int]:
-        return "", 0
+    def look(self: AgentClient, channel: str) -> Look:
+        return Look("", 0)
 
     def publish(self: AgentClient, transaction: Transaction) -> str:
         raise PipelineError("the line went down")

@@ -130,7 +130,9 @@ def test_a_primary_key_that_cannot_be_stored_is_not_made(tmp_path: Path) -> None
 def test_a_lost_key_is_not_replaced_silently(life: Life, tmp_path: Path) -> None:
     life.home.rename(tmp_path / "lost")
     before = life.public.read_text()
-    with pytest.raises(PipelineError, match="the signing key is lost: [0-9A-F]{40} is trusted.* rotate_key.yml"):
+    with pytest.raises(
+        PipelineError, match="the signing key is lost: [0-9A-F]{40} is trusted.* docs/keys.md, A lost signer"
+    ):
         life.ensure()
     assert life.public.read_text() == before
     # A rotation replaces it. No other key can sign, so the new one signs immediately.

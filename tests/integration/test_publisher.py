@@ -264,6 +264,12 @@ def test_an_untrusted_key_is_refused(
     refused(host, transaction, "this is not one good signature by the trusted key")
 
 
+def weak_signature(maker: Maker, folder: Path) -> None:
+    record = folder / "snapshot/snapshot.json"
+    words = ("--digest-algo", "SHA1", "--armor", "--detach-sign", "--output", f"{record}.asc")
+    maker.key.gpg(*words, record)
+
+
 def double_signature(maker: Maker, folder: Path) -> None:
     record = folder / "snapshot/snapshot.json"
     maker.key.gpg("--detach-sign", "--output", folder / "binary", record)
@@ -330,6 +336,7 @@ DAMAGE: dict[str, tuple[Callable[[Maker, Path], object], str]] = {
     ),
     "repomd unsigned": (remove("snapshot/repodata/repomd.xml.asc"), "the upload is incomplete"),
     "record altered": (append("snapshot/snapshot.json", b"\n"), "this is not one good signature.*BADSIG"),
+    "signed by SHA-1": (weak_signature, r"this is not one good signature by the trusted key \(ERRSIG\)"),
     "signed twice": (double_signature, "this is not a detached armored signature: it is not one signature packet"),
     "list altered": (append("snapshot/packages.txt"), "packages.txt has a line that is not"),
     "list shorter": (

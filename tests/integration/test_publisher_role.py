@@ -46,6 +46,7 @@ def playbook(tmp_path: Path, keys: dict[str, Key]) -> Callable[..., str]:
             env={**os.environ, "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
                  "ANSIBLE_ROLES_PATH": str(PROJECT / "roles"),
                  "ANSIBLE_LIBRARY": str(PROJECT / "library"),
+                 "ANSIBLE_FILTER_PLUGINS": str(PROJECT / "plugins/filter"),
                  "ANSIBLE_MODULE_UTILS": str(PROJECT / "module_utils")},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -77,6 +78,10 @@ def test_the_role_installs_an_agent_that_publishes(
     transaction = Maker(tmp_path / "uploads", keys["trusted"]).compose([rpms["1.0"]])
     publisher.upload(transaction)
     assert publisher.publish(transaction) == publisher.head("stable")
+    # Keys of another signer would make all of this unreadable.
+    with pytest.raises(AssertionError, match="which the keys to distribute lack: .*docs/keys.md, A lost signer"):
+        playbook("-e", f"publisher_trusted_keys={keys['other'].public}")
+    assert (tmp_path / "etc/trusted.asc").read_bytes() == keys["trusted"].public.read_bytes()
 
 
 def test_the_role_replaces_an_agent_of_one_file(playbook: Callable[..., str], tmp_path: Path) -> None:

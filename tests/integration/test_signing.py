@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,15 @@ def test_a_damaged_result_is_made_again(tmp_path: Path, package: Package, signer
     again = sign(package, tmp_path, signer)
     assert again.changed
     verify_signed(Path(again.package.path), signer.trusted_keys)
+
+
+def test_a_signature_from_the_future_is_made_again(tmp_path: Path, package: Package, signer: Signer) -> None:
+    """It was made before the clock was set right, and clients refuse it."""
+    early = sign(package, tmp_path, signer).package
+    assert not sign(package, tmp_path, signer).changed
+    os.utime(Path(early.path).parent / "package.json", (time.time() + 480,) * 2)
+    assert sign(package, tmp_path, signer).changed
+    assert not sign(package, tmp_path, signer).changed
 
 
 def test_a_passphrase_is_in_no_argument(

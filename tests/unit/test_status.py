@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.findings import Finding
 from pipeline.base.records import Package
 from pipeline.channel.reader import Published
-from pipeline.channel.status import lines, status_of
+from pipeline.channel.status import journal_line, lines, status_of
 
 HEAD, OLD = "20261121T113154Z-2f7b86af", "20261120T113154Z-00000000"
 NOW = 1_795_271_514
 HOST = {
     "snapshot": HEAD,
     "room": 20 * 10**9,
+    "ahead": 0.0,
     "free": 30 * 10**9,
     "snapshots": [
         {"id": HEAD, "time": NOW - 3 * 3600, "reason": "v0.9.2", "packages": 2, "staged": False},
@@ -23,7 +25,15 @@ HOST = {
     "missing": [],
     "incoming": [{"transaction": "tx-1", "bytes": 5_000_000, "age": 12}],
     "journal": [
-        {"time": NOW, "snapshot": HEAD, "added": ["a"], "removed": [], "reason": "v0.9.2", "who": "uid 0 from here"}
+        {
+            "time": NOW,
+            "snapshot": HEAD,
+            "added": ["a"],
+            "removed": [],
+            "yanked": [],
+            "reason": "v0.9.2",
+            "who": "uid 0 from here",
+        }
     ],
     "refusals": [{"time": NOW, "from": "192.0.2.1", "command": "sh", "error": "this command is not allowed here"}],
 }
@@ -47,8 +57,25 @@ def test_a_healthy_channel_is_a_few_lines():
     assert f"stable: {HEAD}, 3 h ago: v0.9.2" in text
     assert "pool 3 files, 600.0 MB; 1 snapshots, 1 staged; uploads waiting 5.0 MB; orphans 1, 200.0 MB" in text
     assert "mistralrs-ada  2       0.9.10-1.fc43  300.0 MB  600.0 MB" in text
-    assert "1 added, 0 removed: v0.9.2 (uid 0 from here)" in text
+    assert "1 added: v0.9.2 (uid 0 from here)" in text
     assert "192.0.2.1  sh: this command is not allowed here" in text
+
+
+@pytest.mark.parametrize(
+    ("added", "removed", "yanked", "text"),
+    [
+        (["a"], [], [], "1 added"),
+        (["a"], ["b", "c"], [], "1 added, 2 removed"),
+        ([], ["b", "c"], ["b"], "1 removed, yanked b"),
+        ([], [], ["b"], "yanked b"),  # it had left the head before
+        ([], ["e"], ["a", "b", "c", "d", "e"], "yanked a, b, c, 2 more"),
+        ([], [], [], "no other packages"),
+    ],
+)
+def test_a_publication_in_the_journal_names_what_it_yanked(added, removed, yanked, text):
+    entry = {"time": 0, "snapshot": HEAD, "reason": "a token", "who": "signer"}
+    entry |= {"added": added, "removed": removed, "yanked": yanked}
+    assert journal_line(entry) == f"1970-01-01 00:00:00  {HEAD}  {text}: a token (signer)"
 
 
 def test_an_empty_channel_is_well():

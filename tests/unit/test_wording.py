@@ -27,6 +27,21 @@ NOTHING: dict[str, Any] = {"snapshots": [], "packages": [], "waiting": {}}
             Result(True, HEAD, MADE, before=("a", "b"), after=("a",)),
             f"stable {HEAD}: 1 removed, 1 packages",
         ),
+        (
+            "removed",
+            Result(True, HEAD, MADE, before=("a", "b"), after=("a",), yanked=("b",)),
+            f"stable {HEAD}: yanked b, 1 packages",
+        ),
+        (
+            "removed",
+            Result(True, HEAD, MADE, before=("a",), after=("a",), yanked=("b",)),
+            f"stable {HEAD}: yanked b, 1 packages",
+        ),
+        (
+            "removed",
+            Result(True, HEAD, before=("a",), after=("a",), yanked=("b",)),
+            "stable: would be changed, yanked b",
+        ),
         ("dropped", Result(True, HEAD), "stable: staged snapshot dropped"),
         ("dropped", Result(False, HEAD), "stable: nothing was staged"),
         (
@@ -53,6 +68,8 @@ def test_removed_and_restored_packages_are_listed() -> None:
         "  b.rpm is deleted from the pool",
         "  c.rpm stays in the pool until 1970-01-01 00:00:00 UTC",
     ]
+    yank = Result(True, HEAD, before=("a",), after=("a",), yanked=("b",))
+    assert listing("removed", "stable", yank) == ["stable:", "  b is yanked for good"], "the head lacked it before"
     assert listing("rolled_back", "stable", Result(False, HEAD)) == []
     assert listing("published", "stable", done) == [], "a publication has no list"
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from ..base.errors import PipelineError
 from ..base.records import Transaction
 from ..base.run import CommandFailed, run
 from ..base.text import SNAPSHOT_ID, last_words
+from . import clocks
 
 SILENCE = 120  # seconds without a byte until an upload counts as cut off
 QUICK = 120.0  # seconds for a read-only command
@@ -85,6 +87,18 @@ def _require_ids(answer: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
+class Look:
+    """The id of the published snapshot ("" for none), and the number of bytes that an upload may have.
+
+    ``ahead`` is by how many seconds this host's clock is ahead of the repo host's, see ``clocks``.
+    """
+
+    snapshot: str
+    room: int
+    ahead: float = 0.0
+
+
+@dataclass(frozen=True)
 class AgentClient:
     """The agent behind the remote shell ``rsh`` (with its options) on ``host``."""
 
@@ -101,18 +115,18 @@ class AgentClient:
             )
         return cls([str(word) for word in agent["rsh"]], str(agent["host"]))
 
-    def look(self, channel: str) -> tuple[str, int]:
-        """The id of the published snapshot ("" for none), and the number of bytes that an upload may have."""
-        answer = self._ask("head", channel, wanted="room")
-        return str(answer["snapshot"]), int(answer["room"])
+    def look(self, channel: str) -> Look:
+        """The published snapshot, the room for an upload, and the difference of the clocks."""
+        answer = self._timed("head", channel, wanted="room")
+        return Look(str(answer["snapshot"]), int(answer["room"]), float(answer["ahead"]))
 
     def head(self, channel: str) -> str:
         """The id of the published snapshot, "" for none."""
-        return self.look(channel)[0]
+        return self.look(channel).snapshot
 
     def room(self, channel: str) -> int:
         """The number of bytes that an upload may have."""
-        return self.look(channel)[1]
+        return self.look(channel).room
 
     def upload(self, transaction: Transaction) -> None:
         """Upload the transaction's files, for ``stage`` or ``publish``."""
@@ -152,8 +166,8 @@ class AgentClient:
         return self._ask("verify", channel, timeout=WHOLE, wanted="findings")
 
     def status(self, channel: str) -> dict[str, Any]:
-        """The contents of the repository on its host, without reading packages."""
-        return self._ask("status", channel, wanted="snapshots")
+        """The contents of the repository on its host, without reading packages; ``ahead`` as in ``Look``."""
+        return self._timed("status", channel, wanted="snapshots")
 
     def _publish(self, verb: str, transaction: Transaction) -> str:
         snapshot = transaction.snapshot
@@ -166,6 +180,19 @@ class AgentClient:
                 "Compose the snapshot again on the new head",
             )
         return done
+
+    def _timed(self, *words: str, wanted: str) -> dict[str, Any]:
+        """An answer with ``ahead``, the difference of the clocks."""
+        asked = time.time()
+        answer = self._ask(*words, wanted=wanted)
+        try:
+            return answer | {"ahead": clocks.ahead(asked, float(answer["time"]), time.time())}
+        except (LookupError, TypeError, ValueError) as error:
+            raise PipelineError(
+                "the agent on the repo host sends no time: it is of an earlier version",
+                self.host,
+                "Run playbooks/repo_host.yml; on this machine, `make release` renews the agent",
+            ) from error
 
     def _ask(self, *words: str, timeout: float = QUICK, wanted: str = "snapshot") -> dict[str, Any]:
         program = Path(self.rsh[0])

@@ -114,6 +114,11 @@ def rolled_back(head: State, old: State) -> Change:
     return Change(old, drop=frozenset(yanked), notes=notes)
 
 
+def noted(change: Change, note: str) -> Change:
+    """``change`` with one more note, unless it is empty."""
+    return replace(change, notes=(*change.notes, note)) if note else change
+
+
 def yanked_again(change: Change, head: State, pooled: Callable[[str], bool]) -> Change:
     """``change`` with the yanks that the head owes, of the packages that the repository has."""
     there = {name for name in head.owed if name in head.digests or name in change.base.digests or pooled(name)}

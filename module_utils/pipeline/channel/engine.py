@@ -4,7 +4,7 @@ The process:
 
 1. Ask the agent for the head, read the verified metadata of that snapshot, and compare it with the signer's memory.
 2. Compute the change (``changes``). Without one, the repository is as wanted.
-3. Check that the repo host has room for the new packages.
+3. Check that the signer's clock is not ahead, and that the repo host has room for the new packages.
 4. Compose: splice the older metadata with that of the new packages (``metadata``), and sign both files.
 5. Upload. Stage the snapshot if it is to be proved first; otherwise publish it on that head.
 6. Remember the new head.
@@ -33,7 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -45,8 +45,9 @@ from ..base.records import Package, Snapshot, Transaction, digest_of, sha256_fil
 from ..sign.keyring import opened
 from ..sign.signer import Signer
 from ..sign.trust import verify_detached
-from .agent_client import Busy, ParentMoved
-from .changes import Change, added, pruned, removed, rolled_back, yanked_again
+from . import clocks
+from .agent_client import Busy, Look, ParentMoved
+from .changes import Change, added, noted, pruned, removed, rolled_back, yanked_again
 from .heads import HeadRefused
 from .metadata import TYPES, edits_of, entry_of, packages_txt, splice, write_repodata
 from .reader import Repository, State
@@ -62,7 +63,7 @@ class Agent(Protocol):
 
     def head(self, channel: str) -> str: ...
 
-    def look(self, channel: str) -> tuple[str, int]: ...
+    def look(self, channel: str) -> Look: ...
 
     def upload(self, transaction: Transaction) -> None: ...
 
@@ -84,8 +85,8 @@ class Result:
     """What an operation changed, or in check mode would change.
 
     ``head`` is the repository's head afterwards. ``snapshot`` is the new snapshot, or None; ``transaction`` belongs to
-    it where it is staged only. ``before`` and ``after`` are package file names. ``notes`` are for the operator.
-    ``pruned`` is the agent's answer about older snapshots and the pool.
+    it where it is staged only. ``before``, ``after`` and ``yanked`` (now) are package file names. ``notes`` are for
+    the operator. ``pruned`` is the agent's answer about older snapshots and the pool.
     """
 
     changed: bool
@@ -96,6 +97,7 @@ class Result:
     after: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     pruned: dict[str, Any] = field(default_factory=dict)
+    yanked: tuple[str, ...] = ()
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -175,9 +177,10 @@ class Engine:
 
     def rollback(self, snapshot: str = "", *, reason: str = "", check: bool = False) -> Result:
         """Publish the packages of an older snapshot again; "" is the parent of the head as it is at the start."""
-        head = self.repository.head_state(lambda: self.agent.head(self.channel))
+        head, damage = self.repository.left_state(lambda: self.agent.head(self.channel))
         published = [row["id"] for row in self.agent.status(self.channel)["snapshots"] if not row["staged"]]
-        target = snapshot or head.record.parent
+        earlier = [id_ for id_ in published if id_ < head.id]
+        target = snapshot or (max(earlier, default="") if damage else head.record.parent)
         if target not in published:
             raise PipelineError(
                 f"the channel has no snapshot {target or 'before its first'}",
@@ -187,9 +190,10 @@ class Engine:
         old = self.repository.state(target)
         return self._change(
             self._request("rollback", target),
-            lambda head: rolled_back(head, old),
+            lambda head: noted(rolled_back(head, old), f"the head {head.id} is damaged: {damage}" if damage else ""),
             reason=reason or f"back to {target}",
             check=check,
+            leave=True,
         )
 
     def prune(self, retention: Retention, *, reason: str = "", check: bool = False) -> Result:
@@ -202,7 +206,7 @@ class Engine:
         )
         swept = self._patiently(lambda: self.agent.prune(self.channel, dry_run=check))
         changed = done.changed or bool(swept["snapshots"] or swept["packages"])
-        return Result(changed, done.head, done.snapshot, None, done.before, done.after, done.notes, swept)
+        return replace(done, changed=changed, pruned=swept)
 
     def verify(self) -> Verification:
         """Read every kept snapshot and every package, and the head as clients see it."""
@@ -248,28 +252,41 @@ class Engine:
         return digest_of([self.channel, operation, arguments])
 
     def _change(
-        self, request: str, change_of: Callable[[State], Change], *, reason: str, stage: bool = False, check: bool
+        self,
+        request: str,
+        change_of: Callable[[State], Change],
+        *,
+        reason: str,
+        stage: bool = False,
+        leave: bool = False,
+        check: bool,
     ) -> Result:
-        """The process above; ``change_of`` computes the change from the head's state."""
+        """The process above; ``change_of`` computes the change from the head's state.
+
+        With ``leave``, a damaged head is left for a snapshot that takes nothing from it.
+        """
         with ExitStack() as stack:
             work = functools.cache(lambda: stack.enter_context(workplace(self.signer.root / "compose")))
 
             def attempt() -> Result:
-                room = 0
+                seen: list[Look] = []
 
                 def look() -> str:
-                    nonlocal room
-                    head, room = self.agent.look(self.channel)
-                    return head
+                    seen.append(self.agent.look(self.channel))
+                    return seen[0].snapshot
 
-                parent = self.repository.head_state(look)
+                parent = self.repository.left_state(look)[0] if leave else self.repository.head_state(look)
                 change = yanked_again(change_of(parent), parent, self.repository.has)
                 before, after = tuple(sorted(parent.digests)), tuple(change.names)
-                changed = before != after or bool(change.yank)
+                damaged = parent.id and not parent.index.files
+                changed = before != after or bool(change.yank or damaged)
+                yanked = tuple(sorted(change.yank))
+                done = Result(changed, parent.id, None, None, before, after, change.notes, yanked=yanked)
                 if not changed or check:
-                    return Result(changed, parent.id, None, None, before, after, change.notes)
+                    return done
                 id_ = transaction_id(self.signer.root, request)
-                self._require_room(id_, change.add, room)
+                clocks.require_present(seen[0].ahead, self.repository.location)
+                self._require_room(id_, change.add, seen[0].room)
                 # Along the chain time only rises, even if the signer's clock goes back.
                 moment = max(int(self.now()), parent.index.revision + 1)
                 snapshot = compose(work(), self.channel, self.repository, parent, change, self.signer, reason, moment)
@@ -280,9 +297,8 @@ class Engine:
                 self.agent.upload(transaction)
                 if stage:
                     self.agent.stage(transaction)
-                    return Result(True, parent.id, snapshot, transaction, before, after, change.notes)
-                head = self._published(transaction)
-                return Result(True, head, snapshot, None, before, after, change.notes)
+                    return replace(done, snapshot=snapshot, transaction=transaction)
+                return replace(done, head=self._published(transaction), snapshot=snapshot)
 
             return self._patiently(attempt, (ParentMoved, Busy))
 

@@ -43,6 +43,7 @@ EMPTY = "empty"
 STAGED = 100  # unpublished snapshots that are remembered
 SKEW = 3600  # seconds that the clock of another signer may be ahead
 RECIPE = "docs/operate.md, A head that the signer refuses"
+RESTORE = "docs/operate.md, Back up and restore a repo host"
 
 Ancestor = Callable[[str], Snapshot | None]
 """The verified record of a snapshot; None if the repository has no such snapshot."""
@@ -200,11 +201,15 @@ class Memory:
         elif known and (why := contradiction(known, record, content, ancestor)):
             name = record.id or EMPTY
             if name not in self.accepted:
+                right = (
+                    "If the repo host was restored from a backup, or this head is right for another reason"
+                    if record.id
+                    else f"If it was lost, restore it: {RESTORE}. If it was deleted on purpose"
+                )
                 raise HeadRefused(
                     why,
                     self.location,
-                    "Nothing was changed. If the repo host was restored from a backup, or this head is right for"
-                    f" another reason, accept it once: -e accept_head={name}; see {RECIPE}",
+                    f"Nothing was changed. {right}, accept it once: -e accept_head={name}; see {RECIPE}",
                 )
             self.note(f"accepted as the operator asks (accept_head): {why}")
             known, accepted = replace(known, owed=(*known.owed, *known.yanked)), True

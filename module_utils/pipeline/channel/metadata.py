@@ -296,6 +296,12 @@ def write_gzip(blocks: Iterable[bytes], path: Path) -> createrepo_c.RepomdRecord
     return record
 
 
+def listed_identities(text: str) -> tuple[Identity, ...]:
+    """The packages of a packages.txt, which nobody verified: other lines are ignored."""
+    rows = re.findall(r"^([0-9a-f]{64})  (\S+)-([^-\s]+)-([^-\s]+)\.(\w+)\.rpm$", text, re.MULTILINE)
+    return tuple(Identity(digest, name, arch, version, release) for digest, name, version, release, arch in rows)
+
+
 def packages_txt(digests: Mapping[str, str]) -> str:
     """packages.txt: a line "<sha256>  <file name>" for each package, in sha256sum's format, sorted by name."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))

@@ -27,9 +27,9 @@ from ..base.environment import proxy_of
 from ..base.errors import PipelineError
 from ..base.records import Package, Record, Snapshot
 from ..base.text import SNAPSHOT_ID
-from ..sign.trust import verify_detached
-from .heads import NONE, Memory
-from .metadata import TYPES, Identity, packages_txt, read_identities, read_packages, read_pkgids
+from ..sign.trust import MEND, verify_detached
+from .heads import NONE, HeadRefused, Memory
+from .metadata import TYPES, Identity, listed_identities, packages_txt, read_identities, read_packages, read_pkgids
 
 if TYPE_CHECKING:
     import requests
@@ -111,7 +111,8 @@ class Repository:
             raise PipelineError(
                 "the mirrorlist names no snapshot",
                 f"{self.location}/mirrorlist",
-                "Check the repository's URL; the agent writes this file, and the next publication restores it",
+                "Check the repository's URL. If the file is damaged, restore it on the repo host: one line, the URL of"
+                " the last snapshot in the agent's journal",
             )
         return named[1]
 
@@ -128,6 +129,26 @@ class Repository:
     def head_state(self, ask: Callable[[], str] | None = None) -> State:
         """The head as the parent of the next snapshot. ``ask`` returns its id, by default that of the mirrorlist."""
         return self._with_packages(self._head(ask or self.head))
+
+    def left_state(self, ask: Callable[[], str]) -> tuple[State, str]:
+        """The head for a rollback, which may be damaged, and the damage ("" for none).
+
+        Nothing is taken from a damaged head but its names in packages.txt, for the list of changes: its time and yanks
+        are those that the signer remembers. The error of reading is raised if the signer does not know this head.
+        """
+        known = self.memory.recall() if self.memory else None
+        try:
+            return self.head_state(ask), ""
+        except HeadRefused:
+            raise
+        except PipelineError as error:
+            head = ask()
+            if known is None or known.head != head or not head:
+                raise
+            record = Snapshot(head, known.channel, "", known.time, "", yanked=known.yanked)
+            listed = self._get(f"snapshots/{head}/packages.txt") or b""
+            packages = listed_identities(listed.decode(errors="replace"))
+            return State(record, Index(known.time, {}), packages, known.owed), f"{error.what} ({error.where})"
 
     def _head(self, ask: Callable[[], str]) -> State:
         """The verified head without its packages. Every reading of a head passes here."""
@@ -236,7 +257,7 @@ class Repository:
         return PipelineError(
             f"{relative.rpartition('/')[2]} {what}",
             f"{self.location}/{relative}",
-            "Run again in a minute; if it fails again, somebody changed the tree by hand",
+            f"Run again in a minute. If it fails again, the snapshot is damaged. {MEND}",
         )
 
     def _get(self, relative: str, end: int = 0) -> bytes | None:

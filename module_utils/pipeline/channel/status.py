@@ -21,8 +21,10 @@ from ..base.findings import Finding
 from ..base.records import Package, Record
 from ..base.text import ago, moment, size
 from ..base.versions import by_build
+from . import clocks
 from .heads import HeadRefused
 from .reader import Published, State
+from .wording import changes
 
 GB = 10**9
 COMPARED = 2 * 86400  # seconds; the repo host compares its certificate twice a day
@@ -64,7 +66,7 @@ def status_of(
     else:
         if not isinstance(published, PipelineError):
             findings.append(check_head(published.head, str(host["snapshot"])))
-        findings += [check_pool(host["missing"]), check_room(int(host["room"]), packages)]
+        findings += [check_pool(host["missing"]), check_room(int(host["room"]), packages), clocks.check(host["ahead"])]
         if certificate := host.get("certificate"):
             findings.append(check_served(certificate, time.time() if now is None else now))
     if isinstance(deep, PipelineError):
@@ -195,7 +197,5 @@ def package_lines(packages: Iterable[Package]) -> list[str]:
 
 
 def journal_line(entry: Mapping[str, Any]) -> str:
-    return (
-        f"{moment(entry['time'])}  {entry['snapshot']}  {len(entry['added'])} added, {len(entry['removed'])} removed:"
-        f" {entry['reason']} ({entry['who']})"
-    )
+    what = ", ".join(changes(entry["added"], entry["removed"], entry["yanked"])) or "no other packages"
+    return f"{moment(entry['time'])}  {entry['snapshot']}  {what}: {entry['reason']} ({entry['who']})"

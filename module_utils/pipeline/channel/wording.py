@@ -1,10 +1,13 @@
 """The messages of the module repository_snapshot: what an operation changed, or in check mode would change.
 
+``changes`` also describes publications in the agent's journal.
+
 ``state`` is the module's option.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ..base.text import moment
@@ -12,11 +15,22 @@ from ..base.text import moment
 if TYPE_CHECKING:
     from .engine import Result, Verification
 
+NAMED = 3
+"""Yanked packages that a line names."""
+
+
+def changes(added: Collection[str], removed: Collection[str], yanked: Collection[str]) -> list[str]:
+    """What a snapshot changes: numbers, and by name what it yanks, in the head or in the pool alone."""
+    left = set(removed) - set(yanked)
+    named = [*sorted(yanked)[:NAMED], *([f"{len(yanked) - NAMED} more"] if len(yanked) > NAMED else [])]
+    counts = [f"{len(added)} added"] if added else []
+    counts += [f"{len(left)} removed"] if left else []
+    return counts + ([f"yanked {', '.join(named)}"] if named else [])
+
 
 def summary(state: str, channel: str, done: Result) -> str:
     """The result in one line."""
-    counts = [f"{len(done.added)} added"] if done.added else []
-    counts += [f"{len(done.removed)} removed"] if done.removed else []
+    counts = changes(done.added, done.removed, done.yanked)
     if done.pruned:
         old, files = (len(done.pruned[kind]) for kind in ("snapshots", "packages"))
         counts += [f"{old} old snapshots and {files} files deleted"] if old or files else []
@@ -35,6 +49,7 @@ def listing(state: str, channel: str, done: Result) -> list[str]:
     if state not in ("removed", "rolled_back", "pruned"):
         return []
     lines = [f"  - {name}" for name in done.removed] + [f"  + {name}" for name in done.added]
+    lines += [f"  {name} is yanked for good" for name in done.yanked]
     pruned = {"snapshots": [], "packages": [], "waiting": {}} | done.pruned
     lines += [f"  snapshot {snapshot} is deleted" for snapshot in pruned["snapshots"]]
     lines += [f"  {name} is deleted from the pool" for name in pruned["packages"]]

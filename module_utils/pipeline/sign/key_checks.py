@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.findings import Finding
@@ -12,7 +13,8 @@ from ..base.text import day
 from .keyring import SigningKey, next_key, opened, parse_keys, present_key, short
 from .rotation import DAY, describe
 from .signer import Signer
-from .trust import list_public_keys
+from .strength import weaknesses
+from .trust import list_packets, list_public_keys
 
 WARN_DAYS = 60
 """Before a key expires: the time of an overlap, and as long again to notice."""
@@ -34,7 +36,7 @@ def key_states(signer: Signer, now: float) -> list[KeyState]:
     if signer.home.is_dir():
         with opened(signer.home) as keyring:
             here = keyring.signing_keys()
-    trusted = parse_keys(list_public_keys(signer.trusted_keys)) if signer.trusted_keys.is_file() else []
+    trusted = trusted_signing_keys(signer.trusted_keys) if signer.trusted_keys.is_file() else []
     signing = present_key(here, now)
     known = {key.subkey: key for key in (*trusted, *here)}
     return [
@@ -48,13 +50,19 @@ def key_states(signer: Signer, now: float) -> list[KeyState]:
     ]
 
 
+def trusted_signing_keys(file: Path) -> list[SigningKey]:
+    """The keys of the file that can sign, with their weaknesses."""
+    weak = weaknesses(list_packets(file))
+    return [replace(key, weakness=weak.get(key.subkey[-16:], "")) for key in parse_keys(list_public_keys(file))]
+
+
 def check_keys(keys: Sequence[KeyState], now: float) -> list[Finding]:
     """A valid key, trusted keys that include it, and no rotation that stopped halfway."""
     here = [key for key in keys if key.secret_here]
     signing, successor = present_key(here, now), next_key(keys, now)
     if signing is None:
         last = max(here, key=lambda key: key.expires, default=None)
-        found = f"{short(last)}, expired on {day(last.expires)}" if last and not last.lives(now) else "none"
+        found = f"{short(last)} {last.flaw(now)}" if last and not last.lives(now) else "none"
         remedy = f"{_ROTATE}; docs/keys.md describes what clients see"
         return [Finding.bad("signing key", found, "one that can sign", remedy)]
     findings = [
@@ -76,6 +84,15 @@ def check_keys(keys: Sequence[KeyState], now: float) -> list[Finding]:
             remedy=f"{_ROTATE}: it adds them to signing_trusted_keys, to the site and to the repo host",
         )
     )
+    if weak := [f"{short(key)}: {key.weakness}" for key in keys if key.weakness]:
+        findings.append(
+            Finding.bad(
+                "strength of keys",
+                "; ".join(weak),
+                "keys that clients accept",
+                "No client can import it. Replace it (rotate_key.yml), then retire it: -e signing_retire=FINGERPRINT",
+            )
+        )
     if successor:
         findings.append(
             Finding.of(

@@ -9,7 +9,8 @@ Rules:
 4. A home may hold several certificates. Its use-from.json maps a subkey's fingerprint to the time from which it signs,
    in seconds since 1970; null means not yet scheduled, and a subkey without an entry may sign at once. The entry is
    written before the key is imported.
-5. Of the keys that are neither expired nor revoked and whose time has come, the one whose time came last signs.
+5. Of the keys without a flaw (expired, revoked, dated in the future, or weak by ``strength``) whose time has come, the
+   one whose time came last signs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from ..base.errors import PipelineError
 from ..base.lock import held
 from ..base.records import Record
 from ..base.run import CommandFailed, ProgramMissing, run
-from ..base.text import day, last_words
+from ..base.text import day, last_words, moment
+from .strength import weaknesses
 
 ALGORITHMS: dict[str, dict[str, str | int]] = {
     "rsa4096": {"type": "RSA", "length": 4096},
@@ -52,6 +54,7 @@ class SigningKey(Record):
     """A key that can sign: the fingerprint of its certificate (of the primary key) and its own.
 
     ``created``, ``expires`` (0: never) and ``use_from`` are seconds since 1970; for ``use_from`` see rule 4.
+    ``weakness`` is why clients refuse it, see ``strength``; "" if they do not.
     """
 
     fingerprint: str
@@ -60,9 +63,18 @@ class SigningKey(Record):
     created: int
     expires: int
     use_from: int | None = 0
+    weakness: str = ""
+
+    def flaw(self, now: float) -> str:
+        """Why the key can neither sign nor verify; "" if it can."""
+        if self.expires and self.expires <= now:
+            return f"expired on {day(self.expires)}"
+        if self.created > now:
+            return f"is dated in the future, {moment(self.created)} UTC; it is {moment(now)} UTC here"
+        return f"is refused by clients: {self.weakness}" if self.weakness else ""
 
     def lives(self, now: float) -> bool:
-        return not self.expires or self.expires > now
+        return not self.flaw(now)
 
     def may_sign(self, now: float) -> bool:
         return self.lives(now) and self.use_from is not None and self.use_from <= now
@@ -149,8 +161,17 @@ class Keyring:
     def signing_keys(self) -> list[SigningKey]:
         """The keys that can sign and whose secret is here, expired ones included."""
         keys = parse_keys(self.run_gpg("--with-colons", "--list-secret-keys"))
+        if not keys:
+            return []
         times = self._use_from()
-        return [replace(key, use_from=times.get(key.subkey, 0)) for key in keys]
+        weak = weaknesses(self.run_gpg("--list-packets", stdin=self.run_gpg("--armor", "--export")))
+        return [
+            replace(key, use_from=times.get(key.subkey, 0), weakness=weak.get(key.subkey[-16:], "")) for key in keys
+        ]
+
+    def revoked(self) -> bool:
+        """Whether a revoked secret key is here."""
+        return bool(re.search("^(?:sec|ssb):r:", self.run_gpg("--with-colons", "--list-secret-keys"), re.MULTILINE))
 
     def signing_key(self) -> SigningKey:
         """The key that signs; PipelineError without one."""
@@ -169,9 +190,11 @@ class Keyring:
             )
         last = max(keys, key=lambda key: key.expires)
         raise PipelineError(
-            f"the signing key {last.fingerprint} expired on {day(last.expires)}",
+            f"the signing key {last.fingerprint} {last.flaw(now)}",
             self.name,
-            "Run rotate_key.yml: clients accept a new key, but not a new expiry date of a known one",
+            "Set this host's clock"
+            if last.created > now
+            else "Run rotate_key.yml: clients accept a new key, but no change of a known one",
         )
 
     def generate(self, name: str, email: str, algorithm: str, expires: str) -> None:

@@ -41,6 +41,7 @@ DAY = 86400
 SETTLED_DAYS = 30
 """After a switch, how long a further run counts as a repetition and not as the next rotation."""
 _EXPORT = "Export it on the host of its primary key: gpg --armor --export-secret-subkeys FINGERPRINT"
+_MAKE = "Make a new certificate with a signing subkey, RSA 4096 or Ed25519; docs/keys.md, Make the key elsewhere"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def ensure(signer: Signer, recipe: Recipe, *, imported: str = "", check: bool = 
                 raise PipelineError(
                     f"the signing key is lost: {', '.join(trusted)} is trusted, and its secret is not in this home",
                     str(signer.home),
-                    "Restore it from its backup, or run rotate_key.yml, which distributes a new key to the clients",
+                    "Restore it from its backup. Without one, replace it: docs/keys.md, A lost signer",
                 )
             if check:
                 return Rotation(None, None, (new, str(signer.trusted_keys)))
@@ -125,8 +126,16 @@ def introduce(
     """Ensure that the home and the trusted keys have the next certificate, made or ``imported``; it does not sign yet.
 
     Nothing is made where a next key waits already, or where the last switch was less than SETTLED_DAYS ago (unless
-    ``again``). The new key signs at once where no other can.
+    ``again``). The new key signs at once where no other can. A signer without keys and without trusted keys has nothing
+    to replace: the key that it would make has signed nothing that clients have.
     """
+    if not signer.trusted_keys.is_file() and not _has_keys(signer.home):
+        raise PipelineError(
+            "this signer has no key and no trusted keys, so a rotation has nothing to replace",
+            str(signer.trusted_keys),
+            "A new site gets its first key by repo_host.yml. If the signer was lost, begin with the keys that clients"
+            " have: docs/keys.md, A lost signer",
+        )
     new = f"the next signing key of {recipe.name} <{recipe.email}>"
     changes = _ensure_home(signer.home, check)
     if not signer.home.is_dir():
@@ -215,6 +224,14 @@ def require_replaced(keys: Iterable[SigningKey], fingerprint: str, where: str) -
         )
 
 
+def _has_keys(home: Path) -> bool:
+    """Whether the home has a key that can sign, or could before it expired."""
+    if not home.is_dir():
+        return False
+    with opened(home) as keyring:
+        return bool(keyring.signing_keys())
+
+
 def _ensure_home(home: Path, check: bool) -> list[str]:
     """Ensure that the folder exists with mode 0700; the change of an existing one's mode."""
     if not home.is_dir():
@@ -254,15 +271,27 @@ def _read(text: str, where: str, passphrase_file: Path | None) -> Certificate:
             keyring.add(text)
         except PipelineError as error:
             raise PipelineError(error.what, where, _EXPORT) from error
-        keys = [key for key in keyring.signing_keys() if key.lives(time.time())]
-        if len(keys) != 1:
-            raise PipelineError(f"the file holds {len(keys)} keys that can sign instead of one", where, _EXPORT)
+        keys = _usable(keyring, where)
         keyring.sign(b"", keys[0])  # fails unless the passphrase is that of this key
         if keys[0].subkey == keys[0].fingerprint:
             raise PipelineError(
                 "the primary key of this certificate signs itself", where, "Make one with a signing subkey"
             )
         return Certificate(keys[0], keyring.export_secret(keys[0].fingerprint, primary=False), "", "")
+
+
+def _usable(keyring: Keyring, where: str) -> list[SigningKey]:
+    """The one key of the keyring that can sign; PipelineError for none, several, or one with a flaw."""
+    now, there = time.time(), keyring.signing_keys()
+    usable = [key for key in there if key.lives(now)]
+    if len(usable) == 1:
+        return usable
+    if there and not usable:
+        flaws = "; ".join(f"{short(key)} {key.flaw(now)}" for key in there)
+        raise PipelineError(f"the file holds no key that may sign: {flaws}", where, _MAKE)
+    if not there and keyring.revoked():
+        raise PipelineError("the file holds no key that may sign: it is revoked", where, _MAKE)
+    raise PipelineError(f"the file holds {len(usable)} keys that can sign instead of one", where, _EXPORT)
 
 
 def _require_unknown(

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +28,10 @@ from ..base.records import Package, sha256_file
 from ..base.run import run
 from .keyring import Keyring, SigningKey, gpg_program, opened
 from .signer import Signer
+from .strength import WEAK_DIGESTS
 
 _RECORD = "package.json"
+WEAK_SIGNATURE = re.compile(rf"/({'|'.join(WEAK_DIGESTS.values())}) signature", re.IGNORECASE)
 OWN = ("packages", "release")
 """The folders below the signer's root where packages are made."""
 
@@ -102,10 +106,15 @@ def require_own(package: Package, read: Package, signer: Signer) -> None:
 
 
 def find_signed(folder: Path, filename: str, trusted_keys: Path) -> Package | None:
-    """The signed package of an earlier run in ``folder``, if it is intact and its key is still trusted."""
+    """The signed package of an earlier run in ``folder``, if it is intact and its key is still trusted.
+
+    None for one that was signed while this host's clock was ahead: clients refuse signatures from the future.
+    """
     if not (folder / _RECORD).is_file():
         return None
     try:
+        if (folder / _RECORD).stat().st_mtime > time.time():
+            return None
         known = dataclasses.replace(Package.read(folder / _RECORD), path=str(folder / filename))
         if sha256_file(folder / filename) != known.sha256:
             return None
@@ -150,6 +159,7 @@ def add_signature(path: Path, keyring: Keyring, key: SigningKey) -> None:
         "_openpgp_sign": "gpg",  # rpm 6 also supports sq
         "_gpg_path": str(keyring.home),
         "_gpg_name": f"{key.subkey}!",
+        "_gpg_digest_algo": "sha256",  # whatever the home's gpg.conf says
         "_gpg_sign_cmd_extra_args": shlex.join(extra),
     }
     # rpm expands macros in the values, so a % in a path is doubled.
@@ -171,6 +181,8 @@ def verify_signed(path: Path, trusted_keys: Path) -> None:
         lines = _check(path, database).splitlines()
     signatures = [line for line in lines if "signature" in line.lower() and line.endswith(": OK")]
     bad = [line.strip() for line in lines if any(word in line for word in (": BAD", ": NOKEY", ": NOTTRUSTED"))]
+    # rpm 4 accepts these: "Header V4 RSA/SHA1 Signature, key ID …: OK".
+    bad += [f"{line.strip()}, but clients refuse this digest" for line in signatures if WEAK_SIGNATURE.search(line)]
     if bad or not signatures:
         raise PipelineError(
             f"rpm does not accept the signature: {' | '.join(bad) or 'none found'}",

@@ -4,7 +4,8 @@ Rules:
 
 1. The trusted keys are a file of armored public keys, one block for each certificate: of a block with two, rpm 4 reads
    only the first. No keyring, trust database or configuration of the caller is used.
-2. A signature is valid if gpgv calls it good and neither it nor its key is expired or revoked.
+2. A signature is valid if gpgv calls it good, it is by no weak digest (gpgv by itself accepts SHA-1, Fedora's rpm does
+   not), and neither it nor its key is expired or revoked.
 3. A file that a signature covers is verified here before it is parsed.
 """
 
@@ -14,17 +15,25 @@ import base64
 import binascii
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.run import CommandFailed, run
+from .strength import WEAK_DIGESTS
 
 KEYS_NAME = "RPM-GPG-KEY-mistralrs"
 """The name of the trusted keys' file on the site."""
 
 CLIENT_KEYS = f"/etc/pki/rpm-gpg/{KEYS_NAME}"
 """Its path on a client, in Fedora's folder for keys. mistralrs-release owns it, and every .repo file names it."""
+
+MEND = (
+    "Restore the file from a backup, or publish an older snapshot again: rollback.yml"
+    " (docs/operate.md, A damaged snapshot)"
+)
+WEAK = [word for digest in WEAK_DIGESTS.values() for word in ("--weak-digest", digest)]
+"""gpgv's options that refuse signatures by these digests."""
 
 _SIGNATURE = re.compile(r"\nSignature.*?Key (?:ID|Fingerprint):? *([0-9a-fA-F]{16,})", re.DOTALL)
 _BLOCK = re.compile(
@@ -39,7 +48,9 @@ def read_public_keys(path: Path) -> bytes:
         blocks = [base64.b64decode(found["body"]) for found in _BLOCK.finditer(path.read_bytes())]
     except (OSError, binascii.Error) as error:
         raise PipelineError(
-            f"the trusted keys cannot be read: {error}", str(path), "The module signing_key writes this file"
+            f"the trusted keys cannot be read: {error}",
+            str(path),
+            "repo_host.yml makes them with a site's first key. If the signer was lost: docs/keys.md, A lost signer",
         ) from error
     if not blocks:
         raise PipelineError(
@@ -50,21 +61,31 @@ def read_public_keys(path: Path) -> bytes:
 
 def list_public_keys(path: Path) -> str:
     """gpg's --with-colons listing of an armored file."""
-    return _listed(read_public_keys(path), path)
+    return _listed(read_public_keys(path), str(path))
+
+
+def list_packets(path: Path) -> str:
+    """gpg's --list-packets listing of an armored file, for ``strength``."""
+    return _gpg(read_public_keys(path), str(path), "--list-packets")
 
 
 def read_certificates(path: Path) -> dict[str, str]:
     """The armored certificates of a file by their fingerprints, in its order."""
     read_public_keys(path)  # fails for any other file
+    return certificates(path.read_text(), str(path))
+
+
+def certificates(text: str, where: str) -> dict[str, str]:
+    """The armored certificates of a text; none of one without armored public keys."""
     found: dict[str, str] = {}
-    for block in _BLOCK.finditer(path.read_bytes()):
-        colons = _listed(base64.b64decode(block["body"]), path).splitlines()
+    for block in _BLOCK.finditer(text.encode()):
+        colons = _listed(base64.b64decode(block["body"]), where).splitlines()
         kinds = [line.split(":") for line in colons if line.startswith(("pub:", "sub:", "fpr:"))]
         names = [fields[9] for above, fields in zip([[""], *kinds], kinds, strict=False) if above[0] == "pub"]
         if len(names) != 1:
             raise PipelineError(
                 f"a block of this file holds {len(names)} certificates, of which rpm reads only one",
-                str(path),
+                where,
                 "Export each into a block of its own: gpg --armor --export FINGERPRINT >> FILE",
             )
         found[names[0]] = block[0].decode() + "\n"
@@ -80,14 +101,16 @@ def write_certificates(path: Path, certificates: Mapping[str, str]) -> None:
     partial.replace(path)
 
 
-def _listed(keys: bytes, path: Path) -> str:
+def _listed(keys: bytes, where: str) -> str:
+    return _gpg(keys, where, "--with-colons", "--show-keys")
+
+
+def _gpg(keys: bytes, where: str, *words: str) -> str:
     with tempfile.TemporaryDirectory() as home:
         try:
-            return run(["gpg", "--homedir", home, "--batch", "--with-colons", "--show-keys"], stdin=keys).stdout
+            return run(["gpg", "--homedir", home, "--batch", *words], stdin=keys).stdout
         except CommandFailed as error:
-            raise PipelineError(
-                f"gpg cannot read the public keys: {error.what}", str(path), "Export them again"
-            ) from error
+            raise PipelineError(f"gpg cannot read the public keys: {error.what}", where, "Export them again") from error
 
 
 def signer_of(information: str) -> str:
@@ -110,7 +133,7 @@ def verify_detached(data: bytes, signature: bytes, trusted_keys: Path, where: st
         (ring := Path(folder, "keyring.gpg")).write_bytes(keyring)
         (detached := Path(folder, "signature")).write_bytes(signature)
         done = run(
-            ["gpgv", "--homedir", folder, "--keyring", ring, "--status-fd", "1", detached, "-"],
+            ["gpgv", "--homedir", folder, *WEAK, "--keyring", ring, "--status-fd", "1", detached, "-"],
             stdin=data,
             accept=range(256),
         )
@@ -118,17 +141,23 @@ def verify_detached(data: bytes, signature: bytes, trusted_keys: Path, where: st
     status = {words[1]: words[2:] for words in lines}
     if done.returncode == 0 and "VALIDSIG" in status and "GOODSIG" in status:
         return status["VALIDSIG"][0]
-    what, remedy = _refusal(set(status))
+    what, remedy = _refusal(status)
     raise PipelineError(what, where, remedy.format(trusted_keys=trusted_keys))
 
 
-def _refusal(status: set[str]) -> tuple[str, str]:
+def _refusal(status: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    digest = status.get("ERRSIG", ("", "", ""))[2]
+    if digest.isdecimal() and int(digest) in WEAK_DIGESTS:
+        return (
+            f"the signature is by {WEAK_DIGESTS[int(digest)]}, which clients refuse",
+            "Remove digest-algo from the gpg.conf of the signer's GnuPG home, then publish a new snapshot",
+        )
     if "BADSIG" in status:
         return (
             "the signature does not fit the file: one of the two was changed",
-            "Publish a new snapshot; unless somebody changed the tree by hand, treat the host as compromised",
+            f"Unless a disk failed or somebody changed the tree by hand, treat the host as compromised. {MEND}",
         )
-    if status & {"EXPKEYSIG", "KEYEXPIRED", "EXPSIG"}:
+    if {"EXPKEYSIG", "KEYEXPIRED", "EXPSIG"} & set(status):
         return (
             "the signature's key has expired",
             "Publish a new snapshot with a key that is valid: rotate_key.yml",
@@ -140,4 +169,7 @@ def _refusal(status: set[str]) -> tuple[str, str]:
             "the signature is by a key that is not trusted",
             "Check that {trusted_keys} holds the key of the signer that publishes here",
         )
-    return "the file has no readable signature", "Publish a new snapshot"
+    return (
+        "the file has no readable signature",
+        MEND,
+    )

@@ -3,7 +3,8 @@
 It runs as the forced command of an ssh key (``--ssh``: the command is in SSH_ORIGINAL_COMMAND) or, on the same
 machine, in place of ssh (``--rsh HOST WORD...``). Both read one command and answer with one line of JSON:
 
-    head CHANNEL                                 {"snapshot": ID or "", "path", "room": bytes that may be uploaded}
+    head CHANNEL                                 {"snapshot": ID or "", "path", "time",
+                                                 "room": bytes that may be uploaded}
     rsync --server FLAGS . CHANNEL/TRANSACTION/  receives an upload; rsync on the client sends this command
     stage CHANNEL TRANSACTION --parent ID|-      verifies the upload and lays it ready: {"snapshot": ID}
     publish CHANNEL TRANSACTION --parent ID|-    makes the staged snapshot the head, stages it first if needed:
@@ -46,7 +47,8 @@ packages that the pool lacks). Rules:
     copy. A bad upload fails itself alone.
 12. Programs that parse what an uploader sent run with limits and, where the kernel has Landlock, confined (see
     confine). Before them, the agent checks the outer shape of signatures and packages itself (see formats).
-13. The id of a transaction is known to its uploader: whoever knows it can occupy or drop the upload. Answers over ssh
+13. A head whose files are damaged can be left: its id and the journal are enough to publish the next snapshot on it.
+14. The id of a transaction is known to its uploader: whoever knows it can occupy or drop the upload. Answers over ssh
     shorten ids.
 
 The agent uses the standard library and the host's rsync, gpgv and rpm. It shares no code with the signer, on

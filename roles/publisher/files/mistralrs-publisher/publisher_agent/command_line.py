@@ -101,7 +101,7 @@ def serve(config: Config, text: str, only: Iterable[str]) -> int:
         case "status":
             answer = status(channel)
         case _:
-            answer = {"snapshot": channel.head(), "path": channel.row.path, "room": room(channel)}
+            answer = {"snapshot": channel.head(), "path": channel.row.path, "room": room(channel), "time": time.time()}
     print(json.dumps(answer))
     return 0
 

@@ -97,7 +97,7 @@ def verified_copy(channel: Channel, command: Command, upload: Path, found: Mappi
     packages = parse_packages(snapshot / "packages.txt")
     new = changed_packages(parse_primary(snapshot / "repodata" / primary), packages, parent)
     changes = sorted(set(packages) - set(parent.packages)), sorted(set(parent.packages) - set(packages))
-    if (sorted(record["added"]), sorted(record["removed"])) != changes:
+    if parent.whole and (sorted(record["added"]), sorted(record["removed"])) != changes:
         raise Refused("snapshot.json names other changes than packages.txt shows", "snapshot.json")
 
     # A package that the snapshot does not name is from an older composition: it stays in the upload, unused.

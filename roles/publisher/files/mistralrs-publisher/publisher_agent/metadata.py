@@ -5,6 +5,7 @@ Functions take a file or values and return values; they change nothing. A file t
 
 from __future__ import annotations
 
+import calendar
 import gzip
 import json
 import re
@@ -48,7 +49,11 @@ class ListedFile(NamedTuple):
 
 
 class ParentSnapshot(NamedTuple):
-    """The snapshot that another is composed on. It was verified when it was staged."""
+    """The snapshot that another is composed on. It was verified when it was staged.
+
+    One whose files were damaged since can be left: without ``whole``, its time is that of its id, its yanks are those
+    of the journal, and nothing is taken over from it. So all packages of the next snapshot are examined anew.
+    """
 
     id: str
     time: int = -1
@@ -56,16 +61,31 @@ class ParentSnapshot(NamedTuple):
     packages: Mapping[str, str] = MappingProxyType({})  # file name to sha256
     texts: frozenset[bytes] = frozenset()  # its packages in primary.xml
     yanked: Sequence[str] = ()
+    whole: bool = True
 
     @classmethod
     def read(cls, channel: Channel, snapshot: str) -> ParentSnapshot:
         if not snapshot:
             return cls("")
         folder = channel.snapshot(snapshot)
-        record = parse_snapshot(folder / "snapshot.json")
-        revision, _, primary = parse_repomd(folder / "repodata/repomd.xml")
-        packages, texts = parse_packages(folder / "packages.txt"), parse_primary(folder / "repodata" / primary)
+        try:
+            record = parse_snapshot(folder / "snapshot.json")
+            revision, _, primary = parse_repomd(folder / "repodata/repomd.xml")
+            packages, texts = parse_packages(folder / "packages.txt"), parse_primary(folder / "repodata" / primary)
+        except (Refused, OSError):
+            moment = time_of(snapshot)
+            return cls(snapshot, moment, moment, yanked=yanked_ever(channel), whole=False)
         return cls(snapshot, record["time"], revision, packages, texts, record["yanked"])
+
+
+def time_of(snapshot: str) -> int:
+    """The time in a snapshot's id."""
+    return calendar.timegm(time.strptime(snapshot.partition("-")[0], "%Y%m%dT%H%M%SZ"))
+
+
+def yanked_ever(channel: Channel) -> list[str]:
+    """All yanks of the channel, by its journal."""
+    return sorted({name for line in channel.journal() for name in line["yanked"]})
 
 
 def attribute(node: ET.Element, tag: str, key: str = "") -> str:

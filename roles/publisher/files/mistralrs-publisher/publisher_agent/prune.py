@@ -61,7 +61,11 @@ def published_chain(channel: Channel) -> list[str]:
         raise Refused("the head's snapshot is gone", channel.snapshot(snapshot), remedy)
     while snapshot in folders:
         found.append(snapshot)
-        snapshot = parse_snapshot(folders[snapshot] / "snapshot.json")["parent"]
+        try:
+            snapshot = parse_snapshot(folders[snapshot] / "snapshot.json")["parent"]
+        except (Refused, OSError) as error:
+            remedy = "Restore it from a backup; if another snapshot is the head, you may move the damaged one away"
+            raise Refused(f"a snapshot is damaged: {error}", folders[snapshot], remedy) from error
     return found
 
 

@@ -151,11 +151,14 @@ def lay_ready(channel: Channel, verified: Path, transaction: StagedTransaction) 
 
 
 def recent_metadata(channel: Channel, snapshot: str) -> Iterator[Path]:
-    """The metadata files of a snapshot and of its ancestors, newest first."""
+    """The metadata files of a snapshot and of its ancestors, newest first, up to a damaged one."""
     for _ in range(KEPT_METADATA):
         folder = channel.snapshot(snapshot)
         if not snapshot or not folder.is_dir():
             return
-        for name in parse_repomd(folder / "repodata/repomd.xml")[1]:
-            yield folder / "repodata" / name
-        snapshot = parse_snapshot(folder / "snapshot.json")["parent"]
+        try:
+            names = parse_repomd(folder / "repodata/repomd.xml")[1]
+            snapshot = parse_snapshot(folder / "snapshot.json")["parent"]
+        except (Refused, OSError):
+            return
+        yield from (path for name in names if (path := folder / "repodata" / name).is_file())

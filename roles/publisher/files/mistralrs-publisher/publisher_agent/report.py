@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from .host import Channel
 from .inside import size_of
 from .metadata import (
     SIGNED,
+    ParentSnapshot,
     check_record,
     named_packages,
     parse_package,
@@ -27,9 +30,10 @@ from .metadata import (
     parse_primary,
     parse_repomd,
     parse_snapshot,
+    time_of,
 )
 from .prune import published_chain, unnamed_since
-from .refusal import FINAL, Refused
+from .refusal import FINAL, Refused, refusal
 from .staged import LOCK_WAIT, staged_transactions
 from .trust import Trust
 from .upload import age, free_bytes, room
@@ -118,12 +122,30 @@ def check_file(path: Path, digest: str, size: int | None = None) -> None:
 def missing_packages(channel: Channel) -> set[str]:
     """The packages that a snapshot names and the pool lacks, except yanked ones."""
     head = channel.head()
-    yanked = parse_snapshot(channel.snapshot(head) / "snapshot.json")["yanked"] if head else ()
-    return named_packages(channel.snapshots().values()) - names_in(channel.pool) - set(yanked)
+    yanked = ParentSnapshot.read(channel, head).yanked
+    return listed_packages(channel.snapshots().values()) - names_in(channel.pool) - set(yanked)
+
+
+def listed_packages(snapshots: Iterable[Path]) -> set[str]:
+    """Every package that one of these snapshots names; a damaged one may name none."""
+    return named_packages(folder for folder in snapshots if (folder / "packages.txt").is_file())
+
+
+def shown_record(folder: Path) -> dict[str, Any]:
+    """The time and reason of a snapshot; of a damaged one, what is known and what is wrong."""
+    try:
+        return parse_snapshot(folder / "snapshot.json")
+    except (Refused, OSError) as error:
+        return {"time": time_of(folder.name), "reason": f"damaged: {refusal(error).what}"}
+
+
+def number_of_packages(folder: Path) -> int:
+    listed = folder / "packages.txt"
+    return listed.read_bytes().count(b"\n") if listed.is_file() else 0
 
 
 def status(channel: Channel) -> dict[str, Any]:
-    """The state of a channel.
+    """The state of a channel, at the ``time`` of this host.
 
     ``orphans`` are files of the pool that no snapshot names, ``since`` when by prune's record (null: prune has not
     seen them). ``missing`` are packages that a snapshot names and the pool lacks. ``journal`` has the last
@@ -137,10 +159,11 @@ def status(channel: Channel) -> dict[str, Any]:
         folders, marks = channel.snapshots(), unnamed_since(channel)
         staged = {transaction.snapshot for transaction in staged_transactions(channel)}
         files = {name: os.lstat(f"{channel.pool}/{name}").st_size for name in names_in(channel.pool)}
-        orphans = sorted(set(files) - named_packages(folders.values()))
-        records = {id_: parse_snapshot(folder / "snapshot.json") for id_, folder in folders.items()}
+        orphans = sorted(set(files) - listed_packages(folders.values()))
+        records = {id_: shown_record(folder) for id_, folder in folders.items()}
         return {
             "snapshot": channel.head(),
+            "time": time.time(),
             "room": room(channel),
             "free": free_bytes(channel.config),
             "landlock": landlock(),
@@ -150,7 +173,7 @@ def status(channel: Channel) -> dict[str, Any]:
                     "id": id_,
                     "time": record["time"],
                     "reason": record["reason"],
-                    "packages": (folders[id_] / "packages.txt").read_bytes().count(b"\n"),
+                    "packages": number_of_packages(folders[id_]),
                     "staged": id_ in staged,
                 }
                 for id_, record in sorted(records.items(), key=lambda row: (row[1]["time"], row[0]), reverse=True)

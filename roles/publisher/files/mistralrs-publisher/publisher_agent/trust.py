@@ -22,6 +22,8 @@ from .formats import MAX_SIGNATURE, check_rpm, signature_packet
 from .host import Config
 from .refusal import Refused
 
+# gpgv accepts signatures by SHA-1, clients with rpm 6 do not.
+WEAK = tuple(word for digest in ("SHA1", "RIPEMD160") for word in ("--weak-digest", digest))
 PROBE = 1 << 17  # bytes that rpm may need to open its key database
 # gpgv hashes one file of metadata; rpm reads a package of at most 4 GiB. Without Landlock rpm writes to its database.
 OF_GPGV, OF_RPM = Limits(cpu=10, memory=512 << 20), Limits(cpu=120, memory=1 << 30, file=16 << 20)
@@ -80,7 +82,8 @@ class Trust(NamedTuple):
             raise Refused(f"this is not a detached armored signature: {error}", signature) from error
         # gpgv reads the packet that was examined, not the armor around it.
         enter = confined(OF_GPGV, read=[self.keyring, path])
-        done = run("gpgv", "--status-fd", "1", "--keyring", self.keyring, "-", path, stdin=binary, enter=enter)
+        words = ("--status-fd", "1", "--keyring", self.keyring, "-", path)
+        done = run("gpgv", *WEAK, *words, stdin=binary, enter=enter)
         lines = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("[GNUPG:] ")]
         verdicts = [word for word in lines if word.endswith("SIG") and word != "NEWSIG"]
         if done.returncode or verdicts != ["GOODSIG", "VALIDSIG"]:
