@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -18,6 +19,7 @@ from pipeline.package import rpm
 from pipeline.package.handover import pack
 from pipeline.package.rpm import Packaging, read_package
 from support.handovers import build, hand_over, make_artifact
+from support.systems import CLIENTS, root_of
 
 COMMIT = "9e92262aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 SOURCE = Source("https://example.org/mistral.rs.git", "v0.8.0", "tag", COMMIT, 1_750_000_000, "0.8.0", "0.8.0")
@@ -54,12 +56,13 @@ def program(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def home(tmp_path, program, project) -> Path:
-    """A home as rpmdev-setuptree makes it, with only the three required files in SOURCES."""
+    """A home as rpmdev-setuptree makes it, with only the required files in SOURCES: the binaries and two texts."""
     tree = tmp_path / "home/rpmbuild"
     for name in ("BUILD", "RPMS", "SOURCES", "SPECS", "SRPMS"):
         (tree / name).mkdir(parents=True)
     (tmp_path / "home/.rpmmacros").write_text("%_topdir %(echo $HOME)/rpmbuild\n")
-    shutil.copy(program, tree / "SOURCES")
+    for flavour in (ADA, BLACKWELL, CPU):
+        (tree / "SOURCES" / flavour.package_name).symlink_to(program)
     for name in (rpm.UNIT, rpm.EXAMPLE):
         shutil.copy(project / "rpm" / name, tree / "SOURCES")
     return tmp_path / "home"
@@ -112,6 +115,27 @@ def test_the_plain_command_needs_three_files(home, project):
         "/usr/share/mistralrs-ada",
         "/usr/share/mistralrs-ada/mistralrs@.conf.example",
     ]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_commands_of_the_documents_work_as_they_stand(tmp_path, program, project, client):
+    """Pasted into a shell with an empty home, by this system's rpmbuild and by that of Fedora's generation."""
+    checkout, home = tmp_path / "checkout", tmp_path / "home"
+    shutil.copytree(project / "rpm", checkout / "rpm")
+    (checkout / "artifacts").mkdir()
+    shutil.copy(program, checkout / "artifacts/mistralrs-ada")
+    home.mkdir()
+    text = (project / "docs/operate.md").read_text()
+    section = text.partition("### Package a binary by hand\n")[2].partition("\n## ")[0]
+    (commands,) = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    inside = ["bwrap", "--ro-bind", root_of(client), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
+              "--tmpfs", "/var/tmp", "--bind", tmp_path, "/mnt", "--chdir", "/mnt/checkout"]  # fmt: skip
+    sh(*inside, "bash", "-euc", commands, HOME="/mnt/home")
+    (made,) = (home / "rpmbuild/RPMS").rglob("*.rpm")
+    assert query(made, "--qf", "%{NAME} %{VERSION}\n") == ["mistralrs-ada 0.8.0"]
+    assert sha256_file(unpack(made, tmp_path / "files") / "usr/bin/mistralrs-ada") == sha256_file(program)
+    header = (project / "rpm/mistralrs.spec").read_text().replace("\n#   ", "\n")
+    assert commands in header, "the head of the spec shows other commands"
 
 
 def test_without_a_version_the_spec_names_the_missing_define(home, project):
@@ -168,7 +192,9 @@ def test_libraries_of_the_driver_and_nccl_are_recommended_not_required(tmp_path,
         sh("gcc", "-shared", f"-Wl,-soname,{soname}", "-o", tmp_path / soname, tmp_path / "empty.c")
         stubs.append(tmp_path / soname)
     (tmp_path / "main.c").write_text("int main(void) { return 0; }\n")
-    sh("gcc", "-Wl,--no-as-needed", "-o", home / "rpmbuild/SOURCES/mistralrs", tmp_path / "main.c", *stubs)
+    binary = home / "rpmbuild/SOURCES/mistralrs-ada"
+    binary.unlink()
+    sh("gcc", "-Wl,--no-as-needed", "-o", binary, tmp_path / "main.c", *stubs)
     rpm = plain(home, project)
     requires = query(rpm, "--requires")
     assert "libcudart.so.13()(64bit)" in requires

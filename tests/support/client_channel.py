@@ -128,7 +128,7 @@ class Channel:
         for source in SOURCES.iterdir():
             shutil.copy(source, work / "SOURCES")
         script = f"#!/bin/sh\n{script or f'echo mistralrs {version}'}\n"
-        (work / "SOURCES/mistralrs").write_text(script)
+        (work / f"SOURCES/mistralrs-{flavour}").write_text(script)
         spec = (PROJECT / "rpm/mistralrs.spec").read_text()
         spec = spec.replace("\n%description", f"\n{REQUIRES}\n%description", 1)
         (work / "p.spec").write_text(spec.replace("\n%post\n", f"\n%post\n{post}\n", 1))
