@@ -62,19 +62,23 @@ def test_the_package_for_the_gpu_is_named(installed: Path) -> None:
 def test_gpus_of_two_generations_have_two_packages(installed: Path) -> None:
     assert ask(installed, f"{AMPERE}\n{ADA}") == (
         0,
-        "NVIDIA RTX A2000, Laptop GPU (compute capability 8.6): mistralrs-ampere\n"
-        "NVIDIA GeForce RTX 4090 (compute capability 8.9): mistralrs-ada\n"
-        "Packages for several GPU generations can be installed side by side, or one for the GPUs that you use:\n"
-        "  sudo dnf install mistralrs-ampere mistralrs-ada\n",
+        (
+            "NVIDIA RTX A2000, Laptop GPU (compute capability 8.6): mistralrs-ampere\n"
+            "NVIDIA GeForce RTX 4090 (compute capability 8.9): mistralrs-ada\n"
+            "Packages for several GPU generations can be installed side by side, or one for the GPUs that you use:\n"
+            "  sudo dnf install mistralrs-ampere mistralrs-ada\n"
+        ),
     )
 
 
 def test_a_driver_that_is_too_old_is_named(installed: Path) -> None:
     assert ask(installed, ADA.replace("580", "570")) == (
         1,
-        "NVIDIA GeForce RTX 4090 (compute capability 8.9): mistralrs-ada\n"
-        "Its driver is 570.65.06, and mistralrs-ada requires 580 or newer: update NVIDIA's driver.\n"
-        "  sudo dnf install mistralrs-ada\n",
+        (
+            "NVIDIA GeForce RTX 4090 (compute capability 8.9): mistralrs-ada\n"
+            "Its driver is 570.65.06, and mistralrs-ada requires 580 or newer: update NVIDIA's driver.\n"
+            "  sudo dnf install mistralrs-ada\n"
+        ),
     )
 
 
