@@ -308,7 +308,7 @@ def test_the_unit_is_exposed_little(instance):
 def test_a_server_without_an_address_to_listen_on_does_not_start(instance, tmp_path, text, status):
     """Upstream would listen on every interface. The test runs the unit's check as systemd does."""
     (tmp_path / "mistralrs.toml").write_text(text)
-    (line,) = [row for row in instance.read_text().splitlines() if row.startswith("ExecStartPre=")]
+    (line,) = [row for row in instance.read_text().splitlines() if row.startswith("ExecStartPre=") and "no host" in row]
     command = line.removeprefix("ExecStartPre=").replace("%d", str(tmp_path)).replace("%i", "qwen").replace("$$", "$")
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == status
@@ -464,3 +464,85 @@ def test_a_file_that_is_no_package_is_named(tmp_path):
         read_package(path)
     assert caught.value.what.startswith("not a readable RPM package: error: ")
     assert caught.value.where == str(path)
+
+
+@pytest.fixture
+def named(instance, tmp_path) -> Path:
+    """The unit's check of its name as a program, in this test's folders. Arguments: the names of instance and unit."""
+    for folder in ("etc", "groups"):
+        (tmp_path / folder).mkdir()
+    lines = instance.read_text().replace("\\\n", " ").splitlines()
+    (line,) = [row for row in lines if row.startswith("ExecStartPre=") and "belongs" in row]
+    words = line.removeprefix("ExecStartPre=").removesuffix(" %i %n").replace("$$", "$").replace("%%", "%")
+    words = words.replace("/etc/systemd/system", str(tmp_path / "etc"))
+    words = words.replace("/sys/fs/cgroup/system.slice", str(tmp_path / "groups"))
+    (tmp_path / "named").write_text(f'#!/bin/sh\n{words} "$@"\n')
+    (tmp_path / "named").chmod(0o755)
+    return tmp_path / "named"
+
+
+def start(named: Path, unit: str = "mistralrs-ada@qwen.service") -> tuple[int, str]:
+    done = subprocess.run([named, "qwen", unit], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_systemctl_enables_a_second_flavour_under_a_name_and_the_unit_does_not_start(home, project, named, tmp_path):
+    """systemctl fails, and leaves the second flavour enabled: at the next boot both would start."""
+    root = tmp_path / "root"
+    units = root / "usr/lib/systemd/system"
+    units.mkdir(parents=True)
+    for flavour in ("ada", "blackwell"):
+        rpm = plain(home, project, "0.8.0", flavour)
+        files = unpack(rpm, tmp_path / f"files-{flavour}")
+        shutil.copy(files / f"usr/lib/systemd/system/mistralrs-{flavour}@.service", units)
+
+    def systemctl(*words: str) -> int:
+        argv = ["systemctl", f"--root={root}", *words]
+        return subprocess.run(argv, capture_output=True, text=True, check=False).returncode
+
+    def owner() -> None:
+        """The alias as the unit of ada sees it on the host."""
+        link = tmp_path / "etc/mistralrs@qwen.service"
+        link.unlink(missing_ok=True)
+        link.symlink_to(root / (root / "etc/systemd/system/mistralrs@qwen.service").readlink().relative_to("/"))
+
+    assert systemctl("enable", "mistralrs-blackwell@qwen") == 0
+    owner()
+    assert systemctl("enable", "mistralrs-ada@qwen") != 0
+    assert systemctl("is-enabled", "mistralrs-ada@qwen") == 0
+    assert start(named) == (
+        78,
+        (
+            "The name qwen belongs to mistralrs-blackwell, which is enabled under it. To give it to mistralrs-ada: "
+            "systemctl disable --now mistralrs-blackwell@qwen && systemctl enable --now --force mistralrs-ada@qwen. "
+            "To leave it: systemctl disable mistralrs-ada@qwen\n"
+        ),
+    )
+    assert systemctl("disable", "mistralrs-blackwell@qwen") == 0
+    assert systemctl("enable", "--force", "mistralrs-ada@qwen") == 0
+    owner()
+    assert start(named) == (0, "")
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    assert [path.name for path in wants.iterdir()] == ["mistralrs-ada@qwen.service"]
+
+
+@pytest.mark.parametrize(
+    ("running", "unit", "stop"),
+    [
+        ("mistralrs-blackwell@qwen", "mistralrs-ada@qwen", True),
+        ("mistralrs@qwen", "mistralrs-ada@qwen", True),
+        ("mistralrs-ada@qwen", "mistralrs@qwen", True),
+        ("mistralrs-ada@qwen", "mistralrs-ada@qwen", False),  # its own
+        ("mistralrs-blackwell@large", "mistralrs-ada@qwen", False),
+    ],
+)
+def test_a_name_that_another_unit_serves_is_in_use(named, tmp_path, running, unit, stop):
+    template = running.partition("@")[0].replace("-", r"\x2d")
+    (tmp_path / f"groups/system-{template}.slice/{running}.service").mkdir(parents=True)
+    said = f"The name qwen is in use: {running}.service runs. Stop it first: systemctl stop {running}.service\n"
+    assert start(named, f"{unit}.service") == ((78, said) if stop else (0, ""))
+
+
+def test_an_alias_whose_package_is_gone_owns_nothing(named, tmp_path):
+    (tmp_path / "etc/mistralrs@qwen.service").symlink_to("/usr/lib/systemd/system/mistralrs-blackwell@.service")
+    assert start(named) == (0, "")
