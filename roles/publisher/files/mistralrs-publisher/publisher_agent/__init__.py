@@ -3,7 +3,8 @@
 It runs as the forced command of an ssh key (``--ssh``: the command is in SSH_ORIGINAL_COMMAND) or, on the same
 machine, in place of ssh (``--rsh HOST WORD...``). Both read one command and answer with one line of JSON:
 
-    head CHANNEL                                 {"snapshot": ID or "", "path", "room": bytes that may be uploaded}
+    head CHANNEL                                 {"snapshot": ID or "", "path", "room": bytes that may be uploaded,
+                                                  "files": free inodes or null}
     rsync --server FLAGS . CHANNEL/TRANSACTION/  receives an upload; rsync on the client sends this command
     stage CHANNEL TRANSACTION --parent ID|-      verifies the upload and lays it ready: {"snapshot": ID}
     publish CHANNEL TRANSACTION --parent ID|-    makes the staged snapshot the head, stages it first if needed:
