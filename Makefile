@@ -110,7 +110,7 @@ lint: .venv/.ready-tests ## Run ruff, mypy, yamllint, shellcheck, ansible-lint a
 	ruff format --check
 	mypy
 	yamllint --strict .
-	shellcheck scripts/setup scripts/system-tree scripts/molecule scripts/test .ci/run
+	shellcheck scripts/setup scripts/system-tree scripts/molecule scripts/test .ci/run rpm/mistralrs-which-flavour
 	ansible-lint --offline
 	ansible-playbook --syntax-check $(wildcard playbooks/*.yml)
 

@@ -10,6 +10,8 @@ description:
     so are a package that would sort below a published one, and a published release that upstream no longer has.
   - Compares the head with what the signer knows, and remembers it outside check mode. An older, rewritten or unrelated
     head is an error.
+  - If a flavour is missing, asks the agent once for the room on the repo host, and looks at the signer's disk. Too
+    little is an error before anything is built.
   - Read-only.
 author: mistralrs-rpm
 options:
@@ -47,6 +49,10 @@ options:
     description: The suffix of the release number, such as V(.fc43).
     type: str
     required: true
+  report_only:
+    description: Too little room is not an error. RV(room) has the findings.
+    type: bool
+    default: false
 extends_documentation_fragment: [signer, repository, read_only]
 """
 
@@ -93,6 +99,15 @@ present:
   returned: success
   type: list
   elements: dict
+room:
+  description: The findings about room on the repo host and the signer; empty if nothing is missing.
+  returned: success
+  type: list
+  elements: dict
+sizes:
+  description: The expected size of each missing flavour's package in bytes, by the package's name. 0 is unknown.
+  returned: success
+  type: dict
 step:
   description: The row of the run's summary table.
   returned: success
@@ -102,9 +117,13 @@ step:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.findings import Finding, refuse
 from ansible.module_utils.pipeline.base.records import Flavour, Source
+from ansible.module_utils.pipeline.channel.agent_client import AgentClient
 from ansible.module_utils.pipeline.channel.heads import Memory
 from ansible.module_utils.pipeline.channel.reader import Repository
+from ansible.module_utils.pipeline.plan import room
 from ansible.module_utils.pipeline.plan.compare import ALL, plan, predecessors, refuse_lost, select_flavours, unknown
 from ansible.module_utils.pipeline.sign.signer import Signer
 from ansible.module_utils.pipeline_module import REPOSITORY, SIGNER, ArgumentSpec, run, step
@@ -118,6 +137,7 @@ ARGUMENT_SPEC: ArgumentSpec = {
     "releases": {"type": "list", "elements": "str", "default": []},
     "package_release": {"type": "str", "default": "1"},
     "dist": {"type": "str", "required": True},
+    "report_only": {"type": "bool", "default": False},
     **SIGNER,
     **REPOSITORY,
 }
@@ -144,6 +164,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     )
     for sentence in found.below:
         module.warn(sentence)
+    # 4. The room for them.
+    sizes = room.expected(found.missing, published.packages)
+    findings = look_for_room(p["repository"], signer, sizes) if found.missing else []
+    if not p["report_only"]:
+        refuse(findings, "there is too little room for the release", channel, "Nothing was built")
     missing = ", ".join(flavour.name for flavour in found.missing)
     return {
         "changed": False,
@@ -153,6 +178,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "missing": [flavour.to_dict() for flavour in found.missing],
         "previous": [package.to_dict() for package in predecessors(source, found.missing, published.packages)],
         "present": [package.to_dict() for package in found.present],
+        "room": [finding.to_dict() for finding in findings],
+        "sizes": sizes,
         "step": step(
             "compare",
             summary(source, missing, only_first=p["only_first"]),
@@ -160,6 +187,19 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             where=location,
         ),
     }
+
+
+def look_for_room(repository: dict[str, Any], signer: Signer, sizes: dict[str, int]) -> list[Finding]:
+    """The findings about the hosts that take the packages."""
+    findings = [room.on_signer(room.free(signer.root), sizes, str(signer.root))]
+    agent = AgentClient.of(repository) if repository.get("agent") else None
+    if agent and agent.installed:
+        try:
+            answer = room.Room(*agent.free(str(repository["channel"]), max(sum(sizes.values()), room.FLOOR)))
+            findings.append(room.on_repo_host(answer, sizes, agent.host))
+        except PipelineError as error:
+            findings.append(Finding.bad("publisher agent", error.what, "an answer", error.remedy))
+    return findings
 
 
 def summary(source: Source, missing: str, *, only_first: bool) -> str:

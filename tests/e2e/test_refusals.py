@@ -37,6 +37,15 @@ def refused(run, *patterns):
     assert "Traceback" not in run.output
 
 
+def without_root(folder, monkeypatch) -> dict[str, object]:
+    """The variables of an account that needs a password for sudo."""
+    sudo = folder / "sudo"
+    sudo.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    sudo.chmod(0o755)
+    monkeypatch.setenv("ANSIBLE_BECOME_ALLOW_SAME_USER", "1")
+    return {"verifier_become": True, "ansible_become_exe": str(sudo)}
+
+
 def test_the_error_for_an_unknown_flavour_lists_the_known_ones(pipeline):
     refused(pipeline.run("release", flavour="hopper"), "hopper", "ampere, ada, blackwell, cpu")
 
@@ -166,7 +175,7 @@ def test_a_used_port_of_the_local_server_is_an_error(pipeline):
     assert not run.row("build", "ada")
 
 
-def test_the_doctor_reports_every_problem_in_one_error_and_writes_json(pipeline, flavours, tmp_path):
+def test_the_doctor_reports_every_problem_in_one_error_and_writes_json(pipeline, flavours, tmp_path, monkeypatch):
     """It checks the stand-in by the requirements of mistral.rs. An unreachable cache is a warning."""
     settings, report = tmp_path / "sccache.env", tmp_path / "new" / "doctor.json"
     settings.write_text(f"SCCACHE_DIR={tmp_path}/kept\nSCCACHE_REDIS_ENDPOINT=redis://127.0.0.1:{free_port()}\n")
@@ -179,15 +188,19 @@ def test_the_doctor_reports_every_problem_in_one_error_and_writes_json(pipeline,
         "flavours": [row | {"features": [*row["features"], "flash-attn-v3"]}],
         "compile_cache": {"program": "/bin/true", "settings": str(settings)},
         "report": str(report),
+        **without_root(tmp_path, monkeypatch),
     }
     refused(
         pipeline.run("doctor", **wrong),
         "a release would fail", "target CPU: found -C target-cpu=native", "Upstream 0.9.2 has no feature flash-attn-v3",
         "library nccl: found .*cannot find -lnccl", "memory: found .* for 9999 jobs", "disk space: found",
         "warning: The build goes on with the disk alone",
+        "localhost: proof: found this account cannot become root on localhost, .*-K",
     )  # fmt: skip
     written = json.loads(report.read_text())
     assert (written["fits"], written["version"]) == (False, "0.9.2")
+    (verifier,) = written["verifiers"]
+    assert (verifier["builder"], verifier["fits"]) == ("localhost", False)
     (entry,) = written["builders"]
     assert (entry["builder"], entry["flavour"], entry["fits"]) == ("localhost", "ada", False)
     found = {finding["check"]: finding for finding in entry["findings"]}
@@ -199,3 +212,13 @@ def test_the_doctor_reports_every_problem_in_one_error_and_writes_json(pipeline,
 def test_the_doctor_without_a_toolkit_still_reports_other_problems(pipeline):
     run = pipeline.run("doctor", cuda_source="system", build_free_gib=10**6)
     refused(run, r"CUDA toolkit: found none, needed 13\.0\. the system has no CUDA 13\.0", "disk space: found")
+
+
+def test_an_account_that_cannot_become_root_is_refused_before_the_build(pipeline, tmp_path, monkeypatch):
+    run = pipeline.run("release", version="0.8.3", **without_root(tmp_path, monkeypatch))
+    refused(
+        run, "this account cannot become root on localhost, as the proof must: sudo: a password is required",
+        r"Run again with -K \(make: ARGS=-K\)", "Nothing was built",
+    )  # fmt: skip
+    assert not run.row("check", "ada")
+    assert not run.row("build", "ada")

@@ -69,6 +69,9 @@ def built(tmp_path_factory: pytest.TempPathFactory, keys: tuple[Key, Key]) -> tu
         ),
         "ampere": channel.package("0.9.2", "ampere", script="echo mistralrs 0.9.2 for ampere"),
         "blackwell": channel.package("0.9.2", "blackwell", script="echo mistralrs 0.9.2 for blackwell"),
+        "before": channel.package("0.9.0", before=True),
+        "chooser": channel.chooser(),
+        "greedy": channel.chooser(2, "Requires: mistralrs-blackwell"),
         "humble": channel.package("0.9.3", "blackwell", priority="1"),
         "stranger": channel.package("0.9.3", key=keys[1]),
         "stray": channel.package("0.9.4", post=stray),
@@ -204,6 +207,28 @@ def test_several_flavours_work_one_by_one_and_side_by_side(
     together = [[nevra.split("-")[1] for nevra in step.what] for step in proof.steps[-5:]]
     every = ["blackwell", "ada", "ampere"]
     assert together == [every, ["blackwell"], ["blackwell"], ["ada"], ["ada", "ampere"]]
+
+
+@on_every_client
+def test_the_name_mistralrs_is_a_package_and_chooses_no_flavour(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
+) -> None:
+    """The first flavour is upgraded from a package that owned the command's link: rpm removes it with that package."""
+    channel.publish(*(packages[name] for name in ("before", "new", "blackwell", "chooser")))
+    flavours = (packages["new"], packages["blackwell"])
+    proof = prove(dataclasses.replace(order, packages=flavours, previous=(packages["before"],)))
+    assert proof.versions == ("mistralrs 0.9.2", "mistralrs 0.9.2 for blackwell")
+    transcript = Path(order.transcript).read_text()
+    assert "install mistralrs-ada-0.9.0-1.fc43.x86_64 mistralrs\n" in transcript
+    assert "sudo dnf install mistralrs-blackwell    # NVIDIA RTX 50 (compute capability 12.0" in transcript
+
+
+def test_a_package_mistralrs_that_brings_a_flavour_along_fails(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["new"], packages["blackwell"], packages["greedy"])
+    error = failure(order)
+    assert "dnf install mistralrs installed mistralrs-blackwell, which nobody asked for" in error.what
 
 
 def test_a_command_that_is_not_the_newest_generations_fails(

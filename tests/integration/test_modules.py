@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pipeline.base.records import Flavour
 from pipeline.source.upstream import resolve
@@ -161,6 +163,40 @@ def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
     asked = run_module("repository_packages", {**wanted, "source": older, "asked": True})
     assert [row["name"] for row in asked["missing"]] == ["ada"]
     assert "0.9.1-1.fc43.x86_64 sorts below mistralrs-ada-0.9.2-1.fc43" in str(asked["warnings"])
+
+
+def test_too_little_room_on_the_repo_host_is_found_before_the_build(run_module, tmp_path, flavours):
+    """By the size of the last package, in one question to the agent; without a missing flavour nobody asks it."""
+    site = Site.make(tmp_path)
+    published = site.package()
+    site.publish(published)
+    config = json.loads((tmp_path / "publisher.json").read_text())
+    (tmp_path / "publisher.json").write_text(json.dumps(config | {"reserve_mib": 1 << 40}))
+    source = {"url": "https://example.org/up.git", "ref": "v0.9.3", "kind": "tag", "commit": "f" * 40, "commit_time": 1}
+    source |= {"version": "0.9.3", "rpm_version": "0.9.3"}
+    rows = {"flavours": list(flavours.values()), "flavour": "ada", "dist": ".fc43"}
+    wanted = repository_of(site) | {"source": source} | rows
+    before = sorted(path.name for path in site.root.rglob("*"))
+    refused = run_module("repository_packages", wanted)
+    assert refused["failed"]
+    assert "there is too little room for the release" in refused["msg"]
+    assert "room on the repo host: found 0 bytes, needed 16,777,216 bytes for mistralrs-ada" in refused["msg"]
+    assert "Free space on local: make prune" in refused["msg"]
+    assert "Nothing was built" in refused["msg"]
+    told = run_module("repository_packages", wanted | {"report_only": True})
+    assert [(row["check"], row["fits"]) for row in told["room"]] == [
+        ("room on the signer", True),
+        ("room on the repo host", False),
+    ]
+    assert told["sizes"] == {"mistralrs-ada": published.size}
+    assert sorted(path.name for path in site.root.rglob("*")) == before
+
+    # An agent that does not answer is found here too, but not by a run without a missing flavour.
+    wanted["repository"] |= {"agent": {"rsh": ["false"], "host": "gone"}}
+    refused = run_module("repository_packages", wanted)
+    assert "publisher agent: found talking to the repo host failed with status 1" in refused["msg"]
+    present = {"commit": COMMIT, "version": "0.9.2", "rpm_version": "0.9.2", "ref": "v0.9.2"}
+    assert run_module("repository_packages", wanted | {"source": source | present})["room"] == []
 
 
 def test_repository_snapshot_stages_publishes_and_undoes(run_module, tmp_path):

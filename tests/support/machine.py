@@ -89,9 +89,9 @@ class Pipeline:
         return self.root / "srv/rpm/fedora/43/x86_64"
 
     def published(self, channel: str = "") -> list[str]:
-        """The files of a channel's pool, without mistralrs-release."""
+        """The files of a channel's pool, without those that every channel has."""
         pool = self.channel / channel / "Packages"
-        return sorted(path.name for path in pool.glob("*") if not path.name.startswith("mistralrs-release-"))
+        return sorted(path.name for path in pool.glob("*") if not path.name.endswith(".noarch.rpm"))
 
     def state(self) -> str:
         """A digest of everything published and of the agent's journal, without its log and uploads."""

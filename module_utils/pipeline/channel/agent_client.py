@@ -128,6 +128,24 @@ class AgentClient:
         """The number of bytes that an upload may have."""
         return self.look(channel).room
 
+    @property
+    def installed(self) -> bool:
+        """False before the agent of this machine is set up, which ``make release`` does later in its first run."""
+        program = Path(self.rsh[0])
+        return not program.is_absolute() or program.exists()
+
+    def free(self, channel: str, needed: int) -> tuple[int, int | None]:
+        """The bytes and inodes that a new upload may have; None: their number is not known.
+
+        One request. Only where ``needed`` bytes are not free, a second one counts the uploads that wait: this run
+        continues one of them, or the agent removes it.
+        """
+        answer = self._ask("head", channel, wanted="room")
+        room, files = int(answer["room"]), answer.get("files")
+        if room < needed:
+            room += sum(int(row["bytes"]) for row in self.status(channel)["incoming"])
+        return room, files if isinstance(files, int) else None
+
     def upload(self, transaction: Transaction) -> None:
         """Upload the transaction's files, for ``stage`` or ``publish``."""
         try:
@@ -195,11 +213,10 @@ class AgentClient:
             ) from error
 
     def _ask(self, *words: str, timeout: float = QUICK, wanted: str = "snapshot") -> dict[str, Any]:
-        program = Path(self.rsh[0])
-        if program.is_absolute() and not program.exists():
+        if not self.installed:
             raise PipelineError(
                 "there is no publisher agent yet",
-                str(program),
+                self.rsh[0],
                 "Run `make release`, which sets this machine up; on a real repo host, run the role publisher",
             )
         command = [*self.rsh, self.host, *(shlex.quote(word) for word in words)]

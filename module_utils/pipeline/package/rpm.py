@@ -148,7 +148,8 @@ class Packaging:
     def _lay_out(self, sources: Path) -> None:
         """Fill SOURCES. The templates become one tar file, since a source of rpmbuild is a file."""
         sources.mkdir(parents=True)
-        for path in (self.handed.binary, *self.own_sources().values()):
+        (sources / self.handed.artifact.flavour.package_name).symlink_to(self.handed.binary.absolute())
+        for path in self.own_sources().values():
             if path.name != SPEC:
                 (sources / path.name).symlink_to(path.absolute())
         if LICENCE in self.handed.files:

@@ -8,7 +8,9 @@ Rules:
    a trusted key and with every file as packaged.
 3. The metadata that dnf read must be the metadata that the snapshot's id was made from.
 4. The command that users type belongs to the installed package of the newest GPU generation, by the flavour table.
-5. ``proof`` has the steps and the other decisions.
+5. Where a repository has the package mistralrs, the client installs it by that name beside the first flavour: dnf must
+   install that package and choose no other flavour.
+6. ``proof`` has the steps and the other decisions.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from ..base.run import CommandFailed, ProgramMissing, run
 from ..base.text import last_words
 from ..sign.trust import CLIENT_KEYS, KEYS_NAME, signer_of
 from .proof import (
+    CHOOSER,
+    PROVIDER,
     Proof,
     ProofOrder,
     ProofStep,
@@ -133,6 +137,8 @@ class Prover:
             self._repos[order.snapshot] = repo.at(f"{repository}snapshots/{order.snapshot}/")
         self._pointed: str | None = None
         self._caches: set[str] = set()
+        self._choosers: set[str] = set()
+        self._chosen = False
         self._missing: set[str] = set()
         self._before: set[str] = set()
         self._installed: dict[str, Package] = {}
@@ -186,6 +192,9 @@ class Prover:
                     "Publish the package, or prove a package of the repository",
                 )
             self._missing |= metadata.missing[package.nevra]
+        if chooser := metadata.chooser:
+            self._missing |= metadata.missing[chooser]
+            self._choosers.add(snapshot)
 
     def provide(self) -> None:
         """Install the provider package (rule 3 of ``proof``)."""
@@ -207,8 +216,9 @@ class Prover:
 
     def install(self, *nevras: str) -> None:
         # Users have the previous packages from the published head, before the snapshot becomes the head.
-        self._point("" if set(nevras) <= set(self.previous) else self.order.snapshot)
-        self._transaction("install", *nevras)
+        snapshot = "" if set(nevras) <= set(self.previous) else self.order.snapshot
+        self._point(snapshot)
+        self._transaction("install", *nevras, choose=snapshot in self._choosers and not self._chosen)
 
     def upgrade(self, nevra: str) -> None:
         self._point(self.order.snapshot)
@@ -229,7 +239,9 @@ class Prover:
 
     def remove(self, *nevras: str) -> None:
         names = [self.packages[nevra].name for nevra in nevras]
-        self._dnf("remove", *names)
+        last = self._chosen and set(names) == set(self._installed)
+        self._dnf("remove", *names, *([CHOOSER] if last else []))
+        self._chosen &= not last
         for name, nevra in zip(names, nevras, strict=True):
             if self.client.run("rpm", "-q", name)[0] == 0:
                 raise self._failed(f"{nevra} is still installed after its removal", "")
@@ -250,26 +262,43 @@ class Prover:
             self.client.write(f"/etc/yum.repos.d/{repo_file_name(self.order.channel)}", self._repos[snapshot])
             self._pointed = snapshot
 
-    def _transaction(self, verb: str, *nevras: str) -> None:
+    def _transaction(self, verb: str, *nevras: str, choose: bool = False) -> None:
         """Run a dnf transaction and check its result.
 
         After it exactly these packages are installed, signed by a trusted key, and their scriptlets ran: the command
-        that users type is the newest package's, and the account of the service exists.
+        that users type is the newest package's, and the account of the service exists. With ``choose`` dnf is asked
+        for the package mistralrs too (rule 5).
         """
-        output = self._dnf(verb, *nevras)
+        output = self._dnf(verb, *nevras, *([CHOOSER] if choose else []))
+        self._chosen |= choose
         for nevra in nevras:
             name = self.packages[nevra].name
             installed = self.client.run("rpm", "-q", name)[1].splitlines()
             if installed != [nevra]:
                 listed = ", ".join(installed)
                 raise self._failed(f"dnf succeeded, but rpm does not list {nevra} but {listed!r}", output)
-            signer = signer_of(self._command("rpm", "-qi", name))
-            if signer not in self.trusted:
-                raise self._failed(f"{nevra} is signed by {signer or 'nobody'}, not by a trusted key", "")
-            self._command("rpm", "-V", name)
+            self._check_package(name, nevra)
             self._installed[name] = self.packages[nevra]
+        if choose:
+            self._check_choice(output)
         self._check_command()
         self._command("getent", "passwd", ACCOUNT)
+
+    def _check_package(self, name: str, nevra: str) -> None:
+        """The installed package is signed by a trusted key, and its files are as packaged."""
+        signer = signer_of(self._command("rpm", "-qi", name))
+        if signer not in self.trusted:
+            raise self._failed(f"{nevra} is signed by {signer or 'nobody'}, not by a trusted key", "")
+        self._command("rpm", "-V", name)
+
+    def _check_choice(self, output: str) -> None:
+        """The name mistralrs is that of a package, and brought no flavour along."""
+        installed = set(self._command("rpm", "-qa", "--qf", r"%{NAME}\n", "mistralrs*").split())
+        if more := sorted(installed - {CHOOSER, PROVIDER, *self._installed}):
+            raise self._failed(f"dnf install {CHOOSER} installed {', '.join(more)}, which nobody asked for", output)
+        if CHOOSER not in installed:
+            raise self._failed(f"dnf install {CHOOSER} did not install the package of that name", output)
+        self._check_package(CHOOSER, CHOOSER)
 
     def _check_command(self) -> None:
         """The command that users type is a file of the newest generation's package."""

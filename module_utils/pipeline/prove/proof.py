@@ -34,6 +34,8 @@ from ..base.text import SNAPSHOT_ID
 from ..sign.trust import CLIENT_KEYS
 
 PROVIDER = "mistralrs-client-provider"
+CHOOSER = "mistralrs"
+"""The package that names a flavour and is none."""
 SOURCES = ("mirrorlist", "metalink", "baseurl")
 """The options of a .repo file that name a place to read from."""
 
@@ -123,6 +125,11 @@ class PrimaryMetadata:
 
     digests: dict[str, str]
     missing: dict[str, frozenset[str]]
+
+    @property
+    def chooser(self) -> str:
+        """The NEVRA of a package ``CHOOSER``, or ""."""
+        return next((nevra for nevra in self.digests if nevra.rsplit("-", 2)[0] == CHOOSER), "")
 
 
 def steps_of(order: ProofOrder) -> tuple[ProofStep, ...]:
