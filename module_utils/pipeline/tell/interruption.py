@@ -1,0 +1,156 @@
+"""The end of an interrupted run: which processes it ends, and its last words.
+
+Rules:
+
+1. Ansible's workers each lead a session, and the modules that they start are in it. All processes of these sessions
+   and all descendants end with the run; a sandbox ends with the module that started it (PR_SET_PDEATHSIG).
+2. A run is never said to have published nothing while its publishing task was under way.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from .rows import FAILED, LOST, Row
+
+CHANGING = ("publish", "rollback", "yank", "prune", "remove")
+"""The names of rows of what clients see."""
+
+LIMIT = 4
+"""Seconds after which the kernel ends an interrupted run."""
+
+PATIENCE = 2.5
+"""Seconds for modules to end in order, before they are killed."""
+
+LEASE = 60
+"""Seconds after which a build on another host ends, since its controller is gone (plugins/action/cargo_build.py)."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process with its parent, session, state (proc_pid_stat(5)) and start, which with ``pid`` names it for ever."""
+
+    pid: int
+    parent: int
+    session: int
+    state: str
+    start: int
+
+
+def processes(root: Path = Path("/proc")) -> list[Process]:
+    """All processes that this account sees."""
+    found = []
+    for entry in root.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        found.append(Process(int(entry.name), int(fields[1]), int(fields[3]), fields[0], int(fields[19])))
+    return found
+
+
+def children(table: Iterable[Process], pid: int) -> set[int]:
+    """The living children of a process."""
+    return {process.pid for process in table if process.parent == pid and process.state != "Z"}
+
+
+def belonging(table: Sequence[Process], pid: int, sessions: set[int]) -> set[int]:
+    """The living processes of a run: descendants of ``pid``, and members of its workers' ``sessions``."""
+    mine, size = {pid}, 0
+    while len(mine) > size:
+        size = len(mine)
+        mine |= {process.pid for process in table if process.parent in mine or process.session in sessions}
+    return {process.pid for process in table if process.pid in mine - {pid} and process.state != "Z"}
+
+
+def last_words(
+    rows: Sequence[Row], running: Mapping[str, str], *, seconds: float, publishing: bool, elsewhere: Sequence[str]
+) -> list[str]:
+    """What stands after an interruption. ``running`` are the tasks by host, ``elsewhere`` the hosts reached by ssh."""
+    tasks = "; ".join(f"{task} ({host})" for host, task in running.items())
+    lines = [f"Interrupted after {seconds:.1f} s{f', in: {tasks}' if tasks else ''}"]
+    done = [row for row in rows if row.name not in (FAILED, LOST)]
+    if done:
+        lines.append(f"  done: {', '.join(dict.fromkeys(row.title for row in done))}")
+    seen = [row.result for row in done if row.name in CHANGING]
+    if seen:
+        lines.append(f"  published: {'; '.join(seen)}")
+    if publishing:
+        lines.append("  A publication was under way: clients see the old or the new snapshot, never a mix. make status shows which")
+    elif not seen:
+        lines.append("  Nothing was published: clients see what they saw before")
+    if elsewhere:
+        lines.append(f"  On {', '.join(elsewhere)} a build ends by itself within {LEASE} s")
+    return [*lines, "  Run the same command again: it continues where this run stopped"]
+
+
+class Ending:
+    """Ends this process and all that it started, within ``LIMIT`` seconds of a signal, by no part of Ansible's clean-up.
+
+    Ansible's own clean-up waits for a queue whose other end it has just killed, possibly for ever. ``words`` returns
+    the last words; ``finish`` is called when nothing runs any more. A second signal kills at once.
+    """
+
+    def __init__(self, words: Callable[[], Sequence[str]], finish: Callable[[], None]) -> None:
+        self.words, self.finish, self.pid = words, finish, os.getpid()
+        self.sessions: set[int] = set()
+
+    def install(self) -> None:
+        """Take over the signals that end a run; a run started by nohup keeps ignoring SIGHUP."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._end)
+
+    def _end(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self.pid:
+            os._exit(1)  # a worker that was just forked and has no handler of its own yet
+        # The kernel ends this process if anything below blocks, such as a terminal that takes no output.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LIMIT)
+        for later in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(later, self._kill)
+        try:
+            # The workers end their modules, as they do for Ansible.
+            self.sessions = children(processes(), self.pid)
+            for pid in self.sessions:
+                _send(pid, number)
+            with suppress(OSError, RuntimeError, ValueError):  # closed, or interrupted while it was written
+                sys.stdout.flush()
+            with suppress(OSError):
+                os.write(1, ("\n" + "\n".join(self.words()) + "\n").encode())
+            self._wait()
+            self.finish()
+        finally:
+            self._kill(number, None)
+
+    def _wait(self) -> None:
+        """Wait for the end of all, and kill what needs too long."""
+        started = time.monotonic()
+        while left := belonging(processes(), self.pid, self.sessions):
+            waited = time.monotonic() - started
+            if waited > PATIENCE:
+                for pid in left:
+                    _send(pid, signal.SIGKILL)
+            if waited > PATIENCE + 0.5:
+                return
+            time.sleep(0.05)
+
+    def _kill(self, number: int, _frame: FrameType | None) -> None:
+        for pid in belonging(processes(), self.pid, self.sessions):
+            _send(pid, signal.SIGKILL)
+        os._exit(128 + number)
+
+
+def _send(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
