@@ -11,7 +11,7 @@ description:
     P(pipeline_screen#callback) and without C(-v) the rows appear as the steps end, and the whole table again at the end
     if it is longer than a screen. Otherwise it appears at the end.
   - Prints a module's C(table), such as the doctor's findings, above its row, and at the end each C(report), the
-    C(log) of a failure, the warnings of the steps, and the lines C(next) of the last step that returned any.
+    C(log) of a failure, the warnings of the steps, and the lines C(next) of the last module that returned any.
   - A failure is one row C(FAILED) with its cause, and one message at the end. Rescued and ignored failures are none.
   - Keeps the summary of a run that changed something or failed as text and JSON in C(signer_root)/log.
   - Ends an interrupted run within seconds, with all processes that it started, and prints what stands.
@@ -142,6 +142,7 @@ class CallbackModule(CallbackBase):
 
     def _collect(self, result: Any) -> None:
         returned = result.result
+        self.next = rows.texts(returned, "next") or self.next
         row = rows.row_of(returned, self._seconds(result.host.get_name()))
         if row is None:
             return
@@ -150,7 +151,6 @@ class CallbackModule(CallbackBase):
         self._row(row)
         if report := rows.text(returned, "report"):
             self.places[report] = f"{row.title} report"
-        self.next = rows.texts(returned, "next") or self.next
         self.warnings |= dict.fromkeys(rows.texts(returned, "warnings"))
 
     def _failure(self, result: Any, *, lost: bool = False) -> failure.Failure:
