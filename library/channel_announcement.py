@@ -6,7 +6,7 @@ module: channel_announcement
 short_description: Report the commands and fingerprints for the users of a channel
 description:
   - Reads the trusted keys, and returns their fingerprints as users and dnf see them.
-  - With O(packages) it also returns the commands that serve the site, if it is on this machine, and install the packages.
+  - With O(packages) it also returns the commands that install them, and that serve a site on this machine.
   - Read-only.
 author: mistralrs-rpm
 options:

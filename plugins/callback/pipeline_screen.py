@@ -32,7 +32,6 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
 from pipeline.tell.rows import row_of
 from pipeline.tell.screen import changed_items, shows_changes
 
-
 COUNTS = (
     ("ok", "ok", constants.COLOR_OK),
     ("changed", "changed", constants.COLOR_CHANGED),

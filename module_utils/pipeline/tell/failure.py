@@ -43,7 +43,11 @@ class Cause:
 
 @dataclass(frozen=True)
 class Failure:
-    """A failed task of a host; ``place`` is FILE:LINE, ``item`` the failed item of a loop, ``lost`` an unreachable host."""
+    """A failed task of a host.
+
+    ``place`` is FILE:LINE, ``item`` the failed item of a loop; ``speaking``: the message needs no task name beside it;
+    ``lost``: the host is unreachable.
+    """
 
     host: str
     task: str

@@ -86,7 +86,7 @@ def last_words(
     if seen:
         lines.append(f"  published: {'; '.join(seen)}")
     if publishing:
-        lines.append("  A publication was under way: clients see the old or the new snapshot, never a mix. make status shows which")
+        lines.append("  A publication was under way: clients see the old or the new snapshot, as make status shows")
     elif not seen:
         lines.append("  Nothing was published: clients see what they saw before")
     if elsewhere:
@@ -95,7 +95,7 @@ def last_words(
 
 
 class Ending:
-    """Ends this process and all that it started, within ``LIMIT`` seconds of a signal, by no part of Ansible's clean-up.
+    """Ends this process and all that it started, within ``LIMIT`` seconds of a signal.
 
     Ansible's own clean-up waits for a queue whose other end it has just killed, possibly for ever. ``words`` returns
     the last words; ``finish`` is called when nothing runs any more. A second signal kills at once.

@@ -60,7 +60,7 @@ def text(returned: Mapping[str, Any], key: str) -> str:
 def texts(returned: Mapping[str, Any], key: str) -> list[str]:
     """A list of texts in a module's result, without members that are none."""
     value = returned.get(key)
-    return [str(line) for line in value if isinstance(line, str)] if isinstance(value, Sequence | tuple) else []
+    return [str(line) for line in value if isinstance(line, str)] if isinstance(value, list | tuple) else []
 
 
 def line(cells: Sequence[str], widths: Sequence[int] = WIDTHS) -> str:

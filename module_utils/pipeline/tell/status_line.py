@@ -14,7 +14,7 @@ from .screen import ERASE, fitted, is_progress
 
 
 class StatusLine:
-    """``printed`` counts the lines that went to the screen. Workers are forked from this process and are not concerned."""
+    """``printed`` counts the lines on the screen. Output of workers, which are forked, passes their own queue."""
 
     def __init__(self, stream: TextIO, *, redraws: bool) -> None:
         self.stream, self.redraws = stream, redraws
