@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pipeline.tell import rows, screen
 from pipeline.tell.failure import HIDDEN, VARIABLE, Cause, Failure, explain, failure_of, messages
-from pipeline.tell.interruption import Process, belonging, last_words
+from pipeline.tell.interruption import descendants, last_words
 from pipeline.tell.rows import Row
 from pipeline.tell.status_line import StatusLine
 from pipeline.tell.summary import KEPT, Summary, keep
@@ -204,17 +204,20 @@ def test_progress_is_one_line_on_a_terminal_and_whole_lines_elsewhere(tmp_path, 
         assert line.printed == 2
 
 
-def test_all_processes_of_an_interrupted_run_are_found():
-    table = [
-        Process(10, 1, 10, "S", 1),  # the run
-        Process(11, 10, 11, "S", 2),  # a worker, leader of its session
-        Process(12, 11, 11, "S", 3),  # its module
-        Process(13, 12, 13, "S", 4),  # a sandbox with a session of its own
-        Process(14, 1, 11, "S", 5),  # a module whose worker is gone
-        Process(15, 10, 15, "Z", 6),  # a worker that ended
-        Process(20, 1, 20, "S", 7),  # somebody else's
-    ]
-    assert belonging(table, 10, {11}) == {11, 12, 13, 14}
+def test_all_processes_of_an_interrupted_run_are_found(tmp_path):
+    """A worker, its module, the module's sandbox; a zombie and somebody else's process are none."""
+    for pid, state, theirs in (
+        (10, "S", "11 15"),
+        (11, "S", "12"),
+        (12, "S", "13"),
+        (13, "S", ""),
+        (15, "Z", ""),
+        (20, "S", ""),
+    ):
+        (tmp_path / f"{pid}/task/{pid}").mkdir(parents=True)
+        (tmp_path / f"{pid}/task/{pid}/children").write_text(theirs)
+        (tmp_path / f"{pid}/stat").write_text(f"{pid} (a (name) x) {state} 1 2 3")
+    assert descendants(10, tmp_path) == {11, 12, 13}
 
 
 BUILT = [Row("resolve", "", 1, "v0.9.2"), Row("build", "ada", 9, "compiled"), Row("FAILED", "", 1, "x")]

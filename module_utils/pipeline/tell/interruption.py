@@ -2,20 +2,21 @@
 
 Rules:
 
-1. Ansible's workers each lead a session, and the modules that they start are in it. All processes of these sessions
-   and all descendants end with the run; a sandbox ends with the module that started it (PR_SET_PDEATHSIG).
+1. All descendants end with the run. Ansible's workers end the modules that they started; an orphan of theirs becomes a
+   child of the run. A sandbox ends with the module that started it (PR_SET_PDEATHSIG). Looking for processes costs
+   no more on a host with thousands of others.
 2. A run is never said to have published nothing while its publishing task was under way.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,8 @@ from .rows import FAILED, LOST, Row
 
 CHANGING = ("publish", "rollback", "yank", "prune", "remove")
 """The names of rows of what clients see."""
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 LIMIT = 4
 """Seconds after which the kernel ends an interrupted run."""
@@ -34,43 +37,31 @@ LEASE = 60
 """Seconds after which a build on another host ends, since its controller is gone (plugins/action/cargo_build.py)."""
 
 
-@dataclass(frozen=True)
-class Process:
-    """A process with its parent, session, state (proc_pid_stat(5)) and start, which with ``pid`` names it for ever."""
-
-    pid: int
-    parent: int
-    session: int
-    state: str
-    start: int
-
-
-def processes(root: Path = Path("/proc")) -> list[Process]:
-    """All processes that this account sees."""
-    found = []
-    for entry in root.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        found.append(Process(int(entry.name), int(fields[1]), int(fields[3]), fields[0], int(fields[19])))
+def children(pid: int, root: Path = Path("/proc")) -> set[int]:
+    """The processes that ``pid`` started or adopted, zombies included (proc_pid_task(5), children)."""
+    found: set[int] = set()
+    for file in (root / str(pid)).glob("task/*/children"):
+        with suppress(OSError):  # it has just ended
+            found |= {int(word) for word in file.read_text().split()}
     return found
 
 
-def children(table: Iterable[Process], pid: int) -> set[int]:
-    """The living children of a process."""
-    return {process.pid for process in table if process.parent == pid and process.state != "Z"}
+def descendants(pid: int, root: Path = Path("/proc")) -> set[int]:
+    """The living processes below ``pid``."""
+    found, waiting = set[int](), [pid]
+    while waiting:
+        new = children(waiting.pop(), root) - found
+        found |= new
+        waiting += new
+    return {process for process in found if lives(process, root)}
 
 
-def belonging(table: Sequence[Process], pid: int, sessions: set[int]) -> set[int]:
-    """The living processes of a run: descendants of ``pid``, and members of its workers' ``sessions``."""
-    mine, size = {pid}, 0
-    while len(mine) > size:
-        size = len(mine)
-        mine |= {process.pid for process in table if process.parent in mine or process.session in sessions}
-    return {process.pid for process in table if process.pid in mine - {pid} and process.state != "Z"}
+def lives(pid: int, root: Path = Path("/proc")) -> bool:
+    """Whether the process exists and is no zombie (proc_pid_stat(5), state)."""
+    try:
+        return (root / f"{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def last_words(
@@ -103,7 +94,6 @@ class Ending:
 
     def __init__(self, words: Callable[[], Sequence[str]], finish: Callable[[], None]) -> None:
         self.words, self.finish, self.pid = words, finish, os.getpid()
-        self.sessions: set[int] = set()
 
     def install(self) -> None:
         """Take over the signals that end a run; a run started by nohup keeps ignoring SIGHUP."""
@@ -120,9 +110,9 @@ class Ending:
         for later in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(later, self._kill)
         try:
-            # The workers end their modules, as they do for Ansible.
-            self.sessions = children(processes(), self.pid)
-            for pid in self.sessions:
+            # The workers end their modules, as they do for Ansible. Modules whose worker is gone become children.
+            adopt_orphans()
+            for pid in children(self.pid):
                 _send(pid, number)
             with suppress(OSError, RuntimeError, ValueError):  # closed, or interrupted while it was written
                 sys.stdout.flush()
@@ -136,7 +126,7 @@ class Ending:
     def _wait(self) -> None:
         """Wait for the end of all, and kill what needs too long."""
         started = time.monotonic()
-        while left := belonging(processes(), self.pid, self.sessions):
+        while left := descendants(self.pid):
             waited = time.monotonic() - started
             if waited > PATIENCE:
                 for pid in left:
@@ -146,9 +136,14 @@ class Ending:
             time.sleep(0.05)
 
     def _kill(self, number: int, _frame: FrameType | None) -> None:
-        for pid in belonging(processes(), self.pid, self.sessions):
+        for pid in descendants(self.pid):
             _send(pid, signal.SIGKILL)
         os._exit(128 + number)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of its orphaned descendants; prctl(2)."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _send(pid: int, number: int) -> None:
