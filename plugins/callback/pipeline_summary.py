@@ -122,7 +122,8 @@ class CallbackModule(CallbackBase):
             if one.log:
                 self.places[one.log] = "log"
         if _rescued(result.task):
-            self._show(f"{found[0].host}: {found[0].row}; the run goes on", constants.COLOR_WARN)
+            if self.live:
+                self._show(f"{found[0].host}: {found[0].row}; the run goes on", constants.COLOR_WARN)
             return
         self._failed(found, rows.FAILED)
 

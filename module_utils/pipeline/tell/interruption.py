@@ -116,7 +116,7 @@ class Ending:
                 _send(pid, number)
             with suppress(OSError, RuntimeError, ValueError):  # closed, or interrupted while it was written
                 sys.stdout.flush()
-            with suppress(OSError):
+            with suppress(Exception):  # the end matters more than its words
                 os.write(1, ("\n" + "\n".join(self.words()) + "\n").encode())
             self._wait()
             self.finish()

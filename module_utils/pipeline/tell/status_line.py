@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from typing import Any, TextIO
 
 from .screen import ERASE, fitted, is_progress
@@ -55,8 +56,10 @@ class StatusLine:
                 self._draw()
 
     def close(self) -> None:
-        """Erase the line for good."""
-        self.erase()
+        """Erase the line for good, also while this thread is interrupted in a write."""
+        with suppress(OSError, RuntimeError, ValueError):
+            self.erase()
+            self.stream.flush()
         self.closed = True
 
     def erase(self) -> None:
