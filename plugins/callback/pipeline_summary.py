@@ -65,6 +65,7 @@ class CallbackModule(CallbackBase):
         self.places: dict[str, str] = {}
         self.next: list[str] = []
         self.warnings: dict[str, None] = {}
+        self.words: list[str] = []
         self.header_at: int | None = None
         self.live = constants.DEFAULT_STDOUT_CALLBACK == SCREEN and self._display.verbosity == 0
         self.line = StatusLine(sys.stdout, redraws=False)
@@ -229,11 +230,12 @@ class CallbackModule(CallbackBase):
             self.rows, tasks, seconds=time.monotonic() - self.began, publishing=publishing, elsewhere=elsewhere
         )
         self.line.close()
-        return [*words, *failure.messages(self.failures)]
+        self.words = [*words, *failure.messages(self.failures)]
+        return self.words
 
     def _abandon(self) -> None:
         """What Ansible would have done at its end."""
-        self._keep(self._summary("interrupted", {}, []))
+        self._keep(self._summary("interrupted", {}, self.words))
         shutil.rmtree(constants.DEFAULT_LOCAL_TMP, ignore_errors=True)
 
     def _summary(self, end: str, hosts: dict[str, dict[str, int]], lines: list[str]) -> Summary:
