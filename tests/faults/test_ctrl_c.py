@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,13 +61,16 @@ module.exit_json(changed=False)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with modules; whatever a failed test leaves running is killed."""
     for name, text in {"stubborn": STUBBORN, "orderly": ORDERLY, "chatty": "#!/usr/bin/python\n"}.items():
         (tmp_path / "library").mkdir(exist_ok=True)
         (tmp_path / f"library/{name}.py").write_text(text)
     (tmp_path / "action").mkdir()
     (tmp_path / "action/chatty.py").write_text(CHATTY)
-    return tmp_path
+    yield tmp_path
+    for pid in left(tmp_path):
+        os.kill(pid, signal.SIGKILL)
 
 
 def start(folder: Path, module: str, strategy: str = "linear", hosts: str = "a,") -> subprocess.Popen[str]:
