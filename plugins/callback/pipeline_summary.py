@@ -35,7 +35,7 @@ from ansible.template import Templar, trust_as_template
 sys.path.append(str(Path(__file__).resolve().parents[2] / "module_utils"))
 
 from pipeline.tell import failure, rows, screen
-from pipeline.tell.interruption import Ending, last_words
+from pipeline.tell.interruption import Ending, last_words, publishes
 from pipeline.tell.status_line import StatusLine
 from pipeline.tell.summary import Summary, keep
 
@@ -224,7 +224,7 @@ class CallbackModule(CallbackBase):
     def _interrupted(self) -> list[str]:
         """The last words of an interrupted run."""
         tasks = {host: task.get_name() for host, task in self.running.items()}
-        publishing = any("repository_snapshot" in task.action for task in self.running.values())
+        publishing = any(publishes(task.action, task.args.get("state")) for task in self.running.values())
         elsewhere = [host for host in self.running if host in self.elsewhere]
         words = last_words(
             self.rows, tasks, seconds=time.monotonic() - self.began, publishing=publishing, elsewhere=elsewhere

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pipeline.tell import rows, screen
 from pipeline.tell.failure import HIDDEN, VARIABLE, Cause, Failure, explain, failure_of, messages
-from pipeline.tell.interruption import descendants, last_words
+from pipeline.tell.interruption import descendants, last_words, publishes
 from pipeline.tell.rows import Row
 from pipeline.tell.status_line import StatusLine
 from pipeline.tell.summary import KEPT, Summary, keep
@@ -238,6 +238,10 @@ def test_last_words_never_deny_a_publication():
     during = last_words(BUILT, {"localhost": "Publish"}, seconds=1, publishing=True, elsewhere=[])
     assert "Nothing was published" not in "\n".join(during)
     assert "make status" in "\n".join(during)
+    states = ("published", "removed", "rolled_back", "pruned", None)
+    assert all(publishes("repository_snapshot", state) for state in states)
+    assert not any(publishes("repository_snapshot", state) for state in ("staged", "dropped", "verified"))
+    assert not publishes("ansible.builtin.copy", None)
     after = last_words(
         [*BUILT, Row("publish", "", 1, "stable 2026: 1 added")], {}, seconds=1, publishing=False, elsewhere=[]
     )

@@ -64,6 +64,11 @@ def lives(pid: int, root: Path = Path("/proc")) -> bool:
         return False
 
 
+def publishes(action: str, state: object) -> bool:
+    """Whether a task changes what clients see; ``state`` is the option of repository_snapshot, as the playbook has it."""
+    return action.rpartition(".")[2] == "repository_snapshot" and state not in ("staged", "dropped", "verified")
+
+
 def last_words(
     rows: Sequence[Row], running: Mapping[str, str], *, seconds: float, publishing: bool, elsewhere: Sequence[str]
 ) -> list[str]:
