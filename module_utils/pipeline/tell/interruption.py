@@ -65,7 +65,7 @@ def lives(pid: int, root: Path = Path("/proc")) -> bool:
 
 
 def publishes(action: str, state: object) -> bool:
-    """Whether a task changes what clients see; ``state`` is the option of repository_snapshot, as the playbook has it."""
+    """Whether a task changes what clients see; ``state`` is the option of repository_snapshot in the playbook."""
     return action.rpartition(".")[2] == "repository_snapshot" and state not in ("staged", "dropped", "verified")
 
 
