@@ -176,3 +176,8 @@ def test_a_terminal_has_one_line_that_moves_and_no_colour_if_that_is_unwanted(fo
     assert b"\r\x1b[K... Build" in read
     assert re.search(rb"build +ada +[\d.]+ s +compiled", read)
     assert not re.search(rb"\x1b\[[\d;]*m", read)
+
+
+def test_an_inventory_of_real_hosts_has_no_stand_in_and_no_warning_about_it(folder: Path) -> None:
+    status, output = run(folder, str(PROJECT / "playbooks/standalone.yml"))
+    assert (status, output) == (0, ""), output
