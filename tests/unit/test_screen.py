@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -176,8 +177,8 @@ class Shown:
 
     columns = 40
 
-    def __init__(self, path: Path) -> None:
-        self.stream = path.open("w")
+    def __init__(self, target: Path | int) -> None:
+        self.stream = open(target, "w", buffering=1)  # noqa: PTH123, SIM115  a path or a descriptor
 
     def display(self, msg: str) -> None:
         self.stream.write(f"{msg}\n")
@@ -202,6 +203,18 @@ def test_progress_is_one_line_on_a_terminal_and_whole_lines_elsewhere(tmp_path, 
     else:
         assert written == "[ada] 1/18 mistralrs-core, 0:03, about 0:09 left\nbuild  ada  done\n"
         assert line.printed == 2
+
+
+def test_a_run_goes_on_if_nobody_reads_it_any_more():
+    """``make release | head``: the error would end the thread that takes the workers' results."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    display = Shown(writing)
+    line = StatusLine(display.stream, redraws=False)
+    line.install(display)
+    for text in ("one", "two"):
+        display.display(text)
+    display.stream.close()
 
 
 def test_all_processes_of_an_interrupted_run_are_found(tmp_path):

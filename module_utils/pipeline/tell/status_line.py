@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from .screen import ERASE, fitted, is_progress
@@ -36,7 +37,7 @@ class StatusLine:
             if os.getpid() != self._pid:
                 original(msg, *words, **options)
                 return
-            with self._lock:
+            with self._lock, self._unread():
                 if self.redraws and not self.closed and is_progress(msg):
                     self.show(msg, self.columns)
                     return
@@ -50,7 +51,7 @@ class StatusLine:
     def show(self, text: str, columns: int) -> None:
         """Replace the line."""
         if self.redraws and not self.closed:
-            with self._lock:
+            with self._lock, self._unread():
                 self._text = fitted(text, columns)
                 self.erase()
                 self._draw()
@@ -65,6 +66,19 @@ class StatusLine:
     def erase(self) -> None:
         if self.redraws and not self.closed:
             self.stream.write(ERASE)
+
+    @contextmanager
+    def _unread(self) -> Iterator[None]:
+        """Let the run go on without output if nobody reads it any more, as after ``| head``.
+
+        The error would end Ansible's thread of results, and the run would wait for it for ever.
+        """
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
 
     def _draw(self) -> None:
         if self.redraws and not self.closed and self._text:
