@@ -27,10 +27,10 @@ CHANGING = ("publish", "rollback", "yank", "prune", "remove")
 
 _PR_SET_CHILD_SUBREAPER = 36
 
-LIMIT = 4
+LIMIT = 4.5
 """Seconds after which the kernel ends an interrupted run."""
 
-PATIENCE = 2.5
+PATIENCE = 2.0
 """Seconds for modules to end in order, before they are killed."""
 
 LEASE = 60
@@ -111,7 +111,7 @@ class Ending:
             os._exit(1)  # a worker that was just forked and has no handler of its own yet
         # The kernel ends this process if anything below blocks, such as a terminal that takes no output.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(LIMIT)
+        signal.setitimer(signal.ITIMER_REAL, LIMIT)
         for later in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(later, self._kill)
         try:
