@@ -92,10 +92,11 @@ CASES = {
         failed(
             "Validation of arguments failed:\nmissing: a",
             argument_errors=["missing: a", "b is 1"],
+            validate_args_context={"name": "rpm_site", "type": "role"},
             action="ansible.builtin.validate_argument_spec",
         ),
-        "wrong inputs: missing: a; b is 1",
-        "wrong inputs: missing: a; b is 1. Correct the variable; docs/variables.md lists all of them",
+        "wrong inputs of the role rpm_site: missing: a; b is 1",
+        "wrong inputs of the role rpm_site: missing: a; b is 1. Correct the variable; docs/variables.md lists all of them",
     ),
     "the closing task": (
         failed(*ACTION, "Not published: ada (task Build): no nvcc", action="ansible.builtin.fail"),

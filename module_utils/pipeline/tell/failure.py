@@ -101,7 +101,9 @@ def explain(returned: Mapping[str, Any], causes: Sequence[Cause]) -> str:
         words = command if isinstance(command, str) else " ".join(map(str, command))
         return f"{words} ended with status {returned['rc']}: {last_words(output, lines=5)}"
     if errors := texts(returned, "argument_errors"):
-        return f"wrong inputs: {'; '.join(errors)}. {VARIABLE}"
+        context = returned.get("validate_args_context")
+        role = text(context, "name") if isinstance(context, Mapping) else ""
+        return f"wrong inputs{role and f' of the role {role}'}: {'; '.join(errors)}. {VARIABLE}"
     if msg == "Assertion failed":
         return f"this is not true: {returned.get('assertion')}"
     chain = [cause.message.strip() for cause in causes if not WRAPPERS.fullmatch(cause.message.strip().rstrip("."))]
