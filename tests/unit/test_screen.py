@@ -96,7 +96,7 @@ CASES = {
             action="ansible.builtin.validate_argument_spec",
         ),
         "wrong inputs of the role rpm_site: missing: a; b is 1",
-        "wrong inputs of the role rpm_site: missing: a; b is 1. Correct the variable; docs/variables.md lists all of them",
+        f"wrong inputs of the role rpm_site: missing: a; b is 1. {VARIABLE}",
     ),
     "the closing task": (
         failed(*ACTION, "Not published: ada (task Build): no nvcc", action="ansible.builtin.fail"),
