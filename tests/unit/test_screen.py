@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pipeline.tell import rows, screen
-from pipeline.tell.failure import HIDDEN, VARIABLE, Cause, Failure, explain, failure_of, messages
+from pipeline.tell.failure import HIDDEN, VARIABLE, Cause, Failure, explain, failure_of, messages, shortened
 from pipeline.tell.interruption import descendants, last_words, publishes
 from pipeline.tell.rows import Row
 from pipeline.tell.status_line import StatusLine
@@ -137,6 +137,10 @@ def test_the_message_names_the_innermost_place_and_all_hosts_once(monkeypatch):
         "Failed on oolon: Sign",
         "  no key",
     ]
+
+
+def test_a_task_of_ansible_itself_has_no_place():
+    assert shortened("<unknown>") == ""
 
 
 def test_an_item_of_a_loop_is_named():

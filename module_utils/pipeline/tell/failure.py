@@ -124,6 +124,8 @@ def _connection(msg: str) -> str:
 
 def shortened(place: str) -> str:
     """FILE:LINE, relative to the current folder if it is below that."""
+    if place.startswith("<"):  # Ansible's own tasks, such as the check of a role's inputs, stand in no file
+        return ""
     file, _, position = place.partition(":")
     path = Path(file)
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
