@@ -77,6 +77,9 @@ doctor: .venv/.ready ## Check that a release can run; list every problem with it
 status: .venv/.ready ## Show what is published and check it; exits with an error if a check fails
 	ansible-playbook playbooks/status.yml $(OPERATE)
 
+fingerprint: .venv/.ready ## Show the fingerprints of the signing key: the one to announce, and the one that dnf shows
+	ansible-playbook playbooks/fingerprint.yml $(OPERATE)
+
 rollback: .venv/.ready ## Publish the contents of the previous snapshot again, or of TO=<snapshot>
 	ansible-playbook playbooks/rollback.yml $(OPERATE) $(TO:%=-e snapshot='%')
 
@@ -143,5 +146,5 @@ distclean: clean ## Remove .venv and the caches of tools too
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup moved release prerelease doctor status rollback yank prune rotate-key serve provision test unit lint
-.PHONY: molecule faults reproduce dev warm
+.PHONY: molecule faults reproduce dev warm fingerprint
 .PHONY: bench bench-build bench-channel lock clean distclean

@@ -118,5 +118,5 @@ def run(
 
 
 def step(name: str, result: str, *, flavour: str = "", where: object = "") -> dict[str, str]:
-    """The row of the run's closing table that a module returns as ``step``; ``where`` is a path or URL."""
+    """The row of the run's table that a module returns as ``step``; ``where`` is a path or URL."""
     return {"name": name, "flavour": flavour, "result": result, "where": str(where)}

@@ -40,6 +40,11 @@ class Run:
         return found[1] if found else ""
 
     @property
+    def once(self) -> str:
+        """The output without a second table, which ends a long run."""
+        return "".join(re.split(r"^step +flavour +time +result$", self.output, flags=re.MULTILINE)[:2])
+
+    @property
     def message(self) -> str:
         """The output on one line, without Ansible's line folding."""
         return re.sub(r"\s+", " ", self.output)
