@@ -33,6 +33,16 @@ def test_the_way_to_a_site(url: str, proxies: dict[str, str], bypass: bool, rout
     assert route_of(url, proxies, lambda _: bypass) == route
 
 
+def test_a_site_that_this_host_reaches_elsewhere_keeps_its_address_in_the_client() -> None:
+    route = route_of("http://rpm.lair.cafe:8600", {"http": "http://proxy.lan"}, lambda _: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        moved = route.leading(f"http://127.0.0.1:{port}")
+        with connected(moved) as link:
+            assert link.getpeername()[1] == port
+    assert (moved.host, moved.port, moved.inside) == ("rpm.lair.cafe", 8600, "127.0.0.1")
+
+
 def test_the_proxy_of_the_environment_counts_in_each_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
