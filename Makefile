@@ -52,6 +52,12 @@ rollback: .venv/.ready ## publish the previous snapshot again, or another
 yank: .venv/.ready ## remove packages for good
 	@scripts/target play yank $(ARGS)
 
+hold: .venv/.ready ## publish no release until make resume
+	@scripts/target play hold $(ARGS)
+
+resume: .venv/.ready ## end the hold
+	@scripts/target play resume $(ARGS)
+
 prune: .venv/.ready ## remove what the retention does not keep
 	@scripts/target play prune $(ARGS)
 
@@ -127,6 +133,6 @@ distclean: clean ## remove .venv and the caches of tools too
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .ansible
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: checked help setup moved release prerelease doctor status rollback yank prune rotate-key serve provision
+.PHONY: checked help setup moved release prerelease doctor status rollback yank prune rotate-key serve provision hold resume
 .PHONY: test unit lint molecule faults reproduce dev warm
 .PHONY: bench bench-build bench-channel lock clean distclean

@@ -184,7 +184,7 @@ def test_every_wrong_variable_of_a_run_is_named_before_its_first_play(real, tmp_
         "  dry_run: it is no variable any more: --check is the only dry run (make: ARGS=--check)",
         "  site_names: there is no such variable; did you mean site_name?",
         "  snapshot: it is a variable of rollback.yml, and has no effect here",
-        "  reason: it is a variable of rollback.yml, yank.yml, and has no effect here",
+        "  reason: it is a variable of rollback.yml, yank.yml, hold.yml, and has no effect here",
         "  publisher_reserv_mib: there is no such variable; did you mean publisher_reserve_mib?",
     ]
 

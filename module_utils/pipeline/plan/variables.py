@@ -69,7 +69,7 @@ class Variable:
 
 RELEASES = ("release", "prerelease", "reproduce", "doctor", "dev", "warm")
 REPOSITORY = ("release", "reproduce", "doctor", "rollback", "yank")
-OPERATIONS = ("status", "rollback", "yank", "prune", "rotate-key")
+OPERATIONS = ("status", "rollback", "yank", "prune", "rotate-key", "hold", "resume")
 PLAYBOOKS = (*RELEASES, *OPERATIONS, "provision")
 TESTS = ("test", "unit", "faults", "bench", "bench-build", "bench-channel")
 
@@ -91,7 +91,7 @@ TABLE = (
     Variable("names", LINE, "NAMES", ("yank",), example="<name,...>", meaning="the packages to remove"),
     Variable("keep_file", FLAG, targets=("yank",)),
     Variable("snapshot", SNAPSHOT, "TO", ("rollback",), example="<snapshot>", meaning="default: the one before"),
-    Variable("reason", TEXT, "REASON", ("rollback", "yank"), example="'<why>'", meaning="for users and the journal"),
+    Variable("reason", TEXT, "REASON", ("rollback", "yank", "hold"), example="'<why>'", meaning="for the journal"),
     Variable("deep", FLAG, targets=("status",)),
     Variable("status_file", LINE, targets=("status",)),
     Variable("report", LINE, targets=("doctor",)),
@@ -137,6 +137,8 @@ FIXED: Mapping[str, str] = {
     "warm": "this playbook builds for both channels",
     "status": "this playbook covers all channels",
     "prune": "this playbook covers all channels",
+    "hold": "a hold is for all channels",
+    "resume": "a hold is for all channels",
     "rotate-key": "this playbook covers all channels",
 }
 """Why a playbook takes no ``channel``; dev.yml has a message of its own."""
