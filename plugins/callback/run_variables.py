@@ -15,13 +15,11 @@ description:
 author: mistralrs-rpm
 """
 
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible import context
 from ansible.parsing.splitter import parse_kv
 from ansible.plugins.callback import CallbackBase
@@ -31,6 +29,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 # Ansible puts module_utils on the path of modules only.
 sys.path.append(str(PROJECT / "module_utils"))
 from pipeline.plan import variables
+from project_variables import inventory_names, role_names
 
 WRONG_OPTIONS = 5
 """Ansible's own exit status for wrong options."""
@@ -51,7 +50,8 @@ class CallbackModule(CallbackBase):
             return
         manager = plays[0].get_variable_manager()
         given = manager.extra_vars
-        wrong = [*words(context.CLIARGS["extra_vars"]), *names(given, targets, manager)] or list(values(given, manager))
+        wrong = [*words(context.CLIARGS["extra_vars"]), *names(given, targets, own_names(manager))]
+        wrong = wrong or list(values(given, manager))
         if wrong:
             # An exception would be a warning: callbacks are not to end a run.
             self._display.error(variables.report(wrong), wrap_text=False)
@@ -68,20 +68,23 @@ def words(options: tuple[str, ...]) -> Iterator[str]:
             yield why
 
 
-def names(given: Mapping[str, Any], targets: list[str], manager: Any) -> list[str]:
+def names(given: Mapping[str, Any], targets: list[str], own: set[str]) -> list[str]:
+    """The wrong names of ``-e``, and the misspelt ones of the inventory."""
     asked = [name for name in given if name != "_raw_params"]
     known = inventory_names()
-    if not variables.wrong_names(asked, targets, known, ()):
-        return []
-    return variables.wrong_names(asked, targets, known | role_names(), own_names(manager))
+    if own <= known and not variables.wrong_names(asked, targets, known, ()):
+        return []  # without reading the specs of all roles
+    known |= role_names()
+    return [*variables.wrong_names(asked, targets, known, own), *variables.misspelt(own, known)]
 
 
 def own_names(manager: Any) -> set[str]:
     """The variables of the operator's inventory: of its files, and of the group_vars and host_vars beside them."""
     inventory = manager._inventory  # noqa: SLF001
-    entities = [*inventory.groups.values(), *inventory.get_hosts()]
+    entities = [*inventory.groups.values(), *inventory.get_hosts(ignore_limits=True, ignore_restrictions=True)]
     beside = get_vars_from_inventory_sources(manager._loader, inventory._sources, entities, "task")  # noqa: SLF001
-    return {name for entity in entities for name in entity.get_vars()} | set(beside)
+    names_of = {name for entity in entities for name in entity.get_vars()} | set(beside)
+    return {name for name in names_of if not name.startswith(("ansible_", "inventory_"))}
 
 
 def values(given: Mapping[str, Any], manager: Any) -> Iterator[str]:
@@ -102,17 +105,3 @@ def is_template(value: Any) -> bool:
 def choices_of(table: Any) -> tuple[str, ...]:
     """The values that a table of the inventory allows: the keys of the channels, or the names of the flavours."""
     return tuple(table) if isinstance(table, Mapping) else (*(str(row["name"]) for row in table), "all")
-
-
-def inventory_names() -> set[str]:
-    texts = [path.read_text(encoding="utf-8") for path in (PROJECT / "inventory/group_vars").rglob("*.yml")]
-    return {name for text in texts for name in re.findall(r"^(\w+):", text, re.MULTILINE)}
-
-
-def role_names() -> set[str]:
-    """The inputs of the roles."""
-    found: set[str] = set()
-    for path in (PROJECT / "roles").glob("*/meta/argument_specs.yml"):
-        specs = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-        found |= {name for spec in specs["argument_specs"].values() for name in spec.get("options") or {}}
-    return found

@@ -146,16 +146,26 @@ def test_help_fits_80_columns_and_has_each_target_and_variable(checkout):
 # -e
 
 
-def playbook(checkout: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+REASON = "{{ [reason | default('none'), together] | to_json }}"
+
+
+def playbook(checkout: Path, name: str, *words: str, shown: str = REASON) -> subprocess.CompletedProcess[str]:
     """Run a playbook of this name that shows what it is given."""
     book = checkout / f"playbooks/{name}.yml"
     book.parent.mkdir(exist_ok=True)
-    show = {"ansible.builtin.debug": {"msg": "SHOWN {{ [reason | default('none'), together] | to_json | b64encode }}"}}
+    show = {"ansible.builtin.debug": {"msg": f"SHOWN {shown.replace('}}', '| b64encode }}')}"}}
     book.write_text(json.dumps([{"name": "Show", "hosts": "signer", "gather_facts": False, "tasks": [show]}]))
     return subprocess.run(
         [ANSIBLE, f"playbooks/{name}.yml", *words], cwd=checkout, capture_output=True, text=True, check=False,
         env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
     )  # fmt: skip
+
+
+def shown_by(done: subprocess.CompletedProcess[str]) -> object:
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = re.search(r"SHOWN (\S+)", done.stdout)
+    assert shown
+    return json.loads(base64.b64decode(shown[1].strip("'\"")))
 
 
 @pytest.fixture(scope="module")
@@ -208,12 +218,31 @@ def test_values_are_compared_with_the_table_and_the_inventory(real, tmp_path):
     ]
 
 
+def test_an_inventory_outside_of_the_checkout_needs_only_what_differs(real, tmp_path):
+    """The project's group_vars are below it, file by file; a misspelt variable of it is named."""
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    groups = {name: {"hosts": {"localhost": local}} for name in ("standalone", "signer", "repo_host", "builders")}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups}}))
+    for folder, text in (("group_vars", "flavour: cpu\n"), ("host_vars", "own_list: [1]\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / ("standalone.yml" if folder == "group_vars" else "localhost.yml")).write_text(text)
+    shown = "{{ [flavour, local_root, rpm_spec_folder, publisher_root, own_list] | to_json }}"
+    done = playbook(real, "doctor", "-i", str(tmp_path / "hosts.yml"), shown=shown)
+    expected = ["cpu", f"{real}/.local", f"{real}/rpm", f"{real}/.local/srv/rpm", [1]]
+    assert shown_by(done) == expected
+    (tmp_path / "host_vars/localhost.yml").write_text("site_adresses: []\nbuilder_flavor: [ada]\nzone: mine\n")
+    done = playbook(real, "doctor", "-i", str(tmp_path / "hosts.yml"))
+    assert done.returncode == 5
+    assert [line for line in done.stderr.splitlines() if line.startswith("  ")] == [
+        "  builder_flavor: the inventory sets it, and there is no such variable; did you mean builder_flavours?",
+        "  site_adresses: the inventory sets it, and there is no such variable; did you mean site_addresses?",
+    ]
+
+
 def test_a_text_is_no_template_and_a_flag_no_text(real):
     given = ("-e", json.dumps({"reason": TEXT}), "-e", "together=off jobs=2 my_own=3")
     done = playbook(real, "yank", *given)
-    assert done.returncode == 0, done.stdout + done.stderr
-    shown = re.search(r"SHOWN (\S+)", done.stdout)
-    assert json.loads(base64.b64decode(shown[1])) == [TEXT, False]
+    assert shown_by(done) == [TEXT, False]
 
 
 # the table

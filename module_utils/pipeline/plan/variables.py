@@ -26,6 +26,8 @@ from ..base.text import SNAPSHOT_ID, shown
 
 OWN = "my_"
 """The prefix of an operator's own variables."""
+ALIKE = 0.85
+"""How alike two names are (difflib) if one is a slip of the other: operators may have variables of their own."""
 PAGE = f"docs/variables.md lists all; a variable of your own begins with {OWN}"
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -182,6 +184,16 @@ def wrong_names(
             found.append(
                 f"{name}: {_unknown(name, {*BY_NAME, *known}, {row.name: row.make for row in TABLE if row.name})}"
             )
+    return found
+
+
+def misspelt(own: Iterable[str], known: Collection[str]) -> list[str]:
+    """The names of an operator's inventory that are none of ours, and look like one."""
+    everything, found = {*BY_NAME, *known}, []
+    for name in sorted(set(own) - everything):
+        near = difflib.get_close_matches(name, everything, 1, ALIKE)
+        if near and not name.startswith((OWN, "ansible_")):
+            found.append(f"{name}: the inventory sets it, and there is no such variable; did you mean {near[0]}?")
     return found
 
 
