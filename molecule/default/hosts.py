@@ -104,8 +104,9 @@ def reset(host: Host) -> None:
 
 
 def kill(host: Host) -> None:
-    close_connections(host)
     processes.stop(record(host), gently=False)
+    # Afterwards: a run that still works on the host would open the next one at once.
+    close_connections(host)
     note = disk(host) / "group"
     if note.exists():
         remove_control_group(Path(note.read_text()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -13,8 +14,8 @@ PROJECT = Path(__file__).resolve().parents[3]
 INVENTORY = PROJECT / "molecule/inventory/release.yml"
 HOSTS = [sys.executable, PROJECT / "molecule/default/hosts.py"]
 BIN = Path(sys.executable).parent
-TIMEOUT = 300
-"""Seconds for a playbook."""
+TIMEOUT = 420
+"""Seconds for a playbook. One that takes longer is killed, and its test fails by that."""
 
 
 def environment() -> dict[str, str]:
@@ -52,6 +53,9 @@ def playbook(name: str, *words: str, kill: tuple[str, str] | None = None) -> tup
             if kill and re.search(kill[1], line):
                 hosts("kill", kill[0])
                 kill = None
-        return process.wait(), "".join(lines)
+        status = process.wait()
     finally:
         timer.cancel()
+    output = "".join(lines)
+    assert status != -signal.SIGKILL, f"killed after {TIMEOUT} s:\n{output}"
+    return status, output
