@@ -7,6 +7,8 @@ process and a module on the same machine; a module on another machine ends by th
 
 from __future__ import annotations
 
+import base64
+import codecs
 import shlex
 import threading
 import time
@@ -52,10 +54,12 @@ class ActionModule(ActionBase):
         """Print new lines of the log that begin with ``prefix``, and renew the lease, until ``done``."""
         log, alive = (shlex.quote(arguments[key]) for key in ("log", "alive"))
         offset, rest = 1, ""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         while True:
             last = done.wait(PERIOD)
             # The log exists once the module has started; the lease begins with the first touch.
-            script = f"test -e {log} && touch {alive} && tail -c +{offset} {log}; true"
+            # In base64: with sudo the command has a terminal, which makes two bytes of the end of a line.
+            script = f"test -e {log} && touch {alive} && tail -c +{offset} {log} | base64; true"
             try:
                 answer = self._low_level_execute_command(script, executable="/bin/sh")
             except Exception as error:  # noqa: BLE001  a failed read never ends a build
@@ -64,9 +68,9 @@ class ActionModule(ActionBase):
                     return
                 time.sleep(PERIOD)
                 continue
-            text = answer.get("stdout", "")
-            offset += len(text.encode())
-            *lines, rest = (rest + text).split("\n")
+            data = base64.b64decode(answer.get("stdout", ""))
+            offset += len(data)
+            *lines, rest = (rest + decoder.decode(data)).split("\n")
             for line in lines:
                 if line.startswith(prefix):
                     display.display(line)
