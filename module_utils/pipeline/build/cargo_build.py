@@ -65,8 +65,8 @@ def make(
     """Move the checkout, fetch, compile and collect.
 
     Output and progress are added to ``log``; the report is beside it. ``warn`` gets the warnings of a successful
-    build. ``alive`` and ``lease`` stop a build whose controller is gone (Cargo). Another run that builds here is awaited;
-    if it made this very artifact, that one is returned as it is: the other run may be handing it over.
+    build. ``alive`` and ``lease`` stop a build whose controller is gone (Cargo). Another run that builds here is
+    awaited; if it made this very artifact, that one is returned as it is: the other run may be handing it over.
     """
     for folder in (build.root / "home", build.root / "cargo", build.root / "cudaforge", build.state, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
