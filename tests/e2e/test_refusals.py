@@ -47,11 +47,30 @@ def without_root(folder, monkeypatch) -> dict[str, object]:
 
 
 def test_the_error_for_an_unknown_flavour_lists_the_known_ones(pipeline):
-    refused(pipeline.run("release", flavour="hopper"), "hopper", "ampere, ada, blackwell, cpu")
+    run = pipeline.run("release", flavour="hopper")
+    assert (run.status, "PLAY [" in run.output) == (5, False)
+    assert "flavour: 'hopper' is none of ampere, ada, blackwell, cpu, all" in run.message
 
 
 def test_the_error_for_an_unknown_version_lists_the_nearest(pipeline):
     refused(pipeline.run("release", version="0.9.7"), r"no version 0\.9\.7", r"nearest are: 0\.9\.")
+
+
+def test_a_held_release_ends_before_it_builds_and_what_is_published_stays_well(pipeline):
+    text = """it's the "bad" $kernels, {{ nothing }}"""
+    assert pipeline.run("hold").status != 0
+    assert "on hold since" in pipeline.run("hold", reason=text).row("hold")
+    try:
+        run = pipeline.run("release", version="0.8.3")
+        assert run.status == 75, run.output
+        assert f": {text} (" in run.message
+        assert "Nothing was built, signed or published. make resume" in run.message
+        assert not run.row("build", "ada")
+        assert not run.row("prove")
+        assert pipeline.run("release").status == 0
+        assert f": {text}" in pipeline.run("status").output
+    finally:
+        assert pipeline.run("resume").row("resume") == "releases are not on hold"
 
 
 def test_an_unreachable_upstream_is_an_error(pipeline):

@@ -8,11 +8,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -555,9 +557,20 @@ def test_the_module_proves_and_changes_nothing(
     assert not Path(order.transcript).exists()
     assert "would makecache, provide, install mistralrs-ada" in planned["step"]["result"]
 
-    proven = run_module("client_proof", options)
+    # Another run proves meanwhile: it writes the transcript, and its server or any other program has the port.
+    stopped(channel.site.state_dir)
+    with (
+        closing(Transcript(Path(order.transcript))) as theirs,
+        socket.create_server(("127.0.0.1", channel.site.port)),
+    ):
+        theirs.write("theirs")
+        proven = run_module("client_proof", options | {"serve": str(channel.site.root)})
     assert (proven["changed"], proven["versions"]) == (False, ["mistralrs 0.9.2"])
+    assert Path(order.transcript).read_text() == "theirs"
+    assert proven["transcript"] == proven["step"]["where"] == order.transcript.replace(".log", "-2.log")
+    assert "mistralrs 0.9.2" in Path(proven["transcript"]).read_text()
     assert proven["step"]["flavour"] == "ada"
+    started(channel.site)
     assert proven["step"]["result"].startswith("installed, run and removed by dnf")
 
     failed = run_module("client_proof", options | {"expect": "mistralrs 1"})
@@ -572,3 +585,22 @@ def test_the_transcript_belongs_to_the_owner_of_its_folder(tmp_path):
     Transcript(tmp_path / "signer" / "log" / "client.log").close()
     made = [tmp_path / "signer", tmp_path / "signer/log", tmp_path / "signer/log/client.log"]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(12345, 12345)}
+
+
+def test_a_transcript_that_a_killed_run_left_is_taken_again(tmp_path: Path) -> None:
+    name = tmp_path / "client.log"
+    program = "import sys, time; from pathlib import Path; from pipeline.prove.transcript import Transcript"
+    program += f"; t = Transcript(Path({str(name)!r})); t.write('killed'); print(t.path, flush=True); time.sleep(60)"
+    other = subprocess.Popen(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(PROJECT / "module_utils")},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout
+    assert other.stdout.readline().strip() == str(name)
+    with closing(Transcript(name)) as second, closing(Transcript(name)) as third:
+        assert [second.path.name, third.path.name] == ["client-2.log", "client-3.log"]
+    other.kill()
+    other.communicate()
+    with closing(Transcript(name)) as again:
+        assert again.path == name
+    assert name.read_text() == ""

@@ -256,6 +256,45 @@ def test_repository_snapshot_stages_publishes_and_undoes(run_module, tmp_path):
     assert any(new.filename in finding for finding in failed["findings"])
 
 
+def test_a_hold_stops_releases_and_nothing_else(run_module, tmp_path):
+    site = Site.make(tmp_path)
+    old, new = site.package("0.9.1"), site.package("0.9.2")
+    site.publish(old)
+    given = repository_of(site)
+    packages = {"packages": [new.to_dict()]}
+
+    def run(state: str, **arguments: object):
+        return run_module("repository_snapshot", given | {"state": state} | arguments)
+
+    def hold(state: str, *, check: bool = False, **arguments: object):
+        return run_module("release_hold", {"signer": given["signer"], "state": state} | arguments, check=check)
+
+    staged = run("staged", **packages)
+    assert hold("present")["msg"].startswith("a hold needs a reason")
+    planned = hold("present", check=True, reason="0.9.2 answers nonsense")
+    assert (planned["changed"], planned["held"]) == (True, True)
+    assert hold("respected")["changed"] is False
+    placed = hold("present", reason="0.9.2 answers nonsense")
+    assert placed["changed"]
+    assert not hold("present", reason="0.9.2 answers nonsense")["changed"]
+    before = site.served()
+    for refused in (
+        hold("respected"),
+        run("staged", **packages),
+        run("published", transaction=staged["transaction"], **packages),
+    ):
+        assert refused["held"] is True
+        assert f"by {placed['hold']['by']}: 0.9.2 answers nonsense" in refused["msg"]
+        assert "make resume" in refused["msg"]
+    assert site.served() == before
+    # A dry run publishes nothing, and shows what a release would do.
+    assert hold("respected", check=True)["changed"] is False
+    assert run("removed", names=[old.filename], yank=True, reason="bad")["removed"] == [old.filename]
+    assert hold("absent")["changed"]
+    assert not hold("absent")["changed"]
+    assert run("published", **packages)["added"] == [new.filename]
+
+
 def test_repository_snapshot_requires_the_options_of_a_state_and_an_agent(run_module, tmp_path):
     site = Site.make(tmp_path)
     for state, needed in (("staged", "packages"), ("removed", "names"), ("dropped", "transaction")):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from pipeline.base.errors import PipelineError
+from pipeline.base.lock import held
 from pipeline.base.records import Flavour, Parallel, Source
 from pipeline.build import cargo_build
 from pipeline.build.inputs import Build, build_argv, environment
@@ -166,3 +169,20 @@ def test_the_sandbox_shows_nothing_of_the_root_but_what_a_build_needs(tmp_path):
     assert shown(tried) == ({"cargo", "toolchain", "src"}, set(), {"target", "sccache"})
     layers = sandbox(tried, Folders(tmp_path / "output", tmp_path / "scratch"), cache).layers
     assert all(layer.upper.is_relative_to(tmp_path / "try") for layer in layers)
+
+
+def test_a_build_that_another_run_made_meanwhile_is_not_made_again(tmp_path, monkeypatch):
+    """That run may be handing it over: its files stay."""
+    build = dataclasses.replace(BUILD, root=tmp_path)
+    theirs = object()
+    monkeypatch.setattr(cargo_build, "existing", lambda _: theirs)
+    monkeypatch.setattr(cargo_build, "verify_programs", lambda *_: pytest.fail("it builds"))
+    log = tmp_path / "log/ada.log"
+    with ThreadPoolExecutor() as pool:
+        with held(tmp_path / "lock"):
+            made = pool.submit(cargo_build.make, build, log)
+            while not log.exists() or "waiting for another build here" not in log.read_text():
+                assert not made.done()
+                time.sleep(0.01)
+        assert made.result(timeout=30) is theirs
+    assert "[ada] another run built it" in log.read_text()

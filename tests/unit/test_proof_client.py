@@ -33,6 +33,16 @@ def test_the_way_to_a_site(url: str, caller: dict[str, str], route: Route) -> No
     assert route_of(url, caller) == route
 
 
+def test_a_site_that_this_host_reaches_elsewhere_keeps_its_address_in_the_client() -> None:
+    route = route_of("http://rpm.lair.cafe:8600", {"http_proxy": "http://proxy.lan"})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        moved = route.leading(f"http://127.0.0.1:{port}")
+        with connected(moved) as link:
+            assert link.getpeername()[1] == port
+    assert (moved.host, moved.port, moved.inside) == ("rpm.lair.cafe", 8600, "127.0.0.1")
+
+
 @pytest.mark.parametrize(
     ("url", "caller", "message"),
     [

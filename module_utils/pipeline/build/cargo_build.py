@@ -19,8 +19,8 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -70,12 +70,16 @@ def make(
 
     Output and progress are added to ``log``; the report is beside it. ``warn`` gets the warnings of a successful
     build. ``alive`` and ``lease`` stop a build whose controller is gone (Lease). ``links`` are URLs for the report, by
-    their name.
+    their name. Another run that builds here is awaited; if it made this very artifact, that one is returned as it is:
+    the other run may be handing it over.
     """
     for folder in (build.root / "home", build.root / "cargo", build.root / "cudaforge", build.state, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
     name, cargo, checkout = build.flavour.name, build.rust.bin / "cargo", build.state / "src"
-    with log.open("a", buffering=1) as stream, _builder_lock(build.root, stream, name):
+    with log.open("a", buffering=1) as stream, _builder_lock(build.root, stream, name) as waited:
+        if waited and (artifact := existing(build)):
+            stream.write(f"[{name}] another run built it\n")
+            return artifact
         began = int(time.time())
         phases = _Phases()
         report.rotate(log.parent, name, build.logs_kept, log)
@@ -186,8 +190,17 @@ def _job(build: Build, folders: layers.Folders, settings: dict[str, str] | None,
     )
 
 
-def _builder_lock(root: Path, stream: IO[str], name: str) -> AbstractContextManager[None]:
-    return held(root / "lock", lambda: print(f"[{name}] waiting for another build here", file=stream))
+@contextmanager
+def _builder_lock(root: Path, stream: IO[str], name: str) -> Iterator[list[str]]:
+    """Hold the builder. Yields a list that is not empty if another run had it first."""
+    waited: list[str] = []
+
+    def wait() -> None:
+        waited.append(name)
+        print(f"[{name}] waiting for another build here", file=stream)
+
+    with held(root / "lock", wait):
+        yield waited
 
 
 class _Phases:

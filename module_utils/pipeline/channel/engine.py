@@ -49,6 +49,7 @@ from . import clocks
 from .agent_client import Busy, Look, ParentMoved
 from .changes import Change, added, noted, pruned, removed, rolled_back, yanked_again
 from .heads import HeadRefused
+from .hold import expect_none
 from .metadata import TYPES, edits_of, entry_of, packages_txt, splice, write_repodata
 from .reader import Repository, State
 from .retention import Retention
@@ -137,11 +138,18 @@ class Engine:
         return self._add(packages, reason=reason, check=check)
 
     def stage(self, packages: Sequence[Package], *, reason: str = "", check: bool = False) -> Result:
-        """Stage a snapshot with signed packages added, for ``publish_staged`` or ``drop``."""
+        """Stage a snapshot with signed packages added, for ``publish_staged`` or ``drop``. Held while releases are."""
+        if not check:
+            expect_none(self.signer.root, "Nothing was staged")
         return self._add(packages, reason=reason, stage=True, check=check)
 
     def publish_staged(self, transaction: Transaction, packages: Sequence[Package], *, check: bool = False) -> Result:
-        """Publish the snapshot that ``stage`` left of ``packages``; composed again if the head has moved since."""
+        """Publish the snapshot that ``stage`` left of ``packages``; composed again if the head has moved since.
+
+        Held while releases are: the snapshot stays staged.
+        """
+        if not check:
+            expect_none(self.signer.root, "The snapshot stays staged, and nothing was published")
         snapshot = transaction.snapshot
         parent = self.repository.head_state(lambda: self.agent.head(self.channel))
         head, before = parent.id, tuple(sorted(parent.digests))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..base.errors import PipelineError
@@ -23,6 +23,7 @@ from ..base.text import ago, moment, size
 from ..base.versions import by_build
 from . import clocks
 from .heads import HeadRefused
+from .hold import Hold
 from .reader import Published, State
 from .wording import changes
 
@@ -33,13 +34,17 @@ ROOM = 3  # times the largest package: a release has one for each flavour
 
 @dataclass(frozen=True)
 class Status(Record):
-    """A repository: its findings, its packages, and the agent's answer (``host``, empty without one)."""
+    """A repository: its findings, its packages, and the agent's answer (``host``, empty without one).
+
+    ``hold`` is that of its signer, empty without one.
+    """
 
     channel: str
     head: str
     findings: tuple[Finding, ...]
     packages: tuple[Package, ...]
     host: dict[str, Any]
+    hold: dict[str, Any] = field(default_factory=dict)
 
 
 def status_of(
@@ -49,6 +54,7 @@ def status_of(
     keys: Iterable[Finding],
     deep: Mapping[str, Any] | PipelineError | None = None,
     known: State | PipelineError | None = None,
+    hold: Hold | PipelineError | None = None,
     now: float | None = None,
 ) -> Status:
     """The status from reading the repository, from the agent and from the keys; each may be an error instead.
@@ -74,7 +80,8 @@ def status_of(
     elif deep is not None:
         findings.append(check_bytes(deep))
     head = str(host.get("snapshot", "")) or ("" if isinstance(published, PipelineError) else published.head)
-    return Status(channel, head, (*findings, *keys), packages, dict(host))
+    why = {"reason": str(hold)} if isinstance(hold, PipelineError) else hold.to_dict() if hold else {}
+    return Status(channel, head, (*findings, *keys), packages, dict(host), why)
 
 
 def check_signed(published: Published | PipelineError) -> Finding:
@@ -158,6 +165,10 @@ def lines(status: Status, now: float | None = None) -> list[str]:
     head = next((row for row in snapshots if row["id"] == status.head), None)
     if head:
         found[0] += f", {ago(now - head['time'])}: {head['reason']}"
+    if status.hold:
+        found.append(
+            f"  releases are {Hold.from_dict(status.hold)}" if "since" in status.hold else status.hold["reason"]
+        )
     if host:
         pool, waiting = host["pool"], sum(row["bytes"] for row in host["incoming"])
         staged = sum(1 for row in snapshots if row["staged"])

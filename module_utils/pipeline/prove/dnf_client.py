@@ -77,7 +77,8 @@ def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
             raise PipelineError(
                 "the account of the program may not read this folder of libraries", folder, f"chmod -R o+rX {folder}"
             )
-    url = f"{order.url.rstrip('/')}/{repo_file_name(order.channel)}"
+    site = (order.at or order.url).rstrip("/")
+    url = f"{site}/{repo_file_name(order.channel)}"
     repo = read_repo_file(fetch(url).decode(errors="replace"), order.url, url)
     try:
         trusted = fingerprints_of(Path(order.trusted_keys).read_bytes(), order.trusted_keys)
@@ -85,7 +86,7 @@ def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
         raise PipelineError(
             f"the trusted keys cannot be read: {error.strerror}", order.trusted_keys, "Export them from the signer"
         ) from error
-    key = f"{order.url.rstrip('/')}/{KEYS_NAME}"
+    key = f"{site}/{KEYS_NAME}"
     offered = as_gpg_reads(fetch(key), key)
     if strangers := set(fingerprints_of(offered, key)) - set(trusted):
         raise PipelineError(
@@ -94,7 +95,7 @@ def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
             f"Find out who put it there; the trusted keys are in {order.trusted_keys}",
         )
 
-    with Client(transcript, order.library_path, Path(order.system), order.url) as client:
+    with Client(transcript, order.library_path, Path(order.system), order.url, order.at) as client:
         fingerprints = (f for primary, subkeys in trusted.items() for f in (primary, *subkeys))
         prover = Prover(order, client, program, repo, fingerprints)
         versions = prover.client_versions()
@@ -110,7 +111,7 @@ def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
         seconds=round(time.monotonic() - start, 3),
         dnf_seconds=round(prover.dnf_seconds, 3),
         provided=prover.provided,
-        transcript=order.transcript,
+        transcript=str(transcript.path),
     )
 
 

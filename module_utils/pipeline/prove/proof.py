@@ -44,13 +44,14 @@ SOURCES = ("mirrorlist", "metalink", "baseurl")
 class ProofOrder(Record):
     """The input of a proof.
 
-    ``url`` is the site's root, with the .repo files; ``path`` is the repository's path below it. ``snapshot`` is the id
-    of a staged snapshot; if empty, the published head is proven, read ``by`` mirrorlist or baseurl. ``trusted_keys``
-    is an armored file. ``previous`` holds, for some of the packages by name, the version to upgrade from and to
-    downgrade to; other names are ignored. ``flavours`` ranks several packages by GPU generation. ``expect`` is a
-    part of the output of ``--version``; if empty, the package's own version. ``library_path`` lists folders with
-    the libraries of the GPU's driver and CUDA; only the binary sees them. ``system`` is the root of the system that
-    the client copies, and ``program`` its dnf; if empty, the newest one.
+    ``url`` is the site's root, with the .repo files; ``path`` is the repository's path below it. ``at`` is the address
+    at which this host reaches the site, if that is not ``url``. ``snapshot`` is the id of a staged snapshot; if empty,
+    the published head is proven, read ``by`` mirrorlist or baseurl. ``trusted_keys`` is an armored file. ``previous``
+    holds, for some of the packages by name, the version to upgrade from and to downgrade to; other names are ignored.
+    ``flavours`` ranks several packages by GPU generation. ``expect`` is a part of the output of ``--version``; if
+    empty, the package's own version. ``library_path`` lists folders with the libraries of the GPU's driver and CUDA;
+    only the binary sees them. ``system`` is the root of the system that the client copies, and ``program`` its dnf; if
+    empty, the newest one.
     """
 
     url: str
@@ -60,6 +61,7 @@ class ProofOrder(Record):
     transcript: str
     previous: tuple[Package, ...] = ()
     path: str = ""
+    at: str = ""
     snapshot: str = ""
     by: str = "mirrorlist"
     flavours: tuple[Flavour, ...] = ()

@@ -22,7 +22,7 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from ..base.environment import Proxy, proxy_of
@@ -38,12 +38,21 @@ SIOCSIFADDR = 0x8916
 
 @dataclass(frozen=True)
 class Route:
-    """The way to a site: its own address, and that of the proxy if there is one. ``login`` is user:password."""
+    """The way to a site: its own address, and that of the proxy if there is one. ``login`` is user:password.
+
+    ``at`` is where this host reaches the site, if not at its own address.
+    """
 
     host: str
     port: int
     proxy: tuple[str, int] | None = None
     login: str = ""
+    at: tuple[str, int] | None = None
+
+    def leading(self, url: str) -> Route:
+        """The same site, reached at another address of this host: no proxy knows the way."""
+        here = urlsplit(url)
+        return replace(self, proxy=None, at=(str(here.hostname), here.port or 80))
 
     @property
     def inside(self) -> str:
@@ -110,7 +119,7 @@ class SiteDoor:
 
 def connected(route: Route) -> socket.socket:
     """A connection to the site. OSError with the reason."""
-    link = socket.create_connection(route.proxy or (route.host, route.port), SECONDS)
+    link = socket.create_connection(route.at or route.proxy or (route.host, route.port), SECONDS)
     try:
         if route.proxy:
             _connect_through(link, route)
