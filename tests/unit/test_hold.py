@@ -47,7 +47,9 @@ def test_a_file_that_cannot_be_read_holds_until_it_is_lifted(tmp_path, damaged):
 
 def test_the_status_shows_the_hold_and_is_well():
     empty = Published("", 0, ())
-    found = status_of("stable", empty, {"snapshot": "", "missing": [], "room": 1}, [], hold=Hold("why", "ops@x", NOW))
+    found = status_of(
+        "stable", empty, {"snapshot": "", "missing": [], "room": 1, "ahead": 0.0}, [], hold=Hold("why", "ops@x", NOW)
+    )
     assert found.to_dict()["hold"] == {"reason": "why", "by": "ops@x", "since": NOW}
     assert all(finding.fits for finding in found.findings)
     assert "  releases are on hold since 2026-11-21 14:31:54 UTC by ops@x: why" in lines(

@@ -21,14 +21,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 from ..base.environment import SSH_AGENT
 from ..base.errors import PipelineError
 from ..base.records import Transaction
 from ..base.run import CommandFailed, run
 from ..base.text import SNAPSHOT_ID, last_words
-from . import clocks
+from ..sign import clocks
 
 SILENCE = 120  # seconds without a byte until an upload counts as cut off
 QUICK = 120.0  # seconds for a read-only command
@@ -96,6 +96,28 @@ class Look:
     snapshot: str
     room: int
     ahead: float = 0.0
+
+
+class Agent(Protocol):
+    """The part of ``AgentClient`` that the engine calls."""
+
+    def head(self, channel: str) -> str: ...
+
+    def look(self, channel: str) -> Look: ...
+
+    def upload(self, transaction: Transaction) -> None: ...
+
+    def stage(self, transaction: Transaction) -> str: ...
+
+    def publish(self, transaction: Transaction) -> str: ...
+
+    def drop(self, channel: str, transaction: str) -> str: ...
+
+    def prune(self, channel: str, dry_run: bool = False) -> dict[str, Any]: ...
+
+    def verify(self, channel: str) -> dict[str, Any]: ...
+
+    def status(self, channel: str) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)

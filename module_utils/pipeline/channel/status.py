@@ -21,7 +21,7 @@ from ..base.findings import Finding
 from ..base.records import Package, Record
 from ..base.text import ago, moment, size
 from ..base.versions import by_build
-from . import clocks
+from ..sign import clocks
 from .heads import HeadRefused
 from .hold import Hold
 from .reader import Published, State

@@ -71,7 +71,7 @@ class Variable:
 
 RELEASES = ("release", "prerelease", "reproduce", "doctor", "dev", "warm")
 REPOSITORY = ("release", "reproduce", "doctor", "rollback", "yank")
-OPERATIONS = ("status", "rollback", "yank", "prune", "rotate-key", "hold", "resume")
+OPERATIONS = ("status", "rollback", "yank", "prune", "rotate-key", "fingerprint", "hold", "resume")
 PLAYBOOKS = (*RELEASES, *OPERATIONS, "provision")
 TESTS = ("test", "unit", "faults", "bench", "bench-build", "bench-channel")
 
@@ -142,6 +142,7 @@ FIXED: Mapping[str, str] = {
     "hold": "a hold is for all channels",
     "resume": "a hold is for all channels",
     "rotate-key": "this playbook covers all channels",
+    "fingerprint": "all channels have one key",
 }
 """Why a playbook takes no ``channel``; dev.yml has a message of its own."""
 
