@@ -114,6 +114,7 @@ step:
   type: dict
 """
 
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -168,7 +169,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     sizes = room.expected(found.missing, published.packages)
     findings = look_for_room(p["repository"], signer, sizes) if found.missing else []
     if not p["report_only"]:
-        refuse(findings, "there is too little room for the release", channel, "Nothing was built")
+        refuse(findings, "the release cannot be published", channel, "Nothing was built")
     missing = ", ".join(flavour.name for flavour in found.missing)
     return {
         "changed": False,
@@ -193,7 +194,9 @@ def look_for_room(repository: dict[str, Any], signer: Signer, sizes: dict[str, i
     """The findings about the hosts that take the packages."""
     findings = [room.on_signer(room.free(signer.root), sizes, str(signer.root))]
     agent = AgentClient.of(repository) if repository.get("agent") else None
-    if agent and agent.installed:
+    location = str(repository["location"])
+    # A site of this machine that is not there yet is made later in the run, and its agent with it.
+    if agent and agent.installed and ("://" in location or Path(location).is_dir()):
         try:
             answer = room.Room(*agent.free(str(repository["channel"]), max(sum(sizes.values()), room.FLOOR)))
             findings.append(room.on_repo_host(answer, sizes, agent.host))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from pipeline.base.records import Flavour
@@ -179,7 +180,7 @@ def test_too_little_room_on_the_repo_host_is_found_before_the_build(run_module, 
     before = sorted(path.name for path in site.root.rglob("*"))
     refused = run_module("repository_packages", wanted)
     assert refused["failed"]
-    assert "there is too little room for the release" in refused["msg"]
+    assert "the release cannot be published" in refused["msg"]
     assert "room on the repo host: found 0 bytes, needed 16,777,216 bytes for mistralrs-ada" in refused["msg"]
     assert "Free space on local: make prune" in refused["msg"]
     assert "Nothing was built" in refused["msg"]
@@ -303,3 +304,14 @@ def test_repository_snapshot_requires_the_options_of_a_state_and_an_agent(run_mo
     repository = {"channel": "stable", "location": str(site.root / STABLE)}
     failed = run_module("repository_snapshot", repository_of(site) | {"state": "verified", "repository": repository})
     assert "the repository has no agent (stable). Set repository.agent" in failed["msg"]
+
+
+def test_a_site_of_this_machine_that_somebody_deleted_is_made_later_in_the_run(run_module, tmp_path, flavours):
+    site = Site.make(tmp_path)
+    shutil.rmtree(site.root)
+    source = {"url": "https://example.org/up.git", "ref": "v0.9.3", "kind": "tag", "commit": "f" * 40, "commit_time": 1}
+    source |= {"version": "0.9.3", "rpm_version": "0.9.3"}
+    rows = {"flavours": list(flavours.values()), "flavour": "ada", "dist": ".fc43"}
+    compared = run_module("repository_packages", repository_of(site) | {"source": source} | rows)
+    assert [row["name"] for row in compared["missing"]] == ["ada"], compared
+    assert [(row["check"], row["fits"]) for row in compared["room"]] == [("room on the signer", True)]
