@@ -51,6 +51,7 @@ QUIET = {"ANSIBLE_FORCE_COLOR": "0", "NO_COLOR": "1", "TERM": "xterm"}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with modules, playbooks and an inventory."""
     folder = tmp_path_factory.mktemp("screen")
+    (folder / "signer").mkdir()
     (folder / "built.py").write_text(BUILT)
     (folder / "refused.py").write_text(REFUSED)
     (folder / "within.yml").write_text(yaml.safe_dump(WITHIN))
@@ -60,7 +61,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changing = [{"hosts": "localhost", "gather_facts": False, "tasks": SEVERAL[0]["tasks"][4:5]}]
     (folder / "own.yml").write_text(json.dumps(changing))
     variables = {"signer_root": str(folder / "signer"), "folder": str(folder)}
-    inventory = {"all": {"hosts": HOSTS, "vars": variables}, "signer": {"hosts": {"localhost": {}}}}
+    # Variables of hosts: the project's own group_vars apply to every inventory.
+    hosts = {name: row | variables for name, row in HOSTS.items()}
+    inventory = {"all": {"hosts": hosts}, "signer": {"hosts": {"localhost": {}}}}
     (folder / "hosts.yml").write_text(json.dumps(inventory))
     return folder
 

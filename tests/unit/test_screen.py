@@ -279,6 +279,9 @@ def test_summaries_are_kept_as_text_and_json_and_the_oldest_go(tmp_path):
     assert [row["name"] for row in data["rows"]] == ["resolve", "build", "FAILED"]
     assert (data["playbook"], data["end"], data["seconds"]) == ("release", "ok", 2.5)
     assert len(list(tmp_path.iterdir())) == 2 * KEPT
+    with pytest.raises(FileNotFoundError):
+        keep(Summary("release", "20261121T000000Z", 2.5, "failed"), tmp_path / "no signer/log")
+    assert not (tmp_path / "no signer").exists()
 
 
 def test_a_run_that_changed_nothing_leaves_no_summary():

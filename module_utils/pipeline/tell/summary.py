@@ -51,8 +51,11 @@ class Summary:
 
 
 def keep(summary: Summary, folder: Path) -> Path:
-    """Write the summary below ``folder`` and delete the oldest; the text's path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the summary below ``folder`` and delete the oldest; the text's path.
+
+    The signer's folder, above it, is made by the role that sets its mode: FileNotFoundError without it.
+    """
+    folder.mkdir(exist_ok=True)
     target = folder / f"run-{summary.begun}-{summary.playbook}.txt"
     for path, content in ((target, summary.text), (target.with_suffix(".json"), summary.data)):
         partial = path.with_name(f".{path.name}.part")
