@@ -16,6 +16,11 @@ options:
     description: The free disk space that a build needs, in GiB.
     type: float
     required: true
+  locked:
+    description: Whether a Cargo.lock that does not fit the manifests fails the check (V(always)) or is a warning.
+    type: str
+    choices: [always, prefer]
+    default: always
   compatibility:
     description:
       - The table of inventory/group_vars/all/compatibility.yml. A combination without a row is not refused.
@@ -49,6 +54,7 @@ EXAMPLES = r"""
     rustflags: -C target-cpu=x86-64
     free_gib: 20
     trust: release
+    locked: always
 """
 
 RETURN = r"""
@@ -63,7 +69,8 @@ table:
   type: list
   elements: str
 tree:
-  description: The commit's manifest (commit, crate_version, rust_version, features, lock).
+  description: The package in the commit's workspace, as cargo sees it (commit, crate_version, rust_version, features,
+    lock, misfit, lfs, submodules, beside, scripts).
   returned: success, where the commit could be read
   type: dict
 step:
@@ -93,6 +100,7 @@ ARGUMENT_SPEC: ArgumentSpec = {
     **TRUST,
     **SANDBOX,
     "free_gib": {"type": "float", "required": True},
+    "locked": {"type": "str", "choices": ["always", "prefer"], "default": "always"},
     "compatibility": {"type": "dict", "default": {}},
     "builder": {"type": "str", "default": ""},
     "report_only": {"type": "bool", "default": False},
@@ -125,6 +133,7 @@ def build_request(p: dict[str, Any], *, check_mode: bool) -> BuildRequest:
         ask=p["report_only"],
         protected=p["sandbox"] != "none",
         overlays=state != root,
+        locked=p["locked"],
     )
 
 

@@ -75,7 +75,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         with held(root / "lock"):
             checkout.receive(folder, p["commit"], Path(p["pack"]))
     # 2. List the commits.
-    return {"changed": False, "commits": checkout.known(folder)}
+    return {"changed": False, "commits": checkout.known(folder, root / "lock")}
 
 
 def main() -> None:

@@ -48,6 +48,20 @@ options:
     description: Stop when O(alive) was not touched for this number of seconds; never when 0.
     type: int
     default: 0
+  repository:
+    description:
+      - Where the package will be published, for links in the report.
+    type: dict
+    default: {}
+    suboptions:
+      url:
+        description: The repository's address.
+        type: str
+        default: ""
+      release:
+        description: The package's release with its dist tag.
+        type: str
+        default: ""
 extends_documentation_fragment: [builder_root, build, trust, sandbox, no_diff]
 attributes:
   check_mode:
@@ -123,6 +137,11 @@ ARGUMENT_SPEC: ArgumentSpec = {
     "log": {"type": "path"},
     "alive": {"type": "path"},
     "lease": {"type": "int", "default": 0},
+    "repository": {
+        "type": "dict",
+        "default": {},
+        "options": {"url": {"type": "str", "default": ""}, "release": {"type": "str", "default": ""}},
+    },
 }
 
 
@@ -176,7 +195,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         changed = artifact is None
         if changed and not module.check_mode:
             alive = Path(p["alive"]) if p["alive"] else None
-            artifact = cargo_build.make(build, log, alive=alive, lease=p["lease"], warn=module.warn)
+            artifact = cargo_build.make(
+                build, log, alive=alive, lease=p["lease"], links=build.published(**p["repository"]), warn=module.warn
+            )
     except PipelineError as error:
         error.details["log"] = str(log)
         raise

@@ -76,17 +76,9 @@ options:
     type: str
     default: '43'
   serve:
-    description: A folder that nginx serves at O(url) on loopback during the proof, unless it is served already.
-    type: dict
-    suboptions:
-      root:
-        description: The folder, with the content of O(url).
-        type: path
-        required: true
-      port:
-        description: The port on 127.0.0.1.
-        type: int
-        required: true
+    description:
+      - A folder with the content of O(url). nginx serves it during the proof, to the client as O(url), on a free port.
+    type: path
   system:
     description: The root of the system that the client copies; C(scripts/system-tree forky) makes one with rpm 6.
     type: path
@@ -97,9 +89,16 @@ options:
     choices: ['', dnf, dnf5]
     default: ''
   transcript:
-    description: The file with all commands of the client and their output.
+    description:
+      - The file with all commands of the client and their output. While another proof writes to it, a number is added.
     type: path
     required: true
+  proxies:
+    description:
+      - Variables of the caller's proxies and authorities, which sudo drops. Added to the module's own environment.
+      - The lookup P(proxies#lookup) has them.
+    type: dict
+    default: {}
 extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
@@ -181,7 +180,9 @@ step:
   type: dict
 """
 
+import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,19 +205,18 @@ ARGUMENT_SPEC: ArgumentSpec = {
     "expect": {"type": "str", "default": ""},
     "library_path": {"type": "list", "elements": "path", "default": []},
     "releasever": {"type": "str", "default": "43"},
-    "serve": {
-        "type": "dict",
-        "options": {"root": {"type": "path", "required": True}, "port": {"type": "int", "required": True}},
-    },
+    "serve": {"type": "path"},
     "system": {"type": "path", "default": "/"},
     "program": {"type": "str", "choices": ["", "dnf", "dnf5"], "default": ""},
     "transcript": {"type": "path", "required": True},
+    "proxies": {"type": "dict", "default": {}, "no_log": True},
 }
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     # 1. Plan the steps.
     serve = module.params.pop("serve")
+    os.environ.update(module.params.pop("proxies"))
     order = ProofOrder.from_dict(module.params)
     steps = steps_of(order)
     if module.check_mode:
@@ -224,8 +224,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         return {**result(order, f"would {', '.join(map(str, steps))}"), **planned}
 
     # 2. Prove.
-    with served(Path(serve["root"]), serve["port"]) if serve else nullcontext():
-        proof = prove(order)
+    with served(Path(serve)) if serve else nullcontext("") as at:
+        proof = prove(replace(order, at=at))
+    order = replace(order, transcript=proof.transcript)
 
     # 3. Report.
     verbs = "installed, upgraded, run" if previous_packages(order) else "installed, run"

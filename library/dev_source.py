@@ -13,7 +13,9 @@ description:
 author: mistralrs-rpm
 options:
   source:
-    description: The top folder of a clone, which may be a worktree or bare. Empty requires O(commit).
+    description:
+      - The top folder of a clone, which may be a worktree or bare. Empty requires O(commit).
+      - A relative path counts from the folder where make or ansible-playbook was started.
     type: path
     default: ""
   ref:
@@ -106,13 +108,14 @@ step:
   type: dict
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.patterns import commits
 from ansible.module_utils.pipeline.base.records import Flavour
-from ansible.module_utils.pipeline.source.local_clone import DevRequest, one_flavour, resolve_local
+from ansible.module_utils.pipeline.source.local_clone import DevRequest, from_caller, one_flavour, resolve_local
 from ansible.module_utils.pipeline.source.upstream import resolve_commit
 from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
@@ -137,7 +140,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     p = module.params
     # 1. The request, refused here if its options contradict each other.
     request = DevRequest(
-        source=p["source"],
+        source=from_caller(p["source"], os.environ),
         ref=p["ref"],
         commit=p["commit"].lower(),
         uncommitted=p["uncommitted"],

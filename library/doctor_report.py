@@ -44,6 +44,18 @@ options:
     type: list
     elements: dict
     default: []
+  verifiers:
+    description: The names of the verifiers.
+    type: list
+    elements: str
+    default: []
+  proofs:
+    description:
+      - For each verifier, in the same order, the C(findings) of M(verifier_check), or the C(message) of a check that
+        failed itself; empty for one that gave no answer.
+    type: list
+    elements: dict
+    default: []
 extends_documentation_fragment: [no_diff]
 attributes:
   check_mode:
@@ -64,7 +76,7 @@ EXAMPLES = r"""
 RETURN = r"""
 doctor:
   description:
-    - The report (time, version, commit, fits, signer, builders).
+    - The report (time, version, commit, fits, signer, builders, verifiers).
     - C(builders) has an entry for each builder and flavour (builder, flavour, fits, findings).
   returned: success
   type: dict
@@ -93,6 +105,8 @@ ARGUMENT_SPEC: ArgumentSpec = {
     "builders": {"type": "list", "elements": "str", "default": []},
     "answers": {"type": "list", "elements": "dict", "default": []},
     "outcomes": {"type": "list", "elements": "dict", "default": []},
+    "verifiers": {"type": "list", "elements": "str", "default": []},
+    "proofs": {"type": "list", "elements": "dict", "default": []},
 }
 
 
@@ -104,7 +118,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         signer.append(doctor.unresolved(p["failure"]))
     hosts = zip(p["builders"], p["answers"], p["outcomes"], strict=True)
     builders = [entry for host in hosts for entry in doctor.builder_findings(*host)]
-    made = doctor.report(int(time.time()), p["source"], signer, builders)
+    verifiers = [doctor.verifier_findings(*host) for host in zip(p["verifiers"], p["proofs"], strict=True)]
+    made = doctor.report(int(time.time()), p["source"], signer, builders, verifiers)
     # 2. Write them, whatever they are.
     if not module.check_mode:
         try:

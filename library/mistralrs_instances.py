@@ -83,7 +83,9 @@ instances:
   type: list
   elements: dict
 leaving:
-  description: The units to stop and disable, since their instances are no longer in the data.
+  description:
+    - The units to stop and disable, since their instances are no longer in the data, or since they are of another
+      flavour and enabled under the name of an instance.
   returned: success
   type: list
   elements: str
@@ -136,7 +138,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     wanted = logic.read_instances(p["instances"], p["flavour"])
     found = logic.read_folder(folder)
     changes = logic.changes(wanted, found)
-    leaving, links = logic.installed(changes.leaving), logic.aliases(changes.leaving)
+    leave = tuple(dict.fromkeys((*changes.leaving, *logic.others(wanted))))
+    leaving, links = logic.installed(leave), logic.aliases(leave)
 
     # 2. Change the files.
     if not module.check_mode:
@@ -149,7 +152,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "changed": bool(changes.write or changes.remove or links or closed),
         "instances": [{"name": i.name, "unit": i.unit, "health": i.health, "state": states[i.unit]} for i in wanted],
         "leaving": list(leaving),
-        "given_up": list(logic.given_up([*(i.unit for i in wanted), *changes.leaving])),
+        "given_up": list(logic.given_up([*(i.unit for i in wanted), *leave])),
         "ports": [
             *({"port": f"{port}/tcp", "state": "disabled"} for port in changes.closing),
             *({"port": f"{port}/tcp", "state": "enabled"} for port in changes.opening),

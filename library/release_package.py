@@ -1,15 +1,17 @@
 #!/usr/bin/python
-"""The release package: the .repo files and the trusted keys, for clients to upgrade."""
+"""The release packages: the .repo files and trusted keys for clients, and the program that names a flavour."""
 
 DOCUMENTATION = r"""
 module: release_package
-short_description: Build the package mistralrs-release where the channels need a new one
+short_description: Build the packages mistralrs-release and mistralrs where the channels need new ones
 description:
-  - The package owns the C(.repo) files of the channels and one file with all trusted keys. Clients upgrade it like any
-    package, so they have the next key before it signs anything.
-  - Reads the channels' signed metadata. A new package is built if its contents would differ from the newest published
-    one, or if a channel's head is signed by another key than the present one.
-  - Otherwise the published one is fetched from the pool, for the channels that lack it and for the site.
+  - C(mistralrs-release) owns the C(.repo) files of the channels and one file with all trusted keys. Clients upgrade it
+    like any package, so they have the next key before it signs anything.
+  - C(mistralrs) contains the program C(mistralrs-which-flavour), which names the package of the flavour that a host's
+    GPU takes, by the table O(flavours).
+  - Reads the channels' signed metadata. New packages are built if their contents would differ from the newest published
+    ones, if one of those was yanked, or if a channel's head is signed by another key than the present one.
+  - Otherwise the published ones are fetched from the pool, for the channels that lack them and for the site.
 author: mistralrs-rpm
 options:
   channels:
@@ -27,15 +29,20 @@ options:
     type: str
     required: true
   fedora:
-    description: The Fedora release of the channels; the package's version.
+    description: The Fedora release of the channels; the packages' version.
     type: str
     required: true
   without:
     description:
-      - The fingerprint of a key that the package omits, since it is about to be retired.
+      - The fingerprint of a key that C(mistralrs-release) omits, since it is about to be retired.
       - An error for the key that signs, and while a package of a channel's head is signed by it.
     type: str
     default: ''
+  flavours:
+    description: The table of flavours. The rows with O(flavours[].published) false are left out.
+    type: list
+    elements: dict
+    required: true
   spec_folder:
     description: This project's folder C(rpm).
     type: path
@@ -57,6 +64,7 @@ EXAMPLES = r"""
     location: https://rpm.example.org
     url: https://rpm.example.org
     fedora: "43"
+    flavours: "{{ flavours }}"
     signer: "{{ signer }}"
     spec_folder: "{{ project_root }}/rpm"
   register: release
@@ -64,24 +72,26 @@ EXAMPLES = r"""
 
 RETURN = r"""
 needed:
-  description: True if a new package was built, which is to be signed and published.
+  description: True if new packages were built, which are to be signed and published.
   returned: success
   type: bool
-package:
+packages:
   description:
-    - The Package record of the new unsigned file, or of the published one, fetched to the signer.
-    - In check mode, path and sha256 are empty if it would be built.
+    - The Package records of the new unsigned files, or of the published ones, fetched to the signer. The first is
+      C(mistralrs-release).
+    - In check mode, path and sha256 are empty if they would be built.
   returned: success
-  type: dict
+  type: list
+  elements: dict
 channels:
-  description: The names of the channels that lack the package.
+  description: The names of the channels that lack the packages.
   returned: success
   type: list
   elements: str
 older:
   description:
-    - The file names of earlier release packages in the heads, by channel. Once RV(package) is published without a key,
-      only they still hold it.
+    - The file names of earlier packages of these names in the heads, by channel. Once RV(packages) are published
+      without a key, only they still hold it or are signed by it.
   returned: success
   type: dict
 step:
@@ -94,6 +104,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline.base.records import Flavour
 from ansible.module_utils.pipeline.channel.release_package import Request, provide
 from ansible.module_utils.pipeline.channel.repo_file import ChannelRow
 from ansible.module_utils.pipeline.sign.keyring import whole_fingerprint
@@ -105,6 +116,7 @@ ARGUMENT_SPEC: ArgumentSpec = {
     "location": {"type": "str", "required": True},
     "url": {"type": "str", "required": True},
     "fedora": {"type": "str", "required": True},
+    "flavours": {"type": "list", "elements": "dict", "required": True},
     "without": {"type": "str", "default": ""},
     "spec_folder": {"type": "path", "required": True},
     **SIGNER,
@@ -120,6 +132,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         fedora=str(p["fedora"]),
         signer=Signer.of(p["signer"]),
         spec_folder=Path(p["spec_folder"]),
+        flavours=tuple(map(Flavour.from_dict, p["flavours"])),
         without=whole_fingerprint(p["without"]) if p["without"] else "",
         note=module.warn,
     )
@@ -128,7 +141,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return {
         "changed": done.built,
         "needed": done.built,
-        "package": done.package.to_dict(),
+        "packages": [package.to_dict() for package in done.packages],
         "channels": list(done.lacking),
         "older": {channel: list(names) for channel, names in done.older.items()},
         "diff": {"before": "", "after": f"{name}: {done.reason}\n" if done.built else ""},

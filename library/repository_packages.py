@@ -6,9 +6,12 @@ module: repository_packages
 short_description: Find the flavours of a commit that a repository lacks
 description:
   - Reads the repository's signed metadata from a folder or over HTTP, and compares it with the flavours of a commit.
-  - The published packages are the only state. A tag that is published from another commit is an error.
+  - The published packages are the only state. A tag that is published from another commit is an error. Unless O(asked),
+    so are a package that would sort below a published one, and a published release that upstream no longer has.
   - Compares the head with what the signer knows, and remembers it outside check mode. An older, rewritten or unrelated
     head is an error.
+  - If a flavour is missing, asks the agent once for the room on the repo host, and looks at the signer's disk. Too
+    little is an error before anything is built.
   - Read-only.
 author: mistralrs-rpm
 options:
@@ -29,6 +32,15 @@ options:
     description: Skip each flavour of which the repository has a package of any version.
     type: bool
     default: false
+  asked:
+    description: Whether the operator named this version or commit, instead of taking the newest one.
+    type: bool
+    default: false
+  releases:
+    description: The versions of upstream's releases, as M(upstream_source) returns them. Required unless O(asked).
+    type: list
+    elements: str
+    default: []
   package_release:
     description: The packages' release number.
     type: str
@@ -37,6 +49,10 @@ options:
     description: The suffix of the release number, such as V(.fc43).
     type: str
     required: true
+  report_only:
+    description: Too little room is not an error. RV(room) has the findings.
+    type: bool
+    default: false
 extends_documentation_fragment: [signer, repository, read_only]
 """
 
@@ -46,6 +62,7 @@ EXAMPLES = r"""
     signer: "{{ signer }}"
     repository: "{{ repository }}"
     source: "{{ resolved.source }}"
+    releases: "{{ resolved.releases }}"
     flavours: "{{ flavours }}"
     flavour: ada
     dist: .fc43
@@ -82,6 +99,15 @@ present:
   returned: success
   type: list
   elements: dict
+room:
+  description: The findings about room on the repo host and the signer; empty if nothing is missing.
+  returned: success
+  type: list
+  elements: dict
+sizes:
+  description: The expected size of each missing flavour's package in bytes, by the package's name. 0 is unknown.
+  returned: success
+  type: dict
 step:
   description: The row of the run's summary table.
   returned: success
@@ -91,10 +117,14 @@ step:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.findings import Finding, refuse
 from ansible.module_utils.pipeline.base.records import Flavour, Source
+from ansible.module_utils.pipeline.channel.agent_client import AgentClient
 from ansible.module_utils.pipeline.channel.heads import Memory
 from ansible.module_utils.pipeline.channel.reader import Repository
-from ansible.module_utils.pipeline.plan.compare import ALL, plan, predecessors, select_flavours, unknown
+from ansible.module_utils.pipeline.plan import room
+from ansible.module_utils.pipeline.plan.compare import ALL, plan, predecessors, refuse_lost, select_flavours, unknown
 from ansible.module_utils.pipeline.sign.signer import Signer
 from ansible.module_utils.pipeline_module import REPOSITORY, SIGNER, ArgumentSpec, run, step
 
@@ -103,8 +133,11 @@ ARGUMENT_SPEC: ArgumentSpec = {
     "flavours": {"type": "list", "elements": "dict", "required": True},
     "flavour": {"type": "str", "default": ALL},
     "only_first": {"type": "bool", "default": False},
+    "asked": {"type": "bool", "default": False},
+    "releases": {"type": "list", "elements": "str", "default": []},
     "package_release": {"type": "str", "default": "1"},
     "dist": {"type": "str", "required": True},
+    "report_only": {"type": "bool", "default": False},
     **SIGNER,
     **REPOSITORY,
 }
@@ -115,7 +148,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     location, signer = str(p["repository"]["location"]), Signer.of(p["signer"])
     # 1. The wanted flavours.
     source = Source.from_dict(p["source"])
-    wanted = select_flavours([Flavour.from_dict(row) for row in p["flavours"]], p["flavour"])
+    flavours = [Flavour.from_dict(row) for row in p["flavours"]]
+    wanted = select_flavours(flavours, p["flavour"])
     # 2. The published packages.
     channel = str(p["repository"]["channel"])
     memory = Memory.of(signer, channel, location, module.warn, keep=not module.check_mode)
@@ -123,7 +157,18 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if p["only_first"]:
         wanted = unknown(wanted, published.packages)
     # 3. The missing ones.
-    found = plan(source, wanted, published.packages, p["package_release"], p["dist"], yanked=published.yanked)
+    if wanted and not p["asked"]:
+        refuse_lost(source, flavours, published.packages, p["releases"])
+    found = plan(
+        source, wanted, published.packages, p["package_release"], p["dist"], yanked=published.yanked, asked=p["asked"]
+    )
+    for sentence in found.below:
+        module.warn(sentence)
+    # 4. The room for them.
+    sizes = room.expected(found.missing, published.packages)
+    findings = look_for_room(p["repository"], signer, sizes) if found.missing else []
+    if not p["report_only"]:
+        refuse(findings, "there is too little room for the release", channel, "Nothing was built")
     missing = ", ".join(flavour.name for flavour in found.missing)
     return {
         "changed": False,
@@ -133,6 +178,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "missing": [flavour.to_dict() for flavour in found.missing],
         "previous": [package.to_dict() for package in predecessors(source, found.missing, published.packages)],
         "present": [package.to_dict() for package in found.present],
+        "room": [finding.to_dict() for finding in findings],
+        "sizes": sizes,
         "step": step(
             "compare",
             summary(source, missing, only_first=p["only_first"]),
@@ -140,6 +187,19 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             where=location,
         ),
     }
+
+
+def look_for_room(repository: dict[str, Any], signer: Signer, sizes: dict[str, int]) -> list[Finding]:
+    """The findings about the hosts that take the packages."""
+    findings = [room.on_signer(room.free(signer.root), sizes, str(signer.root))]
+    agent = AgentClient.of(repository) if repository.get("agent") else None
+    if agent and agent.installed:
+        try:
+            answer = room.Room(*agent.free(str(repository["channel"]), max(sum(sizes.values()), room.FLOOR)))
+            findings.append(room.on_repo_host(answer, sizes, agent.host))
+        except PipelineError as error:
+            findings.append(Finding.bad("publisher agent", error.what, "an answer", error.remedy))
+    return findings
 
 
 def summary(source: Source, missing: str, *, only_first: bool) -> str:

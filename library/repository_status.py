@@ -30,7 +30,8 @@ EXAMPLES = r"""
 RETURN = r"""
 status:
   description:
-    - C(channel), C(head), C(findings), C(packages) (Package records of the head) and C(host).
+    - C(channel), C(head), C(findings), C(packages) (Package records of the head), C(host) and C(hold).
+    - C(hold) is why, by whom and since when releases are on hold; empty if they are not.
     - C(host) is the agent's answer (snapshots, pool, orphans, missing, incoming, journal, refusals, room); empty if it
       did not answer.
   returned: success
@@ -60,6 +61,7 @@ from ansible.module_utils.pipeline.base.errors import PipelineError
 from ansible.module_utils.pipeline.channel import status
 from ansible.module_utils.pipeline.channel.agent_client import AgentClient
 from ansible.module_utils.pipeline.channel.heads import Memory
+from ansible.module_utils.pipeline.channel.hold import Hold
 from ansible.module_utils.pipeline.channel.reader import Repository
 from ansible.module_utils.pipeline.channel.signatures import check_head
 from ansible.module_utils.pipeline.sign import key_checks
@@ -85,6 +87,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         [*key_checks.findings(signer), check_head(channel, repository, signer.home)],
         attempt(agent.verify, channel) if p["deep"] else None,
         attempt(Repository(location, signer.trusted_keys, memory).head_state),
+        attempt(Hold.of, signer.root),
     )
     # 3. The result.
     bad = [finding.check for finding in found.findings if not finding.fits]
@@ -97,7 +100,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
-def attempt(ask: Callable[..., T], *words: str) -> T | PipelineError:
+def attempt(ask: Callable[..., T], *words: object) -> T | PipelineError:
     """The answer, or the error as a value: one failing part does not hide the others."""
     try:
         return ask(*words)

@@ -56,6 +56,11 @@ source:
   description: The Source record (url, ref, kind, commit, commit_time, version, rpm_version).
   returned: success
   type: dict
+releases:
+  description: The versions of upstream's releases, oldest first, as rpm spells them.
+  returned: success
+  type: list
+  elements: str
 wanted:
   description: The Flavour records of O(flavour).
   returned: success, with O(flavours)
@@ -73,7 +78,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.records import Flavour
 from ansible.module_utils.pipeline.plan.compare import select_flavours
-from ansible.module_utils.pipeline.source.upstream import resolve
+from ansible.module_utils.pipeline.source.upstream import released, resolve
 from ansible.module_utils.pipeline_module import ArgumentSpec, run, step
 
 ARGUMENT_SPEC: ArgumentSpec = {
@@ -98,6 +103,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return {
         "changed": False,
         "source": source.to_dict(),
+        "releases": released(Path(p["mirror"])),
         **({"wanted": [flavour.to_dict() for flavour in wanted]} if wanted else {}),
         "step": step("resolve", result, where=source.url),
     }

@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import copy
+import errno
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.environment import UMASK
 from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.run import DiskFull
 
 ArgumentSpec = Mapping[str, Mapping[str, Any]]
 
@@ -107,9 +109,14 @@ def run(
         result = work(module)
     except PipelineError as error:
         module.fail_json(**error.failure())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = DiskFull(f"a file cannot be written: {error.strerror}", error.filename or "the file has no name")
+        module.fail_json(**full.failure())
     module.exit_json(**result)
 
 
 def step(name: str, result: str, *, flavour: str = "", where: object = "") -> dict[str, str]:
-    """The row of the run's closing table that a module returns as ``step``; ``where`` is a path or URL."""
+    """The row of the run's table that a module returns as ``step``; ``where`` is a path or URL."""
     return {"name": name, "flavour": flavour, "result": result, "where": str(where)}

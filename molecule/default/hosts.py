@@ -54,7 +54,13 @@ ENTER = """echo $$ >"$1/cgroup.procs" &&
 mount -t overlay -o "lowerdir=$2,upperdir=$3/upper,workdir=$3/work" overlay "$3/root" && shift 3 && exec "$@" """
 NETWORK = "[Match]\nName=host0\n\n[Network]\nAddress={address}/24\nGateway={gateway}\nLinkLocalAddressing=no\n"
 APT = f"deb [trusted=yes] http://mirror.{ZONE}/debian ./\n"
-DNF = f"[fedora]\nname=Fedora, the packages that the roles need\nbaseurl=http://mirror.{ZONE}/fedora/\nenabled=1\ngpgcheck=0\n"
+DNF = f"""[fedora]
+name=Fedora, the packages that the roles need
+baseurl=http://mirror.{ZONE}/fedora/
+enabled=1
+gpgcheck=0
+skip_if_unavailable=0
+"""
 PIP = f"[global]\nno-index = true\nfind-links = http://mirror.{ZONE}/wheels/\ntrusted-host = mirror.{ZONE}\n"
 SSH = """# For Ansible and the tests.
 User root

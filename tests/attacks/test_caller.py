@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +21,12 @@ from pipeline.base.errors import PipelineError
 from pipeline.base.git import git, remote_refs
 from pipeline.base.run import run
 from pipeline.build.fetch import refuse_configuration_above
+from pipeline.check.downloads import Download, check_downloads
 from pipeline.check.trials import alone
-from pipeline.source.checkout import move
+from pipeline.source.checkout import current_commit, move
+from pipeline.source.mirrors import CUTLASS, Mirrors, seed_cutlass
 from pipeline.source.upstream import resolve
 from support.hostile_caller import variables
-
-PACKAGE = "mistralrs-cli"
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_a_hostile_git_configuration_changes_no_byte_of_the_checkout(
 ) -> None:
     source = resolve(f"file://{upstream}", tmp_path / "signer/upstream.git", kind="tag")
     checkout = tmp_path / "builder/src"
-    move(checkout, source, PACKAGE)
+    move(checkout, source)
     wanted = plain_git(f"--git-dir={upstream}", "ls-tree", "-r", source.commit)
     for row in wanted.splitlines():
         about, _, name = row.partition("\t")
@@ -109,7 +111,7 @@ def test_a_repository_gets_its_own_configuration_back_before_use(tmp_path: Path,
     """As when something wrote into the git folder: hooks, filters, another remote, another work tree."""
     source = resolve(f"file://{upstream}", tmp_path / "upstream.git", kind="tag", version="0.9.1")
     checkout, ran = tmp_path / "src", tmp_path / "ran"
-    move(checkout, source, PACKAGE)
+    move(checkout, source)
     hook = checkout / ".git/hooks/post-checkout"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\ntouch {ran}\n")
@@ -123,7 +125,8 @@ def test_a_repository_gets_its_own_configuration_back_before_use(tmp_path: Path,
     (checkout / ".git/info").mkdir(exist_ok=True)
     (checkout / ".git/info/attributes").write_text("* filter=x\n")
     newer = resolve(f"file://{upstream}", tmp_path / "upstream.git", kind="tag")
-    assert move(checkout, newer, PACKAGE).crate_version == "0.9.2"
+    move(checkout, newer)
+    assert current_commit(checkout) == newer.commit
     assert not ran.exists()
 
 
@@ -131,7 +134,7 @@ def test_replaced_objects_do_not_count(tmp_path: Path, upstream: Path) -> None:
     source = resolve(f"file://{upstream}", tmp_path / "upstream.git", kind="tag", version="0.9.1")
     other = resolve(f"file://{upstream}", tmp_path / "upstream.git", kind="tag").commit
     checkout = tmp_path / "src"
-    move(checkout, source, PACKAGE)
+    move(checkout, source)
     plain_git("-C", checkout, "fetch", "--quiet", upstream, other)
     plain_git("-C", checkout, "replace", other, source.commit)
     assert git("cat-file", "commit", other, repository=checkout) == plain_git(
@@ -174,11 +177,26 @@ def test_the_caller_does_not_stand_in_a_repository(
 def test_a_repository_of_another_account_is_refused_whatever_the_caller_thinks_of_it(
     tmp_path: Path, upstream: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By upstream's address and by a mirror's: on the signer, on a builder, in its check, for crates, for CUTLASS."""
     (tmp_path / ".gitconfig").write_text("[safe]\n\tdirectory = *\n")
     monkeypatch.setenv("HOME", str(tmp_path))
+    url, refused = f"file://{upstream}", "dubious ownership.* belongs to another account: give it to the one"
+    source = replace(resolve(url, tmp_path / "mirror", kind="tag"), url="https://git.invalid/upstream.git")
     os.chown(upstream, 65534, 65534)
-    with pytest.raises(PipelineError, match="dubious ownership.* belongs to another account: give it to the one"):
-        remote_refs(f"file://{upstream}")
+    mirrors = Mirrors({source.url: url, CUTLASS: url})
+    for name, value in mirrors.environment.items():
+        monkeypatch.setenv(name, value)
+    for address in (url, source.url):
+        with pytest.raises(PipelineError, match=refused):
+            remote_refs(address)
+    with pytest.raises(PipelineError, match=refused):
+        move(tmp_path / "src", source)
+    (finding,) = check_downloads([Download("git", url, here=False)])
+    assert re.search(refused, f"{finding.found} {finding.remedy}")
+    with pytest.raises(PipelineError, match=refused):
+        seed_cutlass(tmp_path / "cudaforge", source.commit, "flash-attn", mirrors, {})
+    printed = f"fatal: detected dubious ownership in repository at '{upstream}'\nTo add an exception, call: git config"
+    assert mirrors.blamed(printed).startswith("The repository belongs to another account")
 
 
 # ---------------------------------------------------------------- other programs

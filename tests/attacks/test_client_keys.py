@@ -1,7 +1,8 @@
-"""A site that changed hands: dnf 4 with rpm 4 and dnf5 with rpm 6, with their distribution's defaults and -y.
+"""A site that changed hands or is down: dnf 4 with rpm 4 and dnf5 with rpm 6, with Fedora's dnf.conf and -y.
 
 The other site is complete, with a key, packages and a release package of its own, at the same address. Whatever it
-serves, a client imports no key and installs nothing.
+serves, a client imports no key, installs nothing, and fails: with Fedora's skip_if_unavailable=True alone, dnf prints
+"Nothing to do" and exits with 0.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from pipeline.channel.release_package import build
 from pipeline.channel.repo_file import ChannelRow
-from pipeline.hosts.loopback_site import started, stopped
+from pipeline.hosts.loopback_site import Site, started, stopped
 from pipeline.prove.sandbox import Client
 from pipeline.prove.transcript import Transcript
 from pipeline.sign.trust import CLIENT_KEYS, KEYS_NAME
@@ -38,6 +39,7 @@ UNSIGNED_METADATA = r"GPG signature is not available|Status code: 404 for \S+/re
 BAD_PACKAGE = r"Public key for \S+ is not installed|GPG check FAILED|Import of the key didn't help, wrong key"
 BAD_FILE = r"Public key for \S+ is not installed|does not have any OpenPGP keys configured"
 UNSIGNED_PACKAGE = r"Package \S+ is not signed|The package is not signed"
+NO_SITE = r"(Cannot|Failed to) (download|prepare internal mirrorlist)|[Cc]url error"
 SHIMS = {
     # Programs of a user's machine that the trees lack. curl's only uses here are curl -f URL and curl -fo FILE URL.
     "sudo": 'exec "$@"',
@@ -73,6 +75,19 @@ class Address:
             yield
         finally:
             self.serve(self.honest.web.root)
+
+    @property
+    def site(self) -> Site:
+        return replace(self.honest.web, root=self.folder / "seen")
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Nothing listens in the block."""
+        stopped(self.site.state_dir)
+        try:
+            yield
+        finally:
+            started(self.site)
 
     def copy(self) -> Path:
         """A copy of the honest site, to change."""
@@ -110,10 +125,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     other.publish_release()
     address = Address(honest, other, folder)
     address.serve(honest.web.root)
-    site = replace(honest.web, root=folder / "seen")
-    started(site)
+    started(address.site)
     yield address
-    stopped(site.state_dir)
+    stopped(address.site.state_dir)
 
 
 class User:
@@ -121,8 +135,9 @@ class User:
 
     def __init__(self, program: str, client: Client, url: str) -> None:
         self.program, self.client, self.url = program, client, url
-        conf = systems.root_of(program) / "etc/dnf/dnf.conf"
-        client.write("/etc/dnf/dnf.conf", f"{conf.read_text()}assumeyes=True\n")
+        conf = client.read("/etc/dnf/dnf.conf").decode()
+        assert "skip_if_unavailable=True\n" in conf
+        client.write("/etc/dnf/dnf.conf", f"{conf}assumeyes=True\n")
         client.write("/etc/dnf/vars/releasever", "43\n")
         for name, text in SHIMS.items():
             self.shell(f"rm -f /usr/bin/{name}")
@@ -142,8 +157,10 @@ class User:
         commands = re.findall(r"```\n(.*?)```", text, re.DOTALL)[block]
         return self.shell(commands.replace("URL", self.url))
 
-    def dnf(self, *words: str) -> str:
-        return self.client.run(self.program, "-y", "--refresh", *words)[1]
+    def dnf(self, *words: str, fails: bool = False) -> str:
+        status, output = self.client.run(self.program, "-y", "--refresh", *words)
+        assert (status != 0) is fails, output
+        return output
 
     def state(self) -> str:
         """All installed packages and imported keys, and the files that decide whom the client trusts."""
@@ -274,8 +291,17 @@ def test_an_upgrade_from_another_site_imports_no_key_and_installs_nothing(
 ) -> None:
     before = user.state()
     with address.serving(attack(address)):
-        output = user.dnf("upgrade")
+        output = user.dnf("upgrade", fails=True)
     assert re.search(ATTACKS[attack], output), output
+    assert user.state() == before
+
+
+@pytest.mark.parametrize("words", [("upgrade",), ("install", "mistralrs-ada")])
+def test_a_site_that_is_down_fails_the_transaction(address: Address, user: User, words: tuple[str, ...]) -> None:
+    before = user.state()
+    with address.down():
+        output = user.dnf(*words, fails=True)
+    assert re.search(NO_SITE, output), output
     assert user.state() == before
 
 
@@ -286,7 +312,7 @@ def test_a_release_package_of_another_key_is_not_installed_at_the_first_contact(
     stranger.shell(f"rpm --import {KEYS_NAME}")
     before = stranger.state()
     with address.serving(address.other.web.root):
-        output = stranger.dnf("install", "--setopt=localpkg_gpgcheck=1", f"{address.url}/{RELEASE}")
+        output = stranger.dnf("install", "--setopt=localpkg_gpgcheck=1", f"{address.url}/{RELEASE}", fails=True)
     assert re.search(BAD_FILE, output), output
     assert stranger.state() == before
 
@@ -324,11 +350,12 @@ def test_rpm_imports_no_key_that_the_user_was_not_shown(address: Address, strang
 def test_a_client_without_the_release_package_refuses_another_site(address: Address, stranger: User) -> None:
     stranger.documented("## Install", 0)
     shown = stranger.documented("### Without mistralrs-release", 0)
-    assert {"gpgcheck=1", "repo_gpgcheck=1", f"gpgkey=file://{CLIENT_KEYS}"} <= set(shown.splitlines())
+    wanted = {"gpgcheck=1", "repo_gpgcheck=1", "skip_if_unavailable=0", f"gpgkey=file://{CLIENT_KEYS}"}
+    assert wanted <= set(shown.splitlines())
     before = stranger.state()
     assert "mistralrs-ada-0.9.1" in before
     with address.serving(address.other.web.root):
-        output = stranger.dnf("upgrade")
+        output = stranger.dnf("upgrade", fails=True)
     assert re.search(BAD_METADATA, output), output
     assert stranger.state() == before
 
@@ -345,7 +372,7 @@ def test_a_client_that_names_the_key_by_its_address_refuses_another_site_once_it
     before = stranger.state()
     assert f"gpgkey=file://{CLIENT_KEYS}" in before
     with address.serving(address.other.web.root):
-        output = stranger.dnf("upgrade")
+        output = stranger.dnf("upgrade", fails=True)
         assert re.search(BAD_METADATA, output), output
         assert stranger.state() == before
 

@@ -59,7 +59,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
     """SOURCES with the payload."""
     folder = tmp_path_factory.mktemp("sources")
     parts = libraries()
-    with (folder / "mistralrs").open("wb") as stream:
+    with (folder / "mistralrs-ada").open("wb") as stream:
         stream.write(binary().read_bytes()[:SIZE])
         each = (SIZE - stream.tell()) // len(parts)
         for path in parts:

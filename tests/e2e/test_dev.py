@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pipeline.base.git import git
 from support.clones import state
+from support.machine import Pipeline, new_machine
 
 LIMITS = "mistralrs-core/src/limits.rs"
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory, project: Path, stand_in: ModuleType) -> Pipeline:
+    """A machine whose path cargo, compilers, rpm and shells would split, used from a folder of that path."""
+    machine = new_machine(tmp_path_factory.mktemp("ä'b some dir"), project, stand_in)
+    machine.caller |= {"MISTRALRS_RPM_CALLER": str(machine.root / "upstream.git")}
+    return machine
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +48,13 @@ def package(run) -> Path:
 
 
 def queried(rpm: Path, form: str) -> str:
-    return subprocess.run(["rpm", "-qp", "--qf", form, rpm], capture_output=True, text=True, check=True).stdout
+    words = ["rpm", "-qp", "--qf", form, rpm.name]
+    return subprocess.run(words, cwd=rpm.parent, capture_output=True, text=True, check=True).stdout
 
 
 def test_check_mode_reports_what_it_would_build(pipeline, clone):
     before = state(clone)
-    run = pipeline.run("dev", "--check", source=str(clone))
+    run = pipeline.run("dev", "--check", source=f"../{clone.name}")
     assert run.status == 0, run.output
     assert run.row("build", "cpu") == "would be compiled, incremental"
     assert state(clone) == before

@@ -37,12 +37,40 @@ def refused(run, *patterns):
     assert "Traceback" not in run.output
 
 
+def without_root(folder, monkeypatch) -> dict[str, object]:
+    """The variables of an account that needs a password for sudo."""
+    sudo = folder / "sudo"
+    sudo.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    sudo.chmod(0o755)
+    monkeypatch.setenv("ANSIBLE_BECOME_ALLOW_SAME_USER", "1")
+    return {"verifier_become": True, "ansible_become_exe": str(sudo)}
+
+
 def test_the_error_for_an_unknown_flavour_lists_the_known_ones(pipeline):
-    refused(pipeline.run("release", flavour="hopper"), "hopper", "ampere, ada, blackwell, cpu")
+    run = pipeline.run("release", flavour="hopper")
+    assert (run.status, "PLAY [" in run.output) == (5, False)
+    assert "flavour: 'hopper' is none of ampere, ada, blackwell, cpu, all" in run.message
 
 
 def test_the_error_for_an_unknown_version_lists_the_nearest(pipeline):
     refused(pipeline.run("release", version="0.9.7"), r"no version 0\.9\.7", r"nearest are: 0\.9\.")
+
+
+def test_a_held_release_ends_before_it_builds_and_what_is_published_stays_well(pipeline):
+    text = """it's the "bad" $kernels, {{ nothing }}"""
+    assert pipeline.run("hold").status != 0
+    assert "on hold since" in pipeline.run("hold", reason=text).row("hold")
+    try:
+        run = pipeline.run("release", version="0.8.3")
+        assert run.status == 75, run.output
+        assert f": {text} (" in run.message
+        assert "Nothing was built, signed or published. make resume" in run.message
+        assert not run.row("build", "ada")
+        assert not run.row("prove")
+        assert pipeline.run("release").status == 0
+        assert f": {text}" in pipeline.run("status").output
+    finally:
+        assert pipeline.run("resume").row("resume") == "releases are not on hold"
 
 
 def test_an_unreachable_upstream_is_an_error(pipeline):
@@ -63,6 +91,15 @@ def test_a_tag_moved_since_its_publication_is_refused(pipeline):
         refused(pipeline.run("release", version="0.9.2"), "moved", commit[:12])
     finally:
         stand_in.move_tag(upstream, "v0.9.2", commit)
+
+
+def test_an_older_release_does_not_take_the_place_of_one_that_upstream_lost(pipeline):
+    commit = git("rev-parse", "v0.9.2", repository=pipeline.upstream).strip()
+    git("update-ref", "-d", "refs/tags/v0.9.2", repository=pipeline.upstream)
+    try:
+        refused(pipeline.run("release"), r"upstream lost the tag of 0\.9\.2", commit, "yank its packages or roll back")
+    finally:
+        git("update-ref", "refs/tags/v0.9.2", commit, repository=pipeline.upstream)
 
 
 def test_an_nvcc_of_another_version_is_refused(pipeline, tmp_path):
@@ -157,7 +194,7 @@ def test_a_used_port_of_the_local_server_is_an_error(pipeline):
     assert not run.row("build", "ada")
 
 
-def test_the_doctor_reports_every_problem_in_one_error_and_writes_json(pipeline, flavours, tmp_path):
+def test_the_doctor_reports_every_problem_in_one_error_and_writes_json(pipeline, flavours, tmp_path, monkeypatch):
     """It checks the stand-in by the requirements of mistral.rs. An unreachable cache is a warning."""
     settings, report = tmp_path / "sccache.env", tmp_path / "new" / "doctor.json"
     settings.write_text(f"SCCACHE_DIR={tmp_path}/kept\nSCCACHE_REDIS_ENDPOINT=redis://127.0.0.1:{free_port()}\n")
@@ -170,15 +207,19 @@ def test_the_doctor_reports_every_problem_in_one_error_and_writes_json(pipeline,
         "flavours": [row | {"features": [*row["features"], "flash-attn-v3"]}],
         "compile_cache": {"program": "/bin/true", "settings": str(settings)},
         "report": str(report),
+        **without_root(tmp_path, monkeypatch),
     }
     refused(
         pipeline.run("doctor", **wrong),
         "a release would fail", "target CPU: found -C target-cpu=native", "Upstream 0.9.2 has no feature flash-attn-v3",
         "library nccl: found .*cannot find -lnccl", "memory: found .* for 9999 jobs", "disk space: found",
         "warning: The build goes on with the disk alone",
+        "localhost: proof: found this account cannot become root on localhost, .*-K",
     )  # fmt: skip
     written = json.loads(report.read_text())
     assert (written["fits"], written["version"]) == (False, "0.9.2")
+    (verifier,) = written["verifiers"]
+    assert (verifier["builder"], verifier["fits"]) == ("localhost", False)
     (entry,) = written["builders"]
     assert (entry["builder"], entry["flavour"], entry["fits"]) == ("localhost", "ada", False)
     found = {finding["check"]: finding for finding in entry["findings"]}
@@ -190,3 +231,13 @@ def test_the_doctor_reports_every_problem_in_one_error_and_writes_json(pipeline,
 def test_the_doctor_without_a_toolkit_still_reports_other_problems(pipeline):
     run = pipeline.run("doctor", cuda_source="system", build_free_gib=10**6)
     refused(run, r"CUDA toolkit: found none, needed 13\.0\. the system has no CUDA 13\.0", "disk space: found")
+
+
+def test_an_account_that_cannot_become_root_is_refused_before_the_build(pipeline, tmp_path, monkeypatch):
+    run = pipeline.run("release", version="0.8.3", **without_root(tmp_path, monkeypatch))
+    refused(
+        run, "this account cannot become root on localhost, as the proof must: sudo: a password is required",
+        r"Run again with -K \(make: ARGS=-K\)", "Nothing was built",
+    )  # fmt: skip
+    assert not run.row("check", "ada")
+    assert not run.row("build", "ada")

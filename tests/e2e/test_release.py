@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -25,6 +27,12 @@ def test_a_first_release_is_installed_by_a_client(pipeline):
     assert "installed, run and removed by dnf" in run.row("prove", "ada")
     for step in ("resolve", "compare", "check", "build", "package", "sign", "publish"):
         assert run.row(step) or run.row(step, "ada"), (step, run.output)
+    assert len(run.output.splitlines()) < 60, "a screen, and progress lines"
+    assert f"make serve PORT={pipeline.port}" in run.output
+    shown = re.findall("Fingerprint: ([0-9A-F ]{49,})", (pipeline.root / "signer/log/client-stable.log").read_text())
+    assert shown
+    for fingerprint in shown:
+        assert f"dnf shows  {' '.join(fingerprint.split())}, its subkey" in run.output
 
 
 def test_nothing_of_the_callers_configuration_had_a_part(pipeline):
@@ -149,8 +157,13 @@ def test_ctrl_c_stops_the_compile_and_a_second_run_completes_it(pipeline):
     before = pipeline.state()
     process = pipeline.start("release", version="0.9.0-rc1")
     wait_until(lambda: compiling(pipeline) != [], 90)
-    interrupt(process)
-    assert process.returncode != 0
+    began = time.monotonic()
+    output = interrupt(process)
+    assert time.monotonic() - began < 5
+    assert process.returncode == 128 + signal.SIGINT
+    assert re.search(r"^Interrupted after [\d.]+ s, in: Build \(localhost\)$", output, re.MULTILINE), output
+    assert "  done: resolve, compare ada" in output
+    assert "Nothing was published: clients see what they saw before" in output
     wait_until(lambda: compiling(pipeline) == [], 10)
     assert pipeline.state() == before
     run = pipeline.run("release", version="0.9.0-rc1")

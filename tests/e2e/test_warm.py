@@ -26,7 +26,7 @@ def test_the_first_run_compiles_and_neither_packages_nor_publishes(pipeline, war
     """The release first: the newest commit starts from its units, and writes none of them."""
     assert head(pipeline) == git("rev-parse", "v0.9.2", repository=pipeline.upstream).strip()
     assert head(pipeline, "builder/try") == git("rev-parse", "master", repository=pipeline.upstream).strip()
-    released, newest, incremental = re.findall(r"^build +cpu .*s +(compiled .*)$", warmed.output, re.MULTILINE)
+    released, newest, incremental = re.findall(r"^build +cpu .*s +(compiled .*)$", warmed.once, re.MULTILINE)
     assert re.match(r"compiled [1-9]\d* units in .*, 0 were fresh", released)
     assert re.match(r"compiled \d+ units in .*, [1-9]\d* were fresh", newest)
     assert re.match(r"compiled [1-9]\d* units in .*, [1-9]\d* were fresh, incremental$", incremental)
@@ -37,7 +37,7 @@ def test_the_first_run_compiles_and_neither_packages_nor_publishes(pipeline, war
 def test_a_run_without_a_new_commit_changes_nothing(pipeline, warmed):
     run = pipeline.run("warm")
     assert (run.status, run.changed) == (0, 0)
-    assert re.findall(r"^build +cpu .*s +(already .*)$", run.output, re.MULTILINE) == [
+    assert re.findall(r"^build +cpu .*s +(already .*)$", run.once, re.MULTILINE) == [
         "already built",
         "already built",
         "already built, incremental",
@@ -47,7 +47,7 @@ def test_a_run_without_a_new_commit_changes_nothing(pipeline, warmed):
 def test_warm_incremental_false_omits_the_incremental_build(pipeline, warmed):
     run = pipeline.run("warm", warm_incremental="false")
     assert run.status == 0, run.output
-    assert re.findall(r"^build +cpu .*s +(.*)$", run.output, re.MULTILINE) == ["already built"] * 2
+    assert re.findall(r"^build +cpu .*s +(.*)$", run.once, re.MULTILINE) == ["already built"] * 2
 
 
 def test_a_small_change_recompiles_few_crates(pipeline, warmed):
@@ -57,7 +57,7 @@ def test_a_small_change_recompiles_few_crates(pipeline, warmed):
     )
     run = pipeline.run("warm")
     assert run.status == 0, run.output
-    rows = re.findall(r"compiled (\d+) units in .*, (\d+) were fresh", run.output)
+    rows = re.findall(r"compiled (\d+) units in .*, (\d+) were fresh", run.once)
     assert int(rows[0][0]) < int(rows[0][1])
 
 

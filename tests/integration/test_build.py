@@ -15,7 +15,10 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.git import git
 from pipeline.base.records import sha256_file
+from pipeline.base.sandbox import Sandbox
 from pipeline.build import cargo_build
+from pipeline.build.inside import CARGO_FAILED
+from pipeline.build.watch import Watch
 from pipeline.package.audit import audit
 from pipeline.source import checkout
 from pipeline.toolchain.rust import find_rust
@@ -83,12 +86,12 @@ def test_the_checkout_moves_and_is_not_cloned_again(built, stand_in):
     before = unchanged.stat().st_mtime_ns
     (build.checkout / "stray.rs").write_text("left over")
     source = source_of(repository, build.root.parent, kind="branch")
-    tree = checkout.move(build.checkout, source, "mistralrs-cli")
+    tree = checkout.move(build.checkout, source)
     assert tree.moved
     assert git("rev-parse", "HEAD", repository=build.checkout).strip() == source.commit
     assert unchanged.stat().st_mtime_ns == before
     assert not (build.checkout / "stray.rs").exists()
-    assert not checkout.move(build.checkout, source, "mistralrs-cli").moved
+    assert not checkout.move(build.checkout, source).moved
 
 
 def test_a_compile_error_shows_its_own_lines_and_leaves_no_artifact(built, stand_in, tmp_path):
@@ -107,6 +110,48 @@ def test_a_compile_error_shows_its_own_lines_and_leaves_no_artifact(built, stand
     assert "error[E0308]" in log.read_text()
 
 
+KILLED = """
+fn main() {
+    let command = format!("kill -9 {}", std::process::id());
+    std::process::Command::new("sh").args(["-c", &command]).status().unwrap();
+}
+"""
+
+
+def test_a_build_script_that_somebody_killed_is_no_lack_of_memory(built, stand_in, tmp_path):
+    build, _, _ = built
+    repository = tmp_path / "killed.git"
+    stand_in.create(repository)
+    stand_in.add_commit(repository, "end it", {"mistralrs-cli/build.rs": KILLED})
+    killed = dataclasses.replace(build, source=source_of(repository, tmp_path, kind="branch"))
+    with pytest.raises(PipelineError) as caught:
+        cargo_build.make(killed, tmp_path / "killed.log")
+    message = str(caught.value)
+    assert (
+        "mistralrs-cli 0.9.2: the build script was ended by signal 9 (SIGKILL), and the kernel saw no lack" in message
+    )
+    assert "low_memory" not in message
+    assert not killed.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "echo words; kill -9 $$",
+            r"the build's own program was ended by signal 9 \(SIGKILL\), and the kernel .*: words",
+        ),
+        ("echo words; exit 139", r"the build's own program was ended by signal 11 \(SIGSEGV\): it crashed: words"),
+        ("echo words; exit 2", "the build ended with status 2: words"),
+        (f"echo 'error: made up'; echo '  cicc terminated (signal: 25)'; exit {CARGO_FAILED}", "SIGXFSZ.*ulimit -f"),
+    ],
+)
+def test_the_end_of_the_builds_own_program_is_named(tmp_path, command, message):
+    sandbox = Sandbox(protected=False)
+    with (tmp_path / "log").open("w") as stream, pytest.raises(PipelineError, match=f"(?s){message}"):
+        Watch(stream, "cpu").follow(lambda: sandbox.start(["sh", "-c", command], stderr=subprocess.STDOUT), 0)
+
+
 def drop_last_package(text: str) -> str:
     """A stale lock, which lacks a package of the workspace."""
     return text[: text.rindex("[[package]]")]
@@ -118,7 +163,10 @@ def test_a_stale_lock_fails_a_release_and_is_recorded_elsewhere(built, stand_in,
     stand_in.create(repository)
     stand_in.add_commit(repository, "forget the lock", {"Cargo.lock": drop_last_package})
     stale = dataclasses.replace(build, source=source_of(repository, tmp_path, kind="branch"))
-    with pytest.raises(PipelineError, match="crates could not be fetched.*Cargo.lock does not fit"):
+    with pytest.raises(
+        PipelineError,
+        match="could not be fetched: error: cannot update the lock.*Cargo.lock does not fit.*report it upstream",
+    ):
         cargo_build.make(stale, tmp_path / "always.log")
     artifact = cargo_build.make(dataclasses.replace(stale, locked="prefer"), tmp_path / "prefer.log")
     assert not artifact.locked

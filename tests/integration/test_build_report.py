@@ -6,10 +6,6 @@ Real cargo, upstream's stand-in without a GPU; a real run of Ansible prints the 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -144,40 +140,3 @@ def test_a_broken_crate_is_named_and_old_logs_are_deleted_although_the_build_fai
     assert "pub fn pixels() -> u32 { missing() }" in message
     times = sorted({path.name.split("-")[-1].split(".")[0] for path in log.parent.glob("cpu-0*")})
     assert times == [f"20261121T{builder.hour - 1}0000Z", f"20261121T{builder.hour}0000Z"]
-
-
-BUILT = """#!/usr/bin/python
-from ansible.module_utils.basic import AnsibleModule
-module = AnsibleModule({})
-module.warn("ada: the compile cache had only 12 of 600 Rust")
-module.exit_json(
-    changed=True, report="/srv/builder/log/ada.html",
-    step={"name": "build", "flavour": "ada", "result": "compiled", "where": "/srv/builder/artifacts/ada"},
-)
-"""
-FAILED = """#!/usr/bin/python
-from ansible.module_utils.basic import AnsibleModule
-message = "the build failed: mistralrs-cli 0.9.2: nvcc does not run\\n    error: failed to run\\n"
-AnsibleModule({}).fail_json(log="/srv/builder/log/cpu.log", msg=message)
-"""
-
-
-def test_the_summary_ends_with_report_log_and_warnings(tmp_path: Path) -> None:
-    """``built`` warns like a build; ``failed`` fails with the result of a failed build."""
-    (tmp_path / "built.py").write_text(BUILT)
-    (tmp_path / "failed.py").write_text(FAILED)
-    play = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"built": {}}, {"failed": {}}]}]
-    (tmp_path / "play.yml").write_text(json.dumps(play))
-    environment = os.environ | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_LIBRARY": str(tmp_path)}
-    words = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "play.yml"]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stdout + done.stderr
-    _, _, summary = done.stdout.partition("step    flavour")
-    assert summary.splitlines()[1].startswith("build   ada ")
-    assert summary.splitlines()[2].endswith("failed: the build failed: mistralrs-cli 0.9.2: nvcc does not run")
-    assert summary.splitlines()[3:7] == [
-        "  build ada: /srv/builder/artifacts/ada",
-        "  build ada report: /srv/builder/log/ada.html",
-        "  log: /srv/builder/log/cpu.log",
-        "  warning: ada: the compile cache had only 12 of 600 Rust",
-    ]

@@ -8,11 +8,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,9 @@ def built(tmp_path_factory: pytest.TempPathFactory, keys: tuple[Key, Key]) -> tu
         ),
         "ampere": channel.package("0.9.2", "ampere", script="echo mistralrs 0.9.2 for ampere"),
         "blackwell": channel.package("0.9.2", "blackwell", script="echo mistralrs 0.9.2 for blackwell"),
+        "before": channel.package("0.9.0", before=True),
+        "chooser": channel.chooser(),
+        "greedy": channel.chooser(2, "Requires: mistralrs-blackwell"),
         "humble": channel.package("0.9.3", "blackwell", priority="1"),
         "stranger": channel.package("0.9.3", key=keys[1]),
         "stray": channel.package("0.9.4", post=stray),
@@ -206,6 +211,28 @@ def test_several_flavours_work_one_by_one_and_side_by_side(
     assert together == [every, ["blackwell"], ["blackwell"], ["ada"], ["ada", "ampere"]]
 
 
+@on_every_client
+def test_the_name_mistralrs_is_a_package_and_chooses_no_flavour(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
+) -> None:
+    """The first flavour is upgraded from a package that owned the command's link: rpm removes it with that package."""
+    channel.publish(*(packages[name] for name in ("before", "new", "blackwell", "chooser")))
+    flavours = (packages["new"], packages["blackwell"])
+    proof = prove(dataclasses.replace(order, packages=flavours, previous=(packages["before"],)))
+    assert proof.versions == ("mistralrs 0.9.2", "mistralrs 0.9.2 for blackwell")
+    transcript = Path(order.transcript).read_text()
+    assert "install mistralrs-ada-0.9.0-1.fc43.x86_64 mistralrs\n" in transcript
+    assert "sudo dnf install mistralrs-blackwell    # NVIDIA RTX 50 (compute capability 12.0" in transcript
+
+
+def test_a_package_mistralrs_that_brings_a_flavour_along_fails(
+    channel: Channel, order: ProofOrder, packages: dict[str, Package]
+) -> None:
+    channel.publish(packages["new"], packages["blackwell"], packages["greedy"])
+    error = failure(order)
+    assert "dnf install mistralrs installed mistralrs-blackwell, which nobody asked for" in error.what
+
+
 def test_a_command_that_is_not_the_newest_generations_fails(
     channel: Channel, order: ProofOrder, packages: dict[str, Package]
 ) -> None:
@@ -282,10 +309,13 @@ def test_metadata_changed_after_signing_fails(
 def test_metadata_signed_by_a_stranger_fails(
     channel: Channel, order: ProofOrder, packages: dict[str, Package], keys: tuple[Key, Key]
 ) -> None:
+    """Though the client has Fedora's skip_if_unavailable=True."""
     channel.publish(packages["new"], key=keys[1])
     error = failure(order)
     assert "failed to makecache" in error.what
     assert "signature" in error.what.lower()
+    assert error.remedy.startswith("The metadata is not signed by a key that the site offers")
+    assert "Ignoring repositories" not in Path(order.transcript).read_text()
 
 
 @on_every_client
@@ -527,9 +557,20 @@ def test_the_module_proves_and_changes_nothing(
     assert not Path(order.transcript).exists()
     assert "would makecache, provide, install mistralrs-ada" in planned["step"]["result"]
 
-    proven = run_module("client_proof", options)
+    # Another run proves meanwhile: it writes the transcript, and its server or any other program has the port.
+    stopped(channel.site.state_dir)
+    with (
+        closing(Transcript(Path(order.transcript))) as theirs,
+        socket.create_server(("127.0.0.1", channel.site.port)),
+    ):
+        theirs.write("theirs")
+        proven = run_module("client_proof", options | {"serve": str(channel.site.root)})
     assert (proven["changed"], proven["versions"]) == (False, ["mistralrs 0.9.2"])
+    assert Path(order.transcript).read_text() == "theirs"
+    assert proven["transcript"] == proven["step"]["where"] == order.transcript.replace(".log", "-2.log")
+    assert "mistralrs 0.9.2" in Path(proven["transcript"]).read_text()
     assert proven["step"]["flavour"] == "ada"
+    started(channel.site)
     assert proven["step"]["result"].startswith("installed, run and removed by dnf")
 
     failed = run_module("client_proof", options | {"expect": "mistralrs 1"})
@@ -544,3 +585,22 @@ def test_the_transcript_belongs_to_the_owner_of_its_folder(tmp_path):
     Transcript(tmp_path / "signer" / "log" / "client.log").close()
     made = [tmp_path / "signer", tmp_path / "signer/log", tmp_path / "signer/log/client.log"]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(12345, 12345)}
+
+
+def test_a_transcript_that_a_killed_run_left_is_taken_again(tmp_path: Path) -> None:
+    name = tmp_path / "client.log"
+    program = "import sys, time; from pathlib import Path; from pipeline.prove.transcript import Transcript"
+    program += f"; t = Transcript(Path({str(name)!r})); t.write('killed'); print(t.path, flush=True); time.sleep(60)"
+    other = subprocess.Popen(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(PROJECT / "module_utils")},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout
+    assert other.stdout.readline().strip() == str(name)
+    with closing(Transcript(name)) as second, closing(Transcript(name)) as third:
+        assert [second.path.name, third.path.name] == ["client-2.log", "client-3.log"]
+    other.kill()
+    other.communicate()
+    with closing(Transcript(name)) as again:
+        assert again.path == name
+    assert name.read_text() == ""

@@ -54,7 +54,7 @@ class Role:
         done = subprocess.run(
             [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, playbook, *words],
             cwd=self.project,
-            env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
+            env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_STDOUT_CALLBACK": "default"},
             capture_output=True,
             text=True,
             check=False,

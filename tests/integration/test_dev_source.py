@@ -47,14 +47,14 @@ class Developer:
     def resolve(self, source: Path | None = None, **options):
         return resolve_local(
             DevRequest(source=str(source or self.clone), **options), self.url, self.folder / "mirror.git",
-            checkout.known(self.builder), self.folder / "packs",
+            checkout.known(self.builder, self.folder / "lock"), self.folder / "packs",
         )  # fmt: skip
 
     def build(self, found) -> Path:
         """The builder's part: receive the pack and move the checkout."""
         if found.pack:
             checkout.receive(self.builder, found.source.commit, found.pack)
-        checkout.move(self.builder, found.source, "mistralrs-cli")
+        checkout.move(self.builder, found.source)
         return self.builder
 
 
@@ -66,9 +66,7 @@ def developer(tmp_path, stand_in):
 @pytest.fixture
 def warm(developer):
     """A developer whose builder has upstream's newest commit."""
-    checkout.move(
-        developer.builder, resolve(developer.url, developer.folder / "mirror.git", kind="branch"), "mistralrs-cli"
-    )
+    checkout.move(developer.builder, resolve(developer.url, developer.folder / "mirror.git", kind="branch"))
     return developer
 
 
@@ -99,7 +97,7 @@ def test_an_empty_builder_gets_one_commit_and_then_follows_upstream(developer, s
     assert git("rev-list", "--count", "HEAD", repository=tree).strip() == "1"
     assert git("fsck", "--connectivity-only", repository=tree) is not None
     stand_in.release(developer.upstream, "0.9.3")
-    checkout.move(tree, resolve(developer.url, developer.folder / "mirror.git", kind="tag"), "mistralrs-cli")
+    checkout.move(tree, resolve(developer.url, developer.folder / "mirror.git", kind="tag"))
     assert int(git("rev-list", "--count", "HEAD", repository=tree)) > 9
     git("gc", "--quiet", "--prune=now", repository=tree)
     assert git("status", "--porcelain", repository=tree) == ""
@@ -337,6 +335,17 @@ def test_an_invalid_ref_is_refused(warm, options, message):
     assert state(warm.clone, warm.builder) == before
 
 
+def test_a_tag_and_a_branch_of_one_name_are_ambiguous(warm):
+    git("tag", "fix", "master~1", repository=warm.clone)
+    git("branch", "fix/1", "master", repository=warm.clone)
+    assert warm.resolve(ref="fix").source.ref == "fix"
+    git("branch", "--move", "fix/1", "fix", repository=warm.clone)
+    with pytest.raises(PipelineError, match="fix is a tag of commit .*, and a branch at .* to refs/heads/fix or refs/"):
+        warm.resolve(ref="fix")
+    branch, tag = (warm.resolve(ref=f"refs/{kind}/fix").source.commit for kind in ("heads", "tags"))
+    assert [branch, tag] == git("rev-parse", "master", "master~1", repository=warm.clone).split()
+
+
 @pytest.mark.parametrize("below", [".", "none", "clone/mistralrs-core"])
 def test_a_source_that_is_not_the_top_of_a_repository_is_refused(warm, below):
     """A folder below a checkout is ambiguous."""
@@ -401,7 +410,7 @@ def test_a_commit_of_upstream_is_found_by_its_id_or_a_prefix(developer):
         source, branches = resolve_commit(developer.url, mirror, id_)
         assert (source.commit, source.kind, branches) == (commit, "commit", ["master"])
         assert source.rpm_version.startswith("0.9.0^")
-    checkout.move(developer.builder, source, "mistralrs-cli")
+    checkout.move(developer.builder, source)
     assert checkout.current_commit(developer.builder) == commit
 
 
@@ -415,7 +424,7 @@ def test_a_commit_of_a_branch_is_fetched_even_if_the_server_serves_no_commit_by_
     os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.version", "GIT_CONFIG_VALUE_0": "0"}
     try:
         source, branches = resolve_commit(developer.url, developer.folder / "mirror.git", commit)
-        checkout.move(developer.builder, source, "mistralrs-cli")
+        checkout.move(developer.builder, source)
     finally:
         for name in ("COUNT", "KEY_0", "VALUE_0"):
             del os.environ[f"GIT_CONFIG_{name}"]
@@ -440,7 +449,7 @@ def test_a_commit_on_no_branch_requires_its_full_id(developer, stand_in):
 
 def test_a_damaged_or_incomplete_pack_changes_nothing(warm):
     found = warm.resolve()
-    before = checkout.current_commit(warm.builder), checkout.known(warm.builder)
+    before = checkout.current_commit(warm.builder), checkout.known(warm.builder, warm.folder / "lock")
     whole = found.pack.read_bytes()
     found.pack.write_bytes(whole[:-30])
     with pytest.raises(PipelineError, match="cannot be read"):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.hosts import loopback_site
-from pipeline.hosts.loopback_site import Site, started, stopped
+from pipeline.hosts.loopback_site import Site, served, started, stopped
 from support import PROJECT
 from support.ports import free_port
 
@@ -116,6 +116,24 @@ def test_another_folder_on_the_same_port_replaces_the_server(site: Site, tmp_pat
     assert started(other)
     assert get(other, "hello")[2] == "hello"
     assert not started(other)
+
+
+def test_a_server_for_one_proof_outlives_another_run_and_the_operators_own(site: Site) -> None:
+    """Two releases at once, beside make serve: each ends when it likes."""
+
+    def page(url: str) -> str:
+        with urllib.request.urlopen(f"{url}/fedora/43/x86_64/mirrorlist", timeout=5) as answer:
+            return answer.read().decode()
+
+    started(site)
+    with served(site.root) as second:
+        with served(site.root) as first:
+            assert len({site.url, first, second}) == 3
+            stopped(site.state_dir)
+            assert page(first) == "mirrorlist"
+        assert page(second) == "mirrorlist"
+    with pytest.raises(urllib.error.URLError):
+        page(second)
 
 
 def test_a_stale_pid_file_is_ignored(site: Site) -> None:

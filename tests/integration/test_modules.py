@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pipeline.base.records import Flavour
 from pipeline.source.upstream import resolve
+from support.commits import pointer
 from support.signer_site import COMMIT, STABLE, Site
 
 CPU = Flavour("cpu", "any x86-64", published=False).to_dict()
@@ -53,6 +56,27 @@ def test_builder_check_returns_all_findings_when_it_fails(run_module, source, tm
     assert "disk space: found" in result["msg"]
     assert "target CPU: found -C target-cpu=native" in result["msg"]
     assert {f["check"] for f in result["findings"] if not f["fits"]} == {"disk space", "target CPU"}
+
+
+def test_builder_check_refuses_a_commit_that_no_build_of_it_can_be_whole(run_module, upstream, stand_in, tmp_path):
+    """Git LFS keeps a template elsewhere, and the lock lacks a package of the workspace."""
+
+    def drop_last_package(text: str) -> str:
+        return text[: text.rindex("[[package]]")]
+
+    files = {"Cargo.lock": drop_last_package, "chat_templates/default.json": pointer()}
+    stand_in.add_commit(upstream, "move a template", files)
+    stand_in.tag(upstream, "v0.9.9")
+    found = resolve(f"file://{upstream}", tmp_path / "mirror", kind="tag", version="0.9.9").to_dict()
+    arguments = {"root": str(tmp_path / "b"), "source": found, "flavour": CPU, "free_gib": 0.1, **PACKAGE, **SMALL}
+    result = run_module("builder_check", arguments)
+    assert result["failed"]
+    assert "Git LFS: found chat_templates/default.json, needed none that the build reads" in result["msg"]
+    assert "Cargo.lock: found it lacks mistralrs-vision, needed that of the manifests. Report it" in result["msg"]
+    # A channel of branches builds without the lock.
+    result = run_module("builder_check", arguments | {"locked": "prefer"})
+    assert {f["check"] for f in result["findings"] if not f["fits"]} == {"Git LFS"}
+    assert {f["check"] for f in result["findings"] if f["warning"]} >= {"Cargo.lock"}
 
 
 @pytest.mark.parametrize(
@@ -132,6 +156,47 @@ def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
     assert [row["path"] for row in compared["present"]] == [package.filename]
     moved = run_module("repository_packages", {**wanted, "source": {**source, "commit": "f" * 40}})
     assert "tag v0.9.2 moved" in moved["msg"]
+    # Upstream deleted the tag of the published release: 0.9.1 is its newest one.
+    older = {**source, "version": "0.9.1", "rpm_version": "0.9.1", "ref": "v0.9.1", "commit": "f" * 40}
+    lost = run_module("repository_packages", {**wanted, "source": older, "releases": ["0.9.1"]})
+    assert "upstream lost the tag of 0.9.2" in lost["msg"]
+    asked = run_module("repository_packages", {**wanted, "source": older, "asked": True})
+    assert [row["name"] for row in asked["missing"]] == ["ada"]
+    assert "0.9.1-1.fc43.x86_64 sorts below mistralrs-ada-0.9.2-1.fc43" in str(asked["warnings"])
+
+
+def test_too_little_room_on_the_repo_host_is_found_before_the_build(run_module, tmp_path, flavours):
+    """By the size of the last package, in one question to the agent; without a missing flavour nobody asks it."""
+    site = Site.make(tmp_path)
+    published = site.package()
+    site.publish(published)
+    config = json.loads((tmp_path / "publisher.json").read_text())
+    (tmp_path / "publisher.json").write_text(json.dumps(config | {"reserve_mib": 1 << 40}))
+    source = {"url": "https://example.org/up.git", "ref": "v0.9.3", "kind": "tag", "commit": "f" * 40, "commit_time": 1}
+    source |= {"version": "0.9.3", "rpm_version": "0.9.3"}
+    rows = {"flavours": list(flavours.values()), "flavour": "ada", "dist": ".fc43"}
+    wanted = repository_of(site) | {"source": source} | rows
+    before = sorted(path.name for path in site.root.rglob("*"))
+    refused = run_module("repository_packages", wanted)
+    assert refused["failed"]
+    assert "there is too little room for the release" in refused["msg"]
+    assert "room on the repo host: found 0 bytes, needed 16,777,216 bytes for mistralrs-ada" in refused["msg"]
+    assert "Free space on local: make prune" in refused["msg"]
+    assert "Nothing was built" in refused["msg"]
+    told = run_module("repository_packages", wanted | {"report_only": True})
+    assert [(row["check"], row["fits"]) for row in told["room"]] == [
+        ("room on the signer", True),
+        ("room on the repo host", False),
+    ]
+    assert told["sizes"] == {"mistralrs-ada": published.size}
+    assert sorted(path.name for path in site.root.rglob("*")) == before
+
+    # An agent that does not answer is found here too, but not by a run without a missing flavour.
+    wanted["repository"] |= {"agent": {"rsh": ["false"], "host": "gone"}}
+    refused = run_module("repository_packages", wanted)
+    assert "publisher agent: found talking to the repo host failed with status 1" in refused["msg"]
+    present = {"commit": COMMIT, "version": "0.9.2", "rpm_version": "0.9.2", "ref": "v0.9.2"}
+    assert run_module("repository_packages", wanted | {"source": source | present})["room"] == []
 
 
 def test_repository_snapshot_stages_publishes_and_undoes(run_module, tmp_path):
@@ -189,6 +254,45 @@ def test_repository_snapshot_stages_publishes_and_undoes(run_module, tmp_path):
     failed = run_module("repository_snapshot", repository_of(site) | {"state": "verified"})
     assert failed["failed"]
     assert any(new.filename in finding for finding in failed["findings"])
+
+
+def test_a_hold_stops_releases_and_nothing_else(run_module, tmp_path):
+    site = Site.make(tmp_path)
+    old, new = site.package("0.9.1"), site.package("0.9.2")
+    site.publish(old)
+    given = repository_of(site)
+    packages = {"packages": [new.to_dict()]}
+
+    def run(state: str, **arguments: object):
+        return run_module("repository_snapshot", given | {"state": state} | arguments)
+
+    def hold(state: str, *, check: bool = False, **arguments: object):
+        return run_module("release_hold", {"signer": given["signer"], "state": state} | arguments, check=check)
+
+    staged = run("staged", **packages)
+    assert hold("present")["msg"].startswith("a hold needs a reason")
+    planned = hold("present", check=True, reason="0.9.2 answers nonsense")
+    assert (planned["changed"], planned["held"]) == (True, True)
+    assert hold("respected")["changed"] is False
+    placed = hold("present", reason="0.9.2 answers nonsense")
+    assert placed["changed"]
+    assert not hold("present", reason="0.9.2 answers nonsense")["changed"]
+    before = site.served()
+    for refused in (
+        hold("respected"),
+        run("staged", **packages),
+        run("published", transaction=staged["transaction"], **packages),
+    ):
+        assert refused["held"] is True
+        assert f"by {placed['hold']['by']}: 0.9.2 answers nonsense" in refused["msg"]
+        assert "make resume" in refused["msg"]
+    assert site.served() == before
+    # A dry run publishes nothing, and shows what a release would do.
+    assert hold("respected", check=True)["changed"] is False
+    assert run("removed", names=[old.filename], yank=True, reason="bad")["removed"] == [old.filename]
+    assert hold("absent")["changed"]
+    assert not hold("absent")["changed"]
+    assert run("published", **packages)["added"] == [new.filename]
 
 
 def test_repository_snapshot_requires_the_options_of_a_state_and_an_agent(run_module, tmp_path):

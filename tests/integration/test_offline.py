@@ -392,7 +392,7 @@ def test_upstream_itself_comes_from_a_mirror_and_keeps_its_url(site, tmp_path, m
         monkeypatch.setenv(name, value)
     source = resolve("https://git.invalid/workspace", tmp_path / "upstream.git", kind="tag")
     assert source.url == "https://git.invalid/workspace"
-    assert checkout.move(tmp_path / "src", source, "app").commit == source.commit
+    assert checkout.move(tmp_path / "src", source).commit == source.commit
 
 
 def test_the_module_refuses_malformed_mirrors(site, tmp_path, run_module, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -18,6 +19,7 @@ from pipeline.package import rpm
 from pipeline.package.handover import pack
 from pipeline.package.rpm import Packaging, read_package
 from support.handovers import build, hand_over, make_artifact
+from support.systems import CLIENTS, root_of
 
 COMMIT = "9e92262aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 SOURCE = Source("https://example.org/mistral.rs.git", "v0.8.0", "tag", COMMIT, 1_750_000_000, "0.8.0", "0.8.0")
@@ -54,12 +56,13 @@ def program(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def home(tmp_path, program, project) -> Path:
-    """A home as rpmdev-setuptree makes it, with only the three required files in SOURCES."""
+    """A home as rpmdev-setuptree makes it, with only the required files in SOURCES: the binaries and two texts."""
     tree = tmp_path / "home/rpmbuild"
     for name in ("BUILD", "RPMS", "SOURCES", "SPECS", "SRPMS"):
         (tree / name).mkdir(parents=True)
     (tmp_path / "home/.rpmmacros").write_text("%_topdir %(echo $HOME)/rpmbuild\n")
-    shutil.copy(program, tree / "SOURCES")
+    for flavour in (ADA, BLACKWELL, CPU):
+        (tree / "SOURCES" / flavour.package_name).symlink_to(program)
     for name in (rpm.UNIT, rpm.EXAMPLE):
         shutil.copy(project / "rpm" / name, tree / "SOURCES")
     return tmp_path / "home"
@@ -104,14 +107,33 @@ def test_the_plain_command_needs_three_files(home, project):
     rpm = plain(home, project)
     assert sorted(query(rpm, "-l")) == [
         "/etc/mistralrs",
-        "/usr/bin/mistralrs",
         "/usr/bin/mistralrs-ada",
         "/usr/lib/systemd/system/mistralrs-ada@.service",
-        "/usr/lib/systemd/system/mistralrs@.service",
         "/usr/lib/sysusers.d/mistralrs-ada.conf",
         "/usr/share/mistralrs-ada",
         "/usr/share/mistralrs-ada/mistralrs@.conf.example",
     ]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_commands_of_the_documents_work_as_they_stand(tmp_path, program, project, client):
+    """Pasted into a shell with an empty home, by this system's rpmbuild and by that of Fedora's generation."""
+    checkout, home = tmp_path / "checkout", tmp_path / "home"
+    shutil.copytree(project / "rpm", checkout / "rpm")
+    (checkout / "artifacts").mkdir()
+    shutil.copy(program, checkout / "artifacts/mistralrs-ada")
+    home.mkdir()
+    text = (project / "docs/operate.md").read_text()
+    section = text.partition("### Package a binary by hand\n")[2].partition("\n## ")[0]
+    (commands,) = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    inside = ["bwrap", "--ro-bind", root_of(client), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
+              "--tmpfs", "/var/tmp", "--bind", tmp_path, "/mnt", "--chdir", "/mnt/checkout"]  # fmt: skip
+    sh(*inside, "bash", "-euc", commands, HOME="/mnt/home")
+    (made,) = (home / "rpmbuild/RPMS").rglob("*.rpm")
+    assert query(made, "--qf", "%{NAME} %{VERSION}\n") == ["mistralrs-ada 0.8.0"]
+    assert sha256_file(unpack(made, tmp_path / "files") / "usr/bin/mistralrs-ada") == sha256_file(program)
+    header = (project / "rpm/mistralrs.spec").read_text().replace("\n#   ", "\n")
+    assert commands in header, "the head of the spec shows other commands"
 
 
 def test_without_a_version_the_spec_names_the_missing_define(home, project):
@@ -168,7 +190,9 @@ def test_libraries_of_the_driver_and_nccl_are_recommended_not_required(tmp_path,
         sh("gcc", "-shared", f"-Wl,-soname,{soname}", "-o", tmp_path / soname, tmp_path / "empty.c")
         stubs.append(tmp_path / soname)
     (tmp_path / "main.c").write_text("int main(void) { return 0; }\n")
-    sh("gcc", "-Wl,--no-as-needed", "-o", home / "rpmbuild/SOURCES/mistralrs", tmp_path / "main.c", *stubs)
+    binary = home / "rpmbuild/SOURCES/mistralrs-ada"
+    binary.unlink()
+    sh("gcc", "-Wl,--no-as-needed", "-o", binary, tmp_path / "main.c", *stubs)
     rpm = plain(home, project)
     requires = query(rpm, "--requires")
     assert "libcudart.so.13()(64bit)" in requires
@@ -234,12 +258,12 @@ def test_two_builds_give_the_same_bytes(tmp_path, program, project):
 
 
 def test_flavours_conflict_on_no_file(tmp_path, program, project):
-    """Both own a folder and the links of update-alternatives, which are ghosts."""
+    """Both own a folder. Neither owns the links of update-alternatives: dnf would choose a flavour by them."""
     packages = [Path(build(packaging_for(tmp_path, program, project, f)).path) for f in (ADA, BLACKWELL)]
 
     def owned(rpm: Path) -> set[str]:
         lines = query(rpm, "--qf", "[%{FILENAMES} %{FILEFLAGS:fflags} %{FILEMODES:perms}\n]")
-        return {line.split()[0] for line in lines if " g " not in line and not line.endswith("x---")}
+        return {line.split()[0] for line in lines if not line.endswith("x---")}
 
     assert "/usr/bin/mistralrs-ada" in owned(packages[0])
     assert owned(packages[0]).isdisjoint(owned(packages[1]))
@@ -284,7 +308,7 @@ def test_the_unit_is_exposed_little(instance):
 def test_a_server_without_an_address_to_listen_on_does_not_start(instance, tmp_path, text, status):
     """Upstream would listen on every interface. The test runs the unit's check as systemd does."""
     (tmp_path / "mistralrs.toml").write_text(text)
-    (line,) = [row for row in instance.read_text().splitlines() if row.startswith("ExecStartPre=")]
+    (line,) = [row for row in instance.read_text().splitlines() if row.startswith("ExecStartPre=") and "no host" in row]
     command = line.removeprefix("ExecStartPre=").replace("%d", str(tmp_path)).replace("%i", "qwen").replace("$$", "$")
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == status
@@ -440,3 +464,85 @@ def test_a_file_that_is_no_package_is_named(tmp_path):
         read_package(path)
     assert caught.value.what.startswith("not a readable RPM package: error: ")
     assert caught.value.where == str(path)
+
+
+@pytest.fixture
+def named(instance, tmp_path) -> Path:
+    """The unit's check of its name as a program, in this test's folders. Arguments: the names of instance and unit."""
+    for folder in ("etc", "groups"):
+        (tmp_path / folder).mkdir()
+    lines = instance.read_text().replace("\\\n", " ").splitlines()
+    (line,) = [row for row in lines if row.startswith("ExecStartPre=") and "belongs" in row]
+    words = line.removeprefix("ExecStartPre=").removesuffix(" %i %n").replace("$$", "$").replace("%%", "%")
+    words = words.replace("/etc/systemd/system", str(tmp_path / "etc"))
+    words = words.replace("/sys/fs/cgroup/system.slice", str(tmp_path / "groups"))
+    (tmp_path / "named").write_text(f'#!/bin/sh\n{words} "$@"\n')
+    (tmp_path / "named").chmod(0o755)
+    return tmp_path / "named"
+
+
+def start(named: Path, unit: str = "mistralrs-ada@qwen.service") -> tuple[int, str]:
+    done = subprocess.run([named, "qwen", unit], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_systemctl_enables_a_second_flavour_under_a_name_and_the_unit_does_not_start(home, project, named, tmp_path):
+    """systemctl fails, and leaves the second flavour enabled: at the next boot both would start."""
+    root = tmp_path / "root"
+    units = root / "usr/lib/systemd/system"
+    units.mkdir(parents=True)
+    for flavour in ("ada", "blackwell"):
+        rpm = plain(home, project, "0.8.0", flavour)
+        files = unpack(rpm, tmp_path / f"files-{flavour}")
+        shutil.copy(files / f"usr/lib/systemd/system/mistralrs-{flavour}@.service", units)
+
+    def systemctl(*words: str) -> int:
+        argv = ["systemctl", f"--root={root}", *words]
+        return subprocess.run(argv, capture_output=True, text=True, check=False).returncode
+
+    def owner() -> None:
+        """The alias as the unit of ada sees it on the host."""
+        link = tmp_path / "etc/mistralrs@qwen.service"
+        link.unlink(missing_ok=True)
+        link.symlink_to(root / (root / "etc/systemd/system/mistralrs@qwen.service").readlink().relative_to("/"))
+
+    assert systemctl("enable", "mistralrs-blackwell@qwen") == 0
+    owner()
+    assert systemctl("enable", "mistralrs-ada@qwen") != 0
+    assert systemctl("is-enabled", "mistralrs-ada@qwen") == 0
+    assert start(named) == (
+        78,
+        (
+            "The name qwen belongs to mistralrs-blackwell, which is enabled under it. To give it to mistralrs-ada: "
+            "systemctl disable --now mistralrs-blackwell@qwen && systemctl enable --now --force mistralrs-ada@qwen. "
+            "To leave it: systemctl disable mistralrs-ada@qwen\n"
+        ),
+    )
+    assert systemctl("disable", "mistralrs-blackwell@qwen") == 0
+    assert systemctl("enable", "--force", "mistralrs-ada@qwen") == 0
+    owner()
+    assert start(named) == (0, "")
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    assert [path.name for path in wants.iterdir()] == ["mistralrs-ada@qwen.service"]
+
+
+@pytest.mark.parametrize(
+    ("running", "unit", "stop"),
+    [
+        ("mistralrs-blackwell@qwen", "mistralrs-ada@qwen", True),
+        ("mistralrs@qwen", "mistralrs-ada@qwen", True),
+        ("mistralrs-ada@qwen", "mistralrs@qwen", True),
+        ("mistralrs-ada@qwen", "mistralrs-ada@qwen", False),  # its own
+        ("mistralrs-blackwell@large", "mistralrs-ada@qwen", False),
+    ],
+)
+def test_a_name_that_another_unit_serves_is_in_use(named, tmp_path, running, unit, stop):
+    template = running.partition("@")[0].replace("-", r"\x2d")
+    (tmp_path / f"groups/system-{template}.slice/{running}.service").mkdir(parents=True)
+    said = f"The name qwen is in use: {running}.service runs. Stop it first: systemctl stop {running}.service\n"
+    assert start(named, f"{unit}.service") == ((78, said) if stop else (0, ""))
+
+
+def test_an_alias_whose_package_is_gone_owns_nothing(named, tmp_path):
+    (tmp_path / "etc/mistralrs@qwen.service").symlink_to("/usr/lib/systemd/system/mistralrs-blackwell@.service")
+    assert start(named) == (0, "")

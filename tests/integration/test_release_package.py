@@ -16,7 +16,7 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Package, sha256_file
 from pipeline.channel.reader import Repository
-from pipeline.channel.release_package import ChannelHead, Contents, decide, provide
+from pipeline.channel.release_package import NAMES, ChannelHead, Contents, decide, provide
 from pipeline.channel.repo_file import ChannelRow
 from pipeline.channel.signatures import check_head, head_signer, signed_by
 from pipeline.package.rpm import read_package
@@ -24,7 +24,7 @@ from pipeline.sign.keyring import parse_keys
 from pipeline.sign.rotation import introduce
 from pipeline.sign.trust import list_public_keys, read_certificates
 from support import PROJECT
-from support.rotation_site import CHANNELS, Operator
+from support.rotation_site import CHANNELS, FLAVOURS, Operator
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def unpacked(rpm: Path | str, folder: Path) -> Path:
 
 def test_the_package_holds_the_repo_files_and_every_trusted_key(operator: Operator, tmp_path: Path) -> None:
     operator.introduce()
-    (name,) = operator.names()
-    assert name == "mistralrs-release-43-1.noarch.rpm"
+    chooser, name = operator.every_name()
+    assert (chooser, name) == ("mistralrs-43-1.noarch.rpm", "mistralrs-release-43-1.noarch.rpm")
     rpm = operator.web.root / CHANNELS["stable"]["path"] / "Packages" / name
     files = unpacked(rpm, tmp_path / "files")
     key = files / "etc/pki/rpm-gpg/RPM-GPG-KEY-mistralrs"
@@ -83,13 +83,13 @@ def test_the_package_holds_the_repo_files_and_every_trusted_key(operator: Operat
 
 
 def test_the_same_inputs_give_the_same_bytes(operator: Operator, tmp_path: Path) -> None:
-    first = provide(operator.request()).package
+    first = provide(operator.request()).packages
     other = dataclasses.replace(
         operator.request(), signer=dataclasses.replace(operator.signer, root=tmp_path / "elsewhere")
     )
-    assert (second := provide(other).package).path != first.path
-    assert second.sha256 == first.sha256
-    assert sha256_file(Path(first.path)) == first.sha256
+    for one, same in zip(first, provide(other).packages, strict=True):
+        assert same.path != one.path
+        assert same.sha256 == one.sha256 == sha256_file(Path(one.path))
 
 
 def test_the_plain_commands_build_it(operator: Operator, tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_the_plain_commands_build_it(operator: Operator, tmp_path: Path) -> None
         (sources / name).write_text(text)
     words = ("rpmbuild", "-bb", PROJECT / "rpm/mistralrs-release.spec", "--define", f"_topdir {tmp_path}/rpmbuild")
     sh(*words, "--define", "mistralrs_fedora 43")
-    (rpm,) = (tmp_path / "rpmbuild/RPMS").rglob("*.rpm")
-    assert read_package(rpm).nevra == "mistralrs-release-43-1.noarch"
+    made = sorted((tmp_path / "rpmbuild/RPMS").rglob("*.rpm"))
+    assert [read_package(rpm).nevra for rpm in made] == ["mistralrs-43-1.noarch", "mistralrs-release-43-1.noarch"]
     # The spec refuses a .repo file without signature checks.
     (sources / "mistralrs.repo").write_text("[mistralrs]\nbaseurl=http://x\n")
     with pytest.raises(AssertionError):
@@ -110,8 +110,8 @@ def test_the_plain_commands_build_it(operator: Operator, tmp_path: Path) -> None
 def test_rpmlint_finds_nothing(operator: Operator) -> None:
     if not shutil.which("rpmlint"):
         pytest.skip("rpmlint is not installed")
-    package = provide(operator.request()).package
-    assert "0 errors, 0 warnings" in sh("rpmlint", "-c", PROJECT / "rpm/rpmlint.toml", package.path)
+    for package in provide(operator.request()).packages:
+        assert "0 errors, 0 warnings" in sh("rpmlint", "-c", PROJECT / "rpm/rpmlint.toml", package.path)
 
 
 # The decision to build a new package.
@@ -127,12 +127,18 @@ WANTED = Contents(
 SAME, OTHER = WANTED.digest, "0" * 64
 
 
-def release(number: int, fedora: str = "43") -> Package:
-    return Package("mistralrs-release", fedora, str(number), "noarch", "", "x", "", 1)
+def release(number: int, fedora: str = "43", name: str = NAMES[0]) -> Package:
+    return Package(name, fedora, str(number), "noarch", "", "x", "", 1)
 
 
-def seen(name: str, *packages: tuple[int, str], signer: str = "K", yanked: tuple[str, ...] = ()) -> ChannelHead:
-    return ChannelHead(name, "head", signer, tuple((release(number), digest) for number, digest in packages), yanked)
+def seen(
+    name: str, *packages: tuple[int, str], signer: str = "K", yanked: tuple[str, ...] = (), names: str = "both"
+) -> ChannelHead:
+    """A head with both packages of each number, or only with mistralrs-release."""
+    found = [(release(number, name=each), digest) for number, digest in packages for each in NAMES]
+    return ChannelHead(
+        name, "head", signer, tuple(row for row in found if names == "both" or row[0].name == names), yanked
+    )
 
 
 NONE = ChannelHead("stable"), ChannelHead("unstable")
@@ -148,6 +154,18 @@ NONE = ChannelHead("stable"), ChannelHead("unstable")
         ((seen("stable", (1, SAME), (2, OTHER)), seen("unstable", (2, OTHER))), True, "3", "stable unstable"),
         ((seen("stable", (9, OTHER), (10, OTHER)), seen("unstable")), True, "11", "stable unstable"),
         ((seen("stable", (1, SAME), signer="old"), seen("unstable", (1, SAME))), True, "2", "stable unstable"),
+        # As published before there was a package mistralrs, or after one was removed alone.
+        ((seen("stable", (1, OTHER), names=NAMES[0]), seen("unstable")), True, "2", "stable unstable"),
+        ((seen("stable", (1, SAME), names=NAMES[0]), seen("unstable", (1, SAME))), False, "1", "stable"),
+        (
+            (
+                seen("stable", (1, SAME), names=NAMES[0], yanked=("mistralrs-43-1.noarch.rpm",)),
+                seen("unstable", (1, SAME)),
+            ),
+            True,
+            "2",
+            "stable unstable",
+        ),
         (
             (seen("stable", yanked=("mistralrs-release-43-1.noarch.rpm",)), seen("unstable")),
             True,
@@ -179,6 +197,8 @@ def test_numbers_of_the_pool_and_packages_of_another_fedora_are_skipped() -> Non
         {"rows": (dataclasses.replace(WANTED.rows[0], metadata_expire="1h"), WANTED.rows[1])},
         {"keys": {"A": "a", "B": "b"}},
         {"spec": "other"},
+        {"program": "other"},
+        {"flavours": FLAVOURS[:1]},
     ],
 )
 def test_every_input_changes_the_digest(change: dict[str, object]) -> None:
@@ -202,7 +222,9 @@ def test_the_package_is_published_once_in_every_channel_and_again_for_a_new_key(
 
 def test_a_run_killed_halfway_is_finished_with_the_same_file(operator: Operator) -> None:
     planned = provide(operator.request())
-    operator.engine().publish([operator.sign(planned.package)], reason="killed after the first channel")
+    operator.engine().publish(
+        [operator.sign(package) for package in planned.packages], reason="killed after the first channel"
+    )
     shutil.rmtree(operator.folder / "signer")  # as on another host
     rest = operator.publish_release()
     assert (rest.built, rest.lacking) == (False, ("unstable",))
@@ -280,7 +302,11 @@ def test_the_signer_of_a_package_is_read_from_its_header_alone(
     operator, old, new = rotated
     subkeys = {key.fingerprint: key.subkey for key in parse_keys(list_public_keys(operator.public))}
     expected = {
-        old: ["mistralrs-ada-0.9.1-1.fc43.x86_64.rpm", "mistralrs-release-43-1.noarch.rpm"],
+        old: [
+            "mistralrs-43-1.noarch.rpm",
+            "mistralrs-ada-0.9.1-1.fc43.x86_64.rpm",
+            "mistralrs-release-43-1.noarch.rpm",
+        ],
         new: ["mistralrs-ada-0.9.2-1.fc43.x86_64.rpm"],
     }
     for channel in (operator.channel(), Repository(over_http, operator.public)):
@@ -356,13 +382,14 @@ def test_the_module_builds_the_package_if_needed(run_module, operator: Operator)
         "fedora": "43",
         "signer": signer,
         "spec_folder": str(request.spec_folder),
+        "flavours": [flavour.to_dict() for flavour in FLAVOURS],
     }
     planned = run_module("release_package", arguments, check=True)
-    assert (planned["changed"], planned["needed"], planned["package"]["path"]) == (True, True, "")
+    assert (planned["changed"], planned["needed"], planned["packages"][0]["path"]) == (True, True, "")
     assert not root.exists()
     built = run_module("release_package", arguments)
     assert (built["changed"], built["channels"]) == (True, ["stable", "unstable"])
-    assert Path(built["package"]["path"]).is_file()
+    assert [Path(package["path"]).is_file() for package in built["packages"]] == [True, True]
     operator.publish_release()
     done = run_module("release_package", arguments)
     assert (done["changed"], done["needed"], done["channels"]) == (False, False, [])

@@ -25,7 +25,6 @@ from support.signer_site import make_package
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a throw-away client")
 
 REPO_PATH = "/etc/yum.repos.d/mistralrs.repo"
-DNF_CONF = "[main]\ngpgcheck=1\nskip_if_unavailable=0\nbest=1\nplugins=0\nreposdir=/etc/yum.repos.d\n"
 
 
 class SiteHistory:
@@ -137,7 +136,6 @@ class User:
     def __init__(self, program: str, client: Client, history: SiteHistory) -> None:
         self.client, self.program, self.history = client, program, history
         self.cache = {"dnf": "dnf", "dnf5": "libdnf5"}[program]
-        client.write("/etc/dnf/dnf.conf", DNF_CONF)
 
     def take_key(self) -> None:
         """curl -o: the trusted keys that the site has now."""

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pipeline.base.environment import PROXIES
 from pipeline.base.errors import PipelineError
 from pipeline.hosts import site_certificate
 from pipeline.hosts.site_certificate import Validity, judge
@@ -59,7 +60,7 @@ def test_a_certificate_of_another_name_fails(serve, trusted, run_module):
     result = run_module("site_certificate", {"url": serve(*certificate(trusted, "rpm.lair.test"))})
     (finding,) = result["findings"]
     assert "does not verify: IP address mismatch, certificate is not valid for '127.0.0.1'" in finding["found"]
-    assert "journalctl -u mistralrs-certificate" in finding["remedy"]
+    assert "journalctl -u 'mistralrs-certificate*'" in finding["remedy"]
     assert not finding["fits"]
 
 
@@ -99,13 +100,15 @@ def test_an_expired_certificate_fails(serve, trusted, run_module):
     assert finding["found"] == "it does not verify: certificate has expired"
 
 
-def test_the_certificate_is_read_through_the_proxy_of_the_environment(tmp_path, monkeypatch, run_module):
+@pytest.mark.parametrize("spelling", ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
+def test_the_certificate_is_read_through_the_proxy_of_the_environment(tmp_path, monkeypatch, run_module, spelling):
     site = Site(tmp_path)
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", site.environment["SSL_CERT_FILE"])
-    monkeypatch.setenv("https_proxy", site.environment["https_proxy"])
+    monkeypatch.setenv(spelling, site.environment["https_proxy"])
     result = run_module("site_certificate", {"url": "https://api.cloudflare.com"})
     assert result["findings"][0]["found"] == "9 days of 9 days left, by stand-in"
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
     refused = run_module("site_certificate", {"url": "https://127.0.0.1:1"})
     assert "Connection refused" in refused["findings"][0]["found"]
 

@@ -9,11 +9,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pipeline.check import trials
+from pipeline.base.git import initialise
+from pipeline.base.records import Flavour, Source
+from pipeline.check import builder, commit, trials
 from pipeline.check.builder import is_mended
+from pipeline.check.compatibility import Compatibility, Cutlass
 from pipeline.check.trials import Trials
+from pipeline.source.manifest import look
+from pipeline.source.mirrors import cutlass_folder
 from pipeline.toolchain.cuda import Toolkit, Wheels, provide
 from pipeline.toolchain.layout import SYSTEM_PATH
+from pipeline.toolchain.rust import find_rust
+from support import commits
 
 PROJECT = Path(__file__).parents[2]
 PATH = ":".join(SYSTEM_PATH)
@@ -44,6 +51,73 @@ def test_a_gcc_that_nvcc_refuses_is_found_whatever_version_it_prints(toolkit: To
     reason = trials.compiles(toolkit.nvcc, "sm_89", f"{tmp_path}:{PATH}")
     assert "unsupported GNU version! gcc versions later than 15 are not supported" in reason
     assert not trials.check_compiles(reason, "12.2.0", "sm_89").fits
+
+
+def test_a_kernel_includes_the_headers_of_cutlass_that_upstream_includes(toolkit: Toolkit, tmp_path: Path) -> None:
+    """As with gcc 15 and CUTLASS 3.5: a header names a member that no class has."""
+    header = (
+        "template <class T> struct M {{ __host__ T {}() {{ return T(); }} T f() {{ M m; return m.set_slice(); }} }};\n"
+    )
+    text = '#include <cutlass/cutlass.h>\n  #  include "cute/tensor.hpp"\n// <cutlass/array.h>\n'
+    files = {"quant/kernels/moe.cu": text}
+    repository = tmp_path / "upstream.git"
+    included = commit.included(repository, commits.commit(repository, files))
+    assert included == {"cutlass/cutlass.h", "cute/tensor.hpp"}
+    assert commit.included(repository, commits.commit(repository, {"a.cu": "int x;\n"})) == set()
+    for name in ("cutlass/cutlass.h", "cutlass/array.h"):
+        file = tmp_path / "cutlass/include" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(header.format("set_slice") + "template struct M<int>;\n")
+    headers = trials.tried_headers(tmp_path / "cutlass", included)
+    assert headers == ["cutlass/cutlass.h"]
+    assert trials.compiles(toolkit.nvcc, "sm_89", PATH, tmp_path / "cutlass", headers) == ""
+    (tmp_path / "cutlass/include/cutlass/cutlass.h").write_text(header.format("other") + "template struct M<int>;\n")
+    reason = trials.compiles(toolkit.nvcc, "sm_89", PATH, tmp_path / "cutlass", headers)
+    assert "cutlass/cutlass.h" in reason
+    assert "set_slice" in reason
+    finding = trials.check_cutlass_compiles(reason, "12.2.0", "7" * 40)
+    assert not finding.fits
+    assert "another gcc (first on the build's PATH" in finding.remedy
+
+
+OLD = "7d49e6c7e2f8896c47f586706e67e1fb215529dc"
+
+
+@pytest.mark.parametrize(
+    ("capability", "gcc", "found"),
+    [
+        ("8.9", "15.3.0", {"gcc for CUTLASS": False}),
+        ("8.9", "14.2.0", {"gcc for CUTLASS": True, "nvcc with CUTLASS": False}),
+        ("7.5", "15.3.0", {}),
+    ],
+)
+def test_the_tags_own_build_scripts_name_the_cutlass_to_try(
+    capability: str, gcc: str, found: dict[str, bool], tmp_path: Path
+) -> None:
+    """As with upstream 0.8.23 and gcc 15. A commit that is here is tried too, unless the table refuses it."""
+    text = f'let compute_cap = b.get_compute_cap(); if compute_cap >= 80 {{ b.with_cutlass(Some("{OLD}")); }}'
+    files = {
+        "Cargo.toml": '[package]\nname = "tool"\nversion = "1.0.0"\n', "src/main.rs": "", "build.rs": text,
+        "kernels/moe.cu": "#include <cutlass/cutlass.h>\n",
+    }  # fmt: skip
+    repository, root = tmp_path / "upstream.git", tmp_path / "builder"
+    made = commits.commit(repository, files)
+    tree = look(repository, made, "tool", find_rust().bin / "cargo")
+    checkout = cutlass_folder(root / "cudaforge", OLD)
+    # Its HEAD is that commit: the rest of it does not matter.
+    initialise(checkout, bare=False)
+    (checkout / ".git/HEAD").write_text(f"{OLD}\n")
+    header = checkout / "include/cutlass/cutlass.h"
+    header.parent.mkdir(parents=True)
+    header.touch()
+    facts = Compatibility(cutlass=(Cutlass(OLD, 14, "a source"),))
+    source = Source("file:///none", "v1.0.0", "tag", made, 1, "1.0.0", "1.0.0")
+    flavour = Flavour("this", "a GPU", capability, "13.0", ("cuda",))
+    request = builder.BuildRequest(
+        root, repository, source, flavour, "tool", facts, "", 1, toolkit={"nvcc": "/nonexistent/nvcc"}
+    )
+    findings = builder.check_with_cutlass(request, tree, gcc, PATH, Trials(tmp_path / "trials.json"), [])
+    assert {finding.check: finding.fits for finding in findings} == found
 
 
 def test_a_broken_toolkit_is_found(toolkit: Toolkit, tmp_path: Path) -> None:

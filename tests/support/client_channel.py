@@ -6,6 +6,7 @@ the real spec with a shell script as the binary.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -15,9 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from pipeline.base.flavours import table
 from pipeline.base.records import Flavour, Package, sha256_file
+from pipeline.channel.release_package import PROGRAM
+from pipeline.channel.repo_file import ChannelRow
 from pipeline.hosts.loopback_site import Site
-from pipeline.sign.trust import CLIENT_KEYS, KEYS_NAME
+from pipeline.package.rpm import read_package
+from pipeline.sign.trust import KEYS_NAME
 
 from . import PROJECT
 
@@ -44,6 +49,15 @@ def sh(*argv: str | Path, env: dict[str, str] | None = None) -> str:
     )
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
+
+
+def with_ghosts(spec: str) -> str:
+    """The spec of packages that own the links of update-alternatives, as they did before."""
+    links = {"%{_bindir}/mistralrs": "%{binary}", "%{_unitdir}/mistralrs@.service": "%{unit}"}
+    made = "".join(f"ln -s {target} %{{buildroot}}{link}\n" for link, target in links.items())
+    before, _, files = spec.partition("%transfiletriggerpostun")
+    files = "%files\n" + "".join(f"%ghost {link}\n" for link in links) + files.partition("%files\n")[2]
+    return before.replace("\n%check\n", f"\n{made}\n%check\n", 1) + files
 
 
 @dataclass(frozen=True)
@@ -117,21 +131,25 @@ class Channel:
         post: str = "",
         script: str = "",
         priority: str = "",
+        before: bool = False,
     ) -> Package:
         """Build a package by the real spec, sign it, and add it to the pool; ``publish`` adds it to a snapshot.
 
         Its binary is the shell ``script``; ``post`` runs before the spec's own %post; ``priority`` ranks its command,
-        by default by its generation.
+        by default by its generation. ``before``: it owns the links of update-alternatives as ghosts, as packages did
+        before there was a package mistralrs.
         """
         work = self.work / f"build-{version}-{flavour}"
         (work / "SOURCES").mkdir(parents=True)
         for source in SOURCES.iterdir():
             shutil.copy(source, work / "SOURCES")
         script = f"#!/bin/sh\n{script or f'echo mistralrs {version}'}\n"
-        (work / "SOURCES/mistralrs").write_text(script)
+        (work / f"SOURCES/mistralrs-{flavour}").write_text(script)
         spec = (PROJECT / "rpm/mistralrs.spec").read_text()
         spec = spec.replace("\n%description", f"\n{REQUIRES}\n%description", 1)
-        (work / "p.spec").write_text(spec.replace("\n%post\n", f"\n%post\n{post}\n", 1))
+        (work / "p.spec").write_text(
+            (with_ghosts(spec) if before else spec).replace("\n%post\n", f"\n%post\n{post}\n", 1)
+        )
         defines = {
             "_topdir": work,
             "_rpmdir": work,
@@ -148,15 +166,33 @@ class Channel:
             *(f"--define={name} {value}" for name, value in defines.items()),
             work / "p.spec",
         )
-        (key or self.key).sign_package(work / "out.rpm")
-        name = f"mistralrs-{flavour}"
-        package = Package(
-            name, version, "1.fc43", "x86_64", "", f"{name}-{version}-1.fc43.x86_64.rpm",
-            sha256_file(work / "out.rpm"), (work / "out.rpm").stat().st_size,
-        )  # fmt: skip
+        return self.add(work / "out.rpm", key)
+
+    def chooser(self, number: int = 1, more: str = "") -> Package:
+        """Build the package mistralrs by the real spec, with ``more`` in its header; sign it and add it to the pool."""
+        work = self.work / f"build-chooser-{number}"
+        work.mkdir()
+        (work / KEYS_NAME).write_bytes(self.key.public.read_bytes())
+        shutil.copy(PROJECT / "rpm" / PROGRAM, work)
+        (work / "flavours").write_text(table(FLAVOURS))
+        repo = "gpgcheck=1\nrepo_gpgcheck=1\ngpgkey=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-mistralrs\n"
+        (work / "mistralrs.repo").write_text(repo)
+        spec = (PROJECT / "rpm/mistralrs-release.spec").read_text()
+        (work / "p.spec").write_text(
+            spec.replace("%description -n mistralrs\n", f"{more}\n%description -n mistralrs\n")
+        )
+        defines = dict.fromkeys(("_topdir", "_sourcedir", "_rpmdir"), work) | {"_dbpath": work / "db"}
+        defines |= {"mistralrs_fedora": 43, "mistralrs_release": number, "mistralrs_repos": "mistralrs.repo"}
+        sh("rpmbuild", "-bb", *(f"--define={name} {value}" for name, value in defines.items()), work / "p.spec")
+        return self.add(work / f"noarch/mistralrs-43-{number}.noarch.rpm")
+
+    def add(self, rpm: Path, key: Key | None = None) -> Package:
+        """Sign a package and move it to the pool."""
+        (key or self.key).sign_package(rpm)
+        package = read_package(rpm)
         (self.folder / "Packages").mkdir(parents=True, exist_ok=True)
-        shutil.move(work / "out.rpm", self.folder / "Packages" / package.filename)
-        return package
+        shutil.move(rpm, self.folder / "Packages" / package.filename)
+        return dataclasses.replace(package, path=package.filename)
 
     def stage(self, *packages: Package, key: Key | None = None) -> str:
         """Stage a snapshot with exactly these packages; returns its id. No mirrorlist names it yet."""
@@ -187,11 +223,8 @@ class Channel:
     def site_files(self) -> None:
         """Write the site's key and .repo file."""
         shutil.copy(self.key.public, self.site.root / KEYS_NAME)
-        self.repo_file.write_text(
-            "[mistralrs]\nname=mistral.rs\nenabled=1\n"
-            f"mirrorlist={self.site.url}/fedora/$releasever/$basearch/mirrorlist\n"
-            f"gpgcheck=1\nrepo_gpgcheck=1\ngpgkey=file://{CLIENT_KEYS}\nmetadata_expire=6h\n"
-        )
+        row = ChannelRow("stable", "fedora/$releasever/$basearch", self.repo_file.name)
+        self.repo_file.write_text(row.repo_file(self.site.url, enabled=True))
 
     def state(self) -> str:
         """A digest of every file and link below the site's root."""

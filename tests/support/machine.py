@@ -40,6 +40,11 @@ class Run:
         return found[1] if found else ""
 
     @property
+    def once(self) -> str:
+        """The output without a second table, which ends a long run."""
+        return "".join(re.split(r"^step +flavour +time +result$", self.output, flags=re.MULTILINE)[:2])
+
+    @property
     def message(self) -> str:
         """The output on one line, without Ansible's line folding."""
         return re.sub(r"\s+", " ", self.output)
@@ -89,9 +94,9 @@ class Pipeline:
         return self.root / "srv/rpm/fedora/43/x86_64"
 
     def published(self, channel: str = "") -> list[str]:
-        """The files of a channel's pool, without mistralrs-release."""
+        """The files of a channel's pool, without those that every channel has."""
         pool = self.channel / channel / "Packages"
-        return sorted(path.name for path in pool.glob("*") if not path.name.startswith("mistralrs-release-"))
+        return sorted(path.name for path in pool.glob("*") if not path.name.endswith(".noarch.rpm"))
 
     def state(self) -> str:
         """A digest of everything published and of the agent's journal, without its log and uploads."""

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.base.records import Package
+import yaml
+from pipeline.base.records import Flavour, Package
 from pipeline.channel.agent_client import AgentClient
 from pipeline.channel.engine import Engine
 from pipeline.channel.reader import Repository
@@ -35,6 +36,10 @@ CHANNELS = {
     "unstable": {"path": "fedora/43/x86_64/unstable", "repo": "mistralrs-unstable.repo", "metadata_expire": "1h"},
 }
 RELEASE = "mistralrs-release.rpm"
+FLAVOURS = tuple(
+    Flavour.from_dict(row)
+    for row in yaml.safe_load((PROJECT / "inventory/group_vars/all/flavours.yml").read_text())["flavours"]
+)
 
 
 def site_repo_file(channel: str, url: str) -> str:
@@ -96,6 +101,10 @@ class Operator:
             return keyring.signing_key()
 
     def names(self, channel: str = "stable") -> list[str]:
+        """The packages of a channel's head, without the package mistralrs, which travels with mistralrs-release."""
+        return [name for name in self.every_name(channel) if not name.startswith("mistralrs-4")]
+
+    def every_name(self, channel: str = "stable") -> list[str]:
         return [package.filename for package in self.channel(channel).read().packages]
 
     # The playbooks' steps.
@@ -122,18 +131,19 @@ class Operator:
             fedora="43",
             signer=self.signer,
             spec_folder=PROJECT / "rpm",
+            flavours=FLAVOURS,
             without=without,
         )
 
     def publish_release(self, without: str = "") -> Decision:
         """tasks/release_package.yml."""
         decision = provide(self.request(without))
-        package = self.sign(decision.package) if decision.built else decision.package
+        packages = [self.sign(package) if decision.built else package for package in decision.packages]
         for name in decision.lacking:
-            self.engine(name).publish([package], reason="release")
+            self.engine(name).publish(packages, reason="release")
         for name, names in decision.older.items() if without else ():
             self.engine(name).remove(list(names), reason="retired", yank=True)
-        shutil.copy(package.path, self.web.root / RELEASE)
+        shutil.copy(packages[0].path, self.web.root / RELEASE)
         return decision
 
     def introduce(self) -> Rotation:

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pipeline.channel.agent_client import AgentClient
 
 from .ports import free_port
-from .signer_site import AGENT, Site
+from .signer_site import AGENT
 
 # Everything that sshd allows by default stays allowed: the tests are about the key's own restrictions. AcceptEnv is
 # wider than in any distribution. HOME: the publishing account has no dot files; bash would read this account's.
@@ -41,6 +42,13 @@ AcceptEnv LANG LC_* GIT_* PYTHON* RSYNC_*
 Subsystem sftp internal-sftp
 SetEnv HOME={folder}
 """
+
+
+class Served(Protocol):
+    """A site, of which sshd needs the folder with its agent's configuration."""
+
+    @property
+    def folder(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,11 @@ class Ssh:
 
 
 @contextmanager
-def sshd(folder: Path, site: Site, *only: str) -> Iterator[Ssh]:
-    """Serve ``site`` by its agent; ``only`` are the channels that the key may access, by default all."""
+def sshd(folder: Path, site: Served, *only: str, more: str = "") -> Iterator[Ssh]:
+    """Serve ``site`` by its agent; ``only`` are the channels that the key may access, by default all.
+
+    ``more`` is added to sshd's configuration.
+    """
     folder.mkdir()
     for name in ("host_key", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
@@ -97,8 +108,8 @@ def sshd(folder: Path, site: Site, *only: str) -> Iterator[Ssh]:
     (folder / "authorized_keys").write_text(f'restrict,command="{shlex.join(command)}" {key}')
     (folder / "known_hosts").write_text(f"repo {(folder / 'host_key.pub').read_text()}")
     ssh = Ssh(folder, free_port())
-    (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=ssh.port))
-    with _privilege_separation(), (folder / "log").open("wb") as log:
+    (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=ssh.port) + more)
+    with privilege_separation(), (folder / "log").open("wb") as log:
         program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
         assert program, "sshd is missing: install openssh-server"
         server = subprocess.Popen([program, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
@@ -111,7 +122,7 @@ def sshd(folder: Path, site: Site, *only: str) -> Iterator[Ssh]:
 
 
 @contextmanager
-def _privilege_separation() -> Iterator[None]:
+def privilege_separation() -> Iterator[None]:
     """The empty folder that Debian's sshd requires and only its service creates.
 
     Concurrent tests share it under a lock of the folder itself, and the last one removes it. Its mode marks

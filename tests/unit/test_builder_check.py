@@ -8,7 +8,7 @@ import pytest
 from pipeline.base import findings
 from pipeline.base.errors import PipelineError
 from pipeline.base.findings import Finding
-from pipeline.build.limits import planned
+from pipeline.build.limits import Bound, planned
 from pipeline.check import builder
 from pipeline.check.builder import GIB
 
@@ -47,7 +47,7 @@ def memory(gib: int, *, jobs: int = 0, low_memory: bool = False, heavy: bool = T
     """The memory check of a host with 8 processors."""
     plan = planned(8, gib * GIB, cuda=True, jobs=jobs, low_memory=low_memory)
     lowest = planned(8, gib * GIB, cuda=True, low_memory=True)
-    return builder.check_memory(plan, gib * GIB, lowest, heavy=heavy)
+    return builder.check_memory(plan, Bound(gib * GIB), lowest, heavy=heavy)
 
 
 @pytest.mark.parametrize("gib", range(2, 65, 2))
@@ -69,10 +69,10 @@ def test_too_little_memory_names_the_variables_to_set():
 
 def test_memory_that_other_programs_hold_is_a_warning():
     plan = planned(8, 64 * GIB, cuda=True)
-    finding = builder.check_memory_free(plan, plan.memory - 1, heavy=True)
+    finding = builder.check_memory_free(plan, Bound(plan.memory - 1), heavy=True)
     assert (finding.fits, finding.warning) == (True, True)
-    assert not builder.check_memory_free(plan, plan.memory, heavy=True).warning
-    assert not builder.check_memory_free(plan, 0, heavy=False).warning
+    assert not builder.check_memory_free(plan, Bound(plan.memory), heavy=True).warning
+    assert not builder.check_memory_free(plan, Bound(0), heavy=False).warning
 
 
 WRONG = [

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from pipeline.base.errors import PipelineError
+from pipeline.base.lock import held
 from pipeline.base.records import Flavour, Parallel, Source
+from pipeline.build import cargo_build
 from pipeline.build.inputs import Build, build_argv, environment
 from pipeline.build.layers import Folders, sandbox
 from pipeline.source.mirrors import Mirrors
@@ -112,10 +116,30 @@ def test_each_trust_has_its_state_and_cargo_sees_the_same_paths_in_the_sandbox(c
     assert build_argv(build, locked=True)[build_argv(build, locked=True).index("--target-dir") + 1] == target
 
 
+@pytest.mark.parametrize(("protected", "place"), [(True, "/tmp"), (False, "/b/scratch")])
+def test_temporary_files_of_a_build_lie_below_its_root(protected, place):
+    folders = Folders(output=Path("/b/output"), scratch=Path("/b/scratch"))
+    build = dataclasses.replace(BUILD, protected=protected)
+    job = cargo_build._job(build, folders, None, locked=True)
+    assert job.environment["TMPDIR"] == job.scratch == place
+    if protected:
+        assert sandbox(build, folders, None).writable_places[Path(place)] == folders.scratch
+
+
 def test_each_switched_off_protection_is_named():
     assert BUILD.unprotected == ()
     off = dataclasses.replace(BUILD, protected=False, share_trust=True).unprotected
     assert [line.partition(":")[0] for line in off] == ["sandbox is none", "builder_share_trust is true"]
+
+
+def test_a_report_links_to_what_becomes_of_the_artifact():
+    url = "https://rpm.example.org/fedora/43/x86_64"
+    source = dataclasses.replace(SOURCE, rpm_version="0.9.2^20260822.1git")
+    assert dataclasses.replace(BUILD, source=source).published(url, "1.fc43") == {
+        "its package, once published": f"{url}/Packages/mistralrs-ada-0.9.2%5E20260822.1git-1.fc43.x86_64.rpm",
+        "the repository's head": f"{url}/mirrorlist",
+    }
+    assert BUILD.published() == dataclasses.replace(BUILD, incremental=True).published(url, "1") == {}
 
 
 @pytest.mark.parametrize("kind", ["branch", "commit"])
@@ -134,10 +158,9 @@ def test_the_sandbox_shows_nothing_of_the_root_but_what_a_build_needs(tmp_path):
 
     def shown(build: Build) -> tuple[set[str], set[str], set[str]]:
         made = sandbox(build, Folders(tmp_path / "output", tmp_path / "scratch"), cache)
-        below = [path for path in made.readable if path.is_relative_to(tmp_path)]
         return (
-            {path.name for path in [*below, *(place for place in made.places if place.is_relative_to(tmp_path))]},
-            {path.name for path in made.writable},
+            {place.name for place in made.places if place.is_relative_to(tmp_path)},
+            {place.name for place in made.writable_places if place.is_relative_to(tmp_path)},
             {layer.place.name for layer in made.layers},
         )
 
@@ -146,3 +169,20 @@ def test_the_sandbox_shows_nothing_of_the_root_but_what_a_build_needs(tmp_path):
     assert shown(tried) == ({"cargo", "toolchain", "src"}, set(), {"target", "sccache"})
     layers = sandbox(tried, Folders(tmp_path / "output", tmp_path / "scratch"), cache).layers
     assert all(layer.upper.is_relative_to(tmp_path / "try") for layer in layers)
+
+
+def test_a_build_that_another_run_made_meanwhile_is_not_made_again(tmp_path, monkeypatch):
+    """That run may be handing it over: its files stay."""
+    build = dataclasses.replace(BUILD, root=tmp_path)
+    theirs = object()
+    monkeypatch.setattr(cargo_build, "existing", lambda _: theirs)
+    monkeypatch.setattr(cargo_build, "verify_programs", lambda *_: pytest.fail("it builds"))
+    log = tmp_path / "log/ada.log"
+    with ThreadPoolExecutor() as pool:
+        with held(tmp_path / "lock"):
+            made = pool.submit(cargo_build.make, build, log)
+            while not log.exists() or "waiting for another build here" not in log.read_text():
+                assert not made.done()
+                time.sleep(0.01)
+        assert made.result(timeout=30) is theirs
+    assert "[ada] another run built it" in log.read_text()

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from pipeline.base.errors import PipelineError
-from pipeline.channel.clocks import TOLERANCE, ahead, check, require_present
+from pipeline.sign.clocks import TOLERANCE, ahead, check, require_present
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,31 @@ def test_cuda_against_the_tags_limit(facts, cuda, version, fits):
     assert compatibility.check_cuda_limit(cuda, version, facts.upstream_cuda).fits is fits
 
 
+OLD, NEW = "7d49e6c7e2f8896c47f586706e67e1fb215529dc", "7127592069c2fe01b041e174ba4345ef9b279671"
+
+
+@pytest.mark.parametrize(
+    ("gcc", "commits", "fits"),
+    [
+        ("15.3.0", [OLD], [False]),
+        ("15.3.0", [NEW, OLD], [False]),
+        ("14.2.0", [OLD], [True]),
+        ("12.2.0", [OLD], [True]),
+        ("15.3.0", [NEW], []),
+        ("15.3.0", [], []),
+        ("", [OLD], []),
+    ],
+)
+def test_gcc_against_the_cutlass_of_the_tag(facts, gcc, commits, fits):
+    """Seen: g++ 15.3 with nvcc 13.0 compiles the headers of v0.9.2's commit, and not those of v0.8.23's."""
+    findings = compatibility.check_cutlass(gcc, commits, facts.cutlass)
+    assert [finding.fits for finding in findings] == fits
+    if False in fits:
+        assert (findings[0].found, findings[0].needed) == (gcc, "<= 14")
+        assert "CUTLASS 7d49e6c7e2f8, which this version of upstream uses, takes gcc up to 14" in findings[0].remedy
+        assert "put an older one first on the build's PATH" in findings[0].remedy
+
+
 @pytest.mark.parametrize(
     ("capability", "cuda", "fits"),
     [

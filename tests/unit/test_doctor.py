@@ -56,6 +56,17 @@ def test_every_failed_check_is_in_one_message_and_in_the_file(tmp_path: Path):
     assert written["builders"][1]["findings"][1]["warning"] is True
 
 
+def test_a_verifier_without_root_keeps_a_release_from_working():
+    good, lost = ({"findings": [GOOD.to_dict()]}, {"message": "this account cannot become root on two. Run with -K"})
+    entries = [doctor.verifier_findings(name, answer) for name, answer in (("one", good), ("two", lost), ("three", {}))]
+    assert [entry.fits for entry in entries] == [True, False, False]
+    found = doctor.report(7, SOURCE, [GOOD], [], entries)
+    with pytest.raises(PipelineError, match="two: proof: found this account cannot become root on two. Run with -K"):
+        found.refuse("doctor.json")
+    with pytest.raises(PipelineError, match="three: proof: found no answer, needed root and a throw-away client"):
+        found.refuse("doctor.json")
+
+
 def test_a_builder_that_fails_the_ping_is_reported_with_its_message():
     (lost,) = doctor.builder_findings("two", {"failed": True, "msg": "Missing sudo password"}, {})
     assert (lost.findings[0].found, lost.findings[0].fits) == ("Missing sudo password", False)

@@ -114,7 +114,7 @@ def code_texts() -> str:
     files = [
         path for folder in folders for path in (PROJECT / folder).rglob("*") if path.suffix in {".py", ".yml", ".j2"}
     ]
-    files += [path for path in (PROJECT / "roles/publisher/files").rglob("*") if path.is_file() and not path.suffix]
+    files += [path for path in (PROJECT / "roles").glob("*/files/**/*") if path.is_file() and not path.suffix]
     text = "\n".join(path.read_text(errors="replace") for path in files)
     joined = re.sub(r'"\s*\n\s*f?"', "", text)
     folded = re.sub(r"(?<=\w)\n\s+(?=\w)", " ", joined).replace('\\"', '"')

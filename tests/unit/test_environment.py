@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
-from pipeline.base.environment import AUTHORITIES, HOME, PROXIES, SSH_AGENT, environment
+from ansible.plugins.loader import lookup_loader
+from pipeline.base.environment import (
+    AUTHORITIES,
+    HOME,
+    PROXIES,
+    SSH_AGENT,
+    Proxy,
+    environment,
+    proxies,
+    proxy_of,
+    reaching,
+)
+from pipeline.base.errors import PipelineError
 from pipeline.base.git import configured, mirrors
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -29,6 +42,7 @@ def test_the_caller_decides_only_what_is_listed():
         "TAR_OPTIONS": "--x", "LD_PRELOAD": "/x", "PYTHONPATH": "/x", "SSH_AUTH_SOCK": "/run/agent",
     }  # fmt: skip
     kept = dict.fromkeys(("PATH", "TMPDIR", *PROXIES, *AUTHORITIES), "kept")
+    kept |= dict.fromkeys(("no_proxy", "NO_PROXY"), "kept,localhost,127.0.0.1,::1")
     fixed = {"HOME": HOME, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
     assert environment(caller=caller) == kept | fixed
     assert environment(keep=("HOME", *SSH_AGENT), caller=caller) == kept | fixed | {
@@ -38,8 +52,110 @@ def test_the_caller_decides_only_what_is_listed():
     assert environment({"HOME": "/own"}, keep=("HOME",), caller=caller)["HOME"] == "/own"
 
 
-def test_proxies_are_kept_in_both_spellings():
-    assert {"http_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "ALL_PROXY"} <= set(PROXIES)
+P, HERE = "http://proxy.lan:3128", "localhost,127.0.0.1,::1"
+
+
+@pytest.mark.parametrize(
+    ("caller", "found"),
+    [
+        ({}, {}),
+        ({"NO_PROXY": "a.lan"}, {"no": "a.lan"}),
+        ({"HTTPS_PROXY": P}, {"https": P, "no": HERE}),
+        ({"https_proxy": P, "HTTPS_PROXY": "http://other"}, {"https": P, "no": HERE}),
+        ({"HTTP_PROXY": P, "NO_PROXY": "a.lan  .b.lan,"}, {"http": P, "no": f"a.lan,.b.lan,{HERE}"}),
+        ({"all_proxy": P}, {"http": P, "https": P, "ftp": P, "all": P, "no": HERE}),
+        ({"ALL_PROXY": P, "https_proxy": ""}, {"http": P, "https": "", "ftp": P, "all": P, "no": HERE}),
+        ({"ALL_PROXY": P, "no_proxy": "*"}, {"http": P, "https": P, "ftp": P, "all": P, "no": "*"}),
+        ({"ALL_PROXY": P, "no_proxy": "localhost"}, {"http": P, "https": P, "ftp": P, "all": P, "no": HERE}),
+    ],
+)
+def test_each_spelling_of_a_proxy_counts(caller: dict[str, str], found: dict[str, str]) -> None:
+    assert proxies(caller) == found
+    # A program gets the same in both spellings: some read the one, some the other.
+    assert reaching(caller) == {
+        name: value
+        for scheme, value in found.items()
+        for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "direct"),
+    [
+        ("", False),
+        ("*", True),
+        ("rpm.lair.cafe", True),
+        ("RPM.lair.cafe", True),
+        ("lair.cafe", True),
+        (".lair.cafe", True),
+        ("*.lair.cafe", True),
+        ("other, lair.cafe", True),
+        ("other lair.cafe", True),
+        ("lair.cafe:8443", True),
+        ("lair.cafe:443", False),
+        ("air.cafe", False),
+        ("rpm.lair", False),
+    ],
+)
+@pytest.mark.parametrize("spelling", ["no_proxy", "NO_PROXY"])
+def test_no_proxy_names_hosts_domains_and_ports(spelling: str, no_proxy: str, direct: bool) -> None:
+    caller = {"ALL_PROXY": P, spelling: no_proxy}
+    assert proxy_of("https://rpm.lair.cafe:8443/x", caller) == ("" if direct else P)
+
+
+@pytest.mark.parametrize(
+    ("host", "no_proxy", "direct"),
+    [
+        ("192.0.2.7", "192.0.2.0/24", True),
+        ("192.0.2.7", "192.0.3.0/24", False),
+        ("[2001:db8::7]", "2001:db8::/32", True),
+        ("[2001:db8::7]", "2001:db8::7", True),
+        ("[2001:db8::7]", "[2001:db8::7]:80", True),
+        ("[2001:db8::7]", "2001:db9::/32", False),
+        ("127.0.0.3", "", True),
+        ("localhost", "", True),
+        ("[::1]", "", True),
+    ],
+)
+def test_no_proxy_names_networks_and_this_machine_is_always_direct(host: str, no_proxy: str, direct: bool) -> None:
+    assert proxy_of(f"http://{host}:80/", {"http_proxy": P, "NO_PROXY": no_proxy}) == ("" if direct else P)
+
+
+def test_a_proxy_is_parsed_with_its_login() -> None:
+    found = Proxy.parse("http://me:p%40ss@proxy.lan:3128/", "https://x")
+    assert (found, found.headers) == (
+        Proxy("proxy.lan", 3128, "me:p@ss"),
+        {"Proxy-Authorization": "Basic bWU6cEBzcw=="},
+    )
+    assert Proxy.parse("proxy.lan:1", "http://x") == Proxy("proxy.lan", 1)
+    with pytest.raises(PipelineError, match="cannot use a proxy of the kind socks5") as caught:
+        Proxy.parse("socks5://proxy.lan", "https://x/y")
+    assert caught.value.where == "https_proxy or all_proxy in the environment, for https://x/y"
+
+
+def test_only_one_place_reads_the_variables_of_proxies() -> None:
+    """urllib knows no all_proxy; what opens a URL by it alone refuses a host that can fetch."""
+    own = re.compile(r"urlopen\(|getproxies|proxy_bypass|build_opener\((?!\s*urllib\.request\.ProxyHandler\(\{\}\))")
+    files = [path for folder in ("module_utils", "library", "plugins") for path in (PROJECT / folder).rglob("*.py")]
+    found = [
+        str(path.relative_to(PROJECT))
+        for path in files
+        if own.search(path.read_text()) or re.search(r"environ\S*proxy", path.read_text(), re.IGNORECASE)
+    ]
+    assert found == ["module_utils/pipeline/base/environment.py"]
+
+
+def test_a_task_of_this_machine_that_becomes_another_account_gets_the_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", P)
+    lookup_loader.add_directory(str(PROJECT / "plugins/lookup"))
+    lookup = lookup_loader.get("proxies")
+    (found,) = lookup.run(["local"])
+    assert {"https_proxy": P, "HTTPS_PROXY": P, "no_proxy": HERE, "NO_PROXY": HERE}.items() <= found.items()
+    assert lookup.run(["ssh"]) == [{}]
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert lookup.run(["local"]) == [{}]
 
 
 def test_of_the_callers_git_only_mirrors_are_kept():

@@ -8,7 +8,9 @@ import pytest
 from pipeline.build.failures import CAUSES, SHOWN, WIDTH, CompileFailed, Failure, explain, first_error
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "failures"
-MEMORY = "a compiler was killed or got no memory"
+MEMORY = "a compiler got no memory: too many run at once"
+BY = "was ended by signal"
+OOM = f"{BY} 9 (SIGKILL): the kernel killed a process for lack of memory"
 # By log: the crate, the cause, a part of the remedy, a line that is shown.
 EXPECTED = {
     "build-script-panic": ("mistralrs-quant 0.9.2", "its build script failed", "run again", "CUDA_COMPUTE_CAP"),
@@ -22,19 +24,22 @@ EXPECTED = {
     "disk-full": ("mistralrs-core 0.9.2", "the disk is full", "Free space", "rustc-LLVM ERROR: IO failure"),
     "disk-full-link": ("mistralrs-cli 0.9.2", "most often the disk is full", "Free space", "signal 7 [Bus error]"),
     "disk-full-rmeta": ("mistralrs-core 0.9.2", "the disk is full", "build_free_gib", "os error 28"),
+    "feature-missing": ("", "a feature that cfg-if lacks", "Report it upstream", "with feature `nix`"),
     "gcc-too-new": ("mistralrs-quant 0.9.2", "gcc 15 at most", "gcc is 15 or older", "unsupported GNU version!"),
     "git-missing": ("candle-core", "a git dependency cannot be fetched", "git_mirrors", "file:///srv/none/candle.git"),
     "git-unresolved": ("candle-core", "the name git.example.org cannot", "proxy", "candle.git?rev=35d7ae7"),
     "glibc-too-new": ("mistralrs-quant 0.9.2", "declare rsqrt differently", "cuda_source", "exception specification"),
     "header-missing": ("mistralrs-quant 0.9.2", "cuda_fp99.h is missing", "cuda_toolkit_components", "No such file"),
-    "killed-cc1plus": ("mistralrs-quant 0.9.2", MEMORY, "low_memory=true", "terminated program cc1plus"),
-    "killed-cicc": ("mistralrs-quant 0.9.2", MEMORY, "low_memory=true", "cicc terminated (signal: 9)"),
-    "killed-cicc-verbose": ("mistralrs-quant 0.9.2", MEMORY, "low_memory=true", "  Killed"),
-    "killed-rustc": ("mistralrs-core 0.9.2", MEMORY, "low_memory=true", "(signal: 9, SIGKILL: kill)"),
-    "killed-rustc-cached": ("mistralrs-core 0.9.2", MEMORY, "low_memory=true", "killed by signal 9"),
+    "killed-cc1plus": ("mistralrs-quant 0.9.2", f"cc1plus {OOM}", "low_memory=true", "terminated program cc1plus"),
+    "killed-cicc": ("mistralrs-quant 0.9.2", f"cicc {OOM}", "low_memory=true", "cicc terminated (signal: 9)"),
+    "killed-cicc-verbose": ("mistralrs-quant 0.9.2", f"a program {OOM}", "low_memory=true", "  Killed"),
+    "killed-rustc": ("mistralrs-core 0.9.2", f"rustc {OOM}", "low_memory=true", "(signal: 9, SIGKILL: kill)"),
+    "killed-rustc-cached": ("mistralrs-core 0.9.2", f"a program {OOM}", "low_memory=true", "killed by signal 9"),
     "libclang-missing": ("aws-lc-sys 0.37.0", "libclang is missing", "libclang-dev", "Unable to find libclang"),
     "library-missing": ("mistralrs-cli 0.9.2", "finds no libnccl", "cuda_toolkit_components=full", "-lnccl"),
     "library-missing-bfd": ("mistralrs-cli 0.9.2", "finds no libnccl", "cuda_toolkit_components=full", "-lnccl"),
+    "lock-damaged": ("", "cannot read Cargo.lock", "Report it upstream", "key with no value, expected `=`"),
+    "lock-newer": ("", "needs a newer Rust", "raise rust_version", "lock file version `9` was found"),
     "lock-stale": ("", "Cargo.lock does not fit", "Report it upstream", "--locked was passed"),
     "memory-rustc": ("mistralrs-core 0.9.2", MEMORY, "low_memory=true", "memory allocation of 2359312 bytes failed"),
     "nvcc-architecture": ("mistralrs-quant 0.9.2", "does not support compute_30", "compute_capability", "nvcc fatal"),
@@ -63,7 +68,7 @@ def log_of(name: str) -> list[str]:
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.txt")))
 def test_a_real_failure_has_crate_cause_and_remedy(name: str) -> None:
     crate, cause, remedy, line = EXPECTED[name]
-    failure = explain(log_of(name))
+    failure = explain(log_of(name), killed=1)
     assert failure.crate == crate
     assert cause in failure.cause
     assert remedy in failure.remedy
@@ -83,11 +88,11 @@ def test_shown_lines_are_short_and_without_noise(name: str) -> None:
 @pytest.mark.parametrize(
     ("line", "cause"),
     [
-        ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", MEMORY),
-        ("nvcc error   : 'cudafe++' died due to signal 9 (Kill signal)", MEMORY),
+        ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", "cicc was ended by signal 9"),
+        ("nvcc error   : 'cudafe++' died due to signal 9 (Kill signal)", "cudafe++ was ended by signal 9"),
         ('/usr/include/bits/mathcalls.h(206): error: exception specification is incompatible with that of "rsqrtf"',
          "declare rsqrtf differently"),
-        ("collect2: fatal error: ld terminated with signal 9 [Killed]", MEMORY),
+        ("collect2: fatal error: ld terminated with signal 9 [Killed]", "ld was ended by signal 9"),
         ("      Command 'perl' not found. Is perl installed?", "perl is missing"),
         ("error: linker `cc` not found", "cc is missing"),
         ("error[E0514]: found crate `serde` compiled by an incompatible version of rustc", "directory has stale"),
@@ -150,15 +155,16 @@ def test_every_cause_has_a_log_or_a_report():
     untested = [row.cause for row in CAUSES if "{" not in row.cause and row.cause not in met]
     assert untested == [
         "a program is for another processor",
-        "upstream needs a newer Rust",
         "a program was compiled for another CPU than the builder's",
         "the compiler itself crashed",
-    ], "these are in test_publicly_reported_failures"
+    ], "these are in test_publicly_reported_failures and test_host_limits"
 
 
 def test_faults_of_the_sources_are_marked():
     theirs = {name for name in EXPECTED if explain(log_of(name)).upstreams}
-    assert theirs == {"lock-stale", "nvcc-error", "nvcc-error-verbose", "rustc-error"}
+    assert theirs == {
+        "feature-missing", "lock-damaged", "lock-stale", "nvcc-error", "nvcc-error-verbose", "rustc-error",
+    }  # fmt: skip
     result = CompileFailed(explain(log_of("rustc-error")), "/l").failure()
     assert result["upstreams"] is True
     assert result["msg"].startswith("the build failed: mistralrs-core")
@@ -166,6 +172,85 @@ def test_faults_of_the_sources_are_marked():
 
 SCRIPT = "error: failed to run custom build command for `mistralrs-quant v0.9.2 (/srv/builder/src/mistralrs-quant)`"
 RUSTC = "error: could not compile `serde` (lib)"
+
+
+# By line of a log: the program, the signal, what it means.
+SIGNALLED = [
+    ("  process didn't exit successfully: `/t/build/x-1/build-script-build` (signal: 9, SIGKILL: kill)",
+     "the build script was ended by signal 9 (SIGKILL), and the kernel saw no lack of memory"),
+    ("  process didn't exit successfully: `/t/build/x-1/build-script-build` (signal: 11, SIGSEGV: invalid memory)",
+     "the build script was ended by signal 11 (SIGSEGV): it crashed"),
+    ("  process didn't exit successfully: `/opt/bin/sccache /opt/bin/rustc --crate-name x` (signal: 11, SIGSEGV)",
+     "rustc was ended by signal 11 (SIGSEGV): the compiler itself crashed"),
+    ("nvcc error   : 'cicc' died due to signal 11 (Invalid memory reference)",
+     "cicc was ended by signal 11 (SIGSEGV): the compiler itself crashed"),
+    ("  process didn't exit successfully: `cargo` (signal: 9)", f"cargo {BY} 9 (SIGKILL), and the kernel saw"),
+    ("  cicc terminated (signal: 25)", f"cicc {BY} 25 (SIGXFSZ): a file exceeds the largest size"),
+    ("  collect2: fatal error: ld terminated with signal 7 [Bus error]", f"ld {BY} 7 (SIGBUS): it lost the"),
+    ("error: linking with `cc` failed: signal: 13 (SIGPIPE)", f"cc {BY} 13 (SIGPIPE): the program that read"),
+    ("  gcc: internal compiler error: Killed signal terminated program cc1plus", f"cc1plus {BY} 9 (SIGKILL),"),
+    ("  subprocess.CalledProcessError: Command '['cmake', '.']' died with <Signals.SIGXCPU: 24>.",
+     "was ended by signal 24 (SIGXCPU): it used all processor time"),
+    ("  ./build.sh: line 3: 12345 Segmentation fault      (core dumped) ./gen", "signal 11 (SIGSEGV): it crashed"),
+    ("  make[1]: *** [Makefile:7: gen.o] Killed", "a program was ended by signal 9 (SIGKILL), and"),
+    ("  make: *** [Makefile:7: gen.o] Error 137", "a program was ended by signal 9 (SIGKILL), and the kernel saw no"),
+    ("  ExitStatus(unix_wait_status(9)), exit status: 139", "a program was ended by signal 11 (SIGSEGV): it crashed"),
+    ("  sh returned exit code: 159", "signal 31 (SIGSYS): a filter forbids a system call"),
+    ("  Terminated", "a program was ended by signal 15 (SIGTERM)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "cause"), SIGNALLED)
+def test_a_signal_is_named_and_memory_only_on_evidence(line: str, cause: str) -> None:
+    script = [] if line.startswith("error") else [SCRIPT]
+    failure = explain([*script, line], killed=0)
+    assert cause in failure.cause
+    assert failure.remedy
+    assert not failure.upstreams
+    assert "low_memory" not in failure.remedy
+    assert line.strip()[:80] in "\n".join(failure.lines)
+    if "signal 9" in cause:
+        assert failure.remedy.startswith("Somebody or something else ended it")
+        known = explain([*script, line], killed=2)
+        assert "the kernel killed 2 processes for lack of memory" in known.cause
+        assert "low_memory=true" in known.remedy
+        unknown = explain([*script, line], killed=None)
+        assert "the kernel does not say why" in unknown.cause
+        assert "dmesg may name it" in unknown.remedy
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("  write error: No space left on device", "the disk is full"),
+        ("  fatal error: error writing to /tmp/x.s: no space left on device", "the disk is full"),
+        ('  Os { code: 28, kind: StorageFull, message: "x" }', "the disk is full"),
+        ("  ENOSPC: cannot write", "the disk is full"),
+        ("  cannot write x.o: Disk quota exceeded (os error 122)", "the disk is full"),
+        ("  as: x.o: File too large", "a file exceeds the largest size"),
+        ("  failed to write: File too large (os error 27)", "a file exceeds the largest size"),
+        ("  cc1plus: out of memory allocating 65536 bytes", MEMORY),
+        ("  terminate called after throwing an instance of 'std::bad_alloc'", MEMORY),
+        ("  virtual memory exhausted: Cannot allocate memory", MEMORY),
+    ],
+)
+def test_a_program_that_names_what_it_lacks_is_believed(line: str, cause: str) -> None:
+    # The signal that follows is only the consequence.
+    end = "  process didn't exit successfully: `/x/build-script-build` (signal: 6, SIGABRT: process abort signal)"
+    assert cause in explain([SCRIPT, line, end], killed=0).cause
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  process didn't exit successfully: `/x/build-script-build` (exit status: 101)",
+        "  expected 137 arguments, found Error 1377",
+        "  note: Killed threads are counted",
+        "  exit status: 128",
+    ],
+)
+def test_an_exit_status_is_no_signal(line: str) -> None:
+    assert explain([SCRIPT, line], killed=1).cause == "its build script failed"
 
 
 # A nightly warm-up succeeds if upstream is at fault: none of these may count as that.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from pipeline.base.errors import PipelineError
+from pipeline.base.flavours import fitting
 from pipeline.base.records import Flavour
-from pipeline.hosts.gpu import Gpu, choose, find_gpus, fitting, on_bus, parse
+from pipeline.hosts.gpu import choose, find_gpus, on_bus, parse
 
 RTX_4090 = "NVIDIA GeForce RTX 4090, 8.9, 580.65.06\n"
 RTX_3090 = "NVIDIA GeForce RTX 3090, 8.6, 580.65.06\n"
@@ -78,7 +79,7 @@ def test_gpus_of_several_generations(table: list[Flavour], other: str) -> None:
 )
 def test_which_code_runs_on_a_gpu(capability: str, built_for: list[str], taken: str | None) -> None:
     rows = [Flavour(f"for{number}", "", own) for number, own in enumerate(built_for)]
-    found = fitting(Gpu("a GPU", capability, "600"), rows)
+    found = fitting(capability, rows)
     assert (found.compute_capability if found else None) == taken
 
 

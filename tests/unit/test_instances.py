@@ -170,6 +170,26 @@ def test_the_alias_of_a_unit_that_leaves_is_removed(tmp_path: Path) -> None:
     assert logic.aliases(leaving, tmp_path) == (tmp_path / "mistralrs@a.service",)
 
 
+def test_another_flavour_that_is_enabled_under_a_wanted_name_leaves(tmp_path: Path) -> None:
+    """Left enabled by a systemctl that failed, or enabled by hand; the alias alone counts too."""
+    wants = tmp_path / "multi-user.target.wants"
+    wants.mkdir()
+    for link, flavour in (
+        (wants / "mistralrs-ada@qwen.service", "ada"),
+        (wants / "mistralrs-blackwell@qwen.service", "blackwell"),
+        (wants / "mistralrs-blackwell@own.service", "blackwell"),
+        (tmp_path / "mistralrs@qwen.service", "ada"),
+        (tmp_path / "mistralrs@wide.service", "cpu"),
+    ):
+        link.symlink_to(f"/usr/lib/systemd/system/mistralrs-{flavour}@.service")
+    wanted = read_instances([QWEN, PUBLIC], "ada")
+    assert logic.others(wanted, tmp_path) == ("mistralrs-blackwell@qwen.service", "mistralrs-cpu@wide.service")
+    assert logic.others(read_instances([QWEN], "cpu"), tmp_path) == (
+        "mistralrs-ada@qwen.service",
+        "mistralrs-blackwell@qwen.service",
+    )
+
+
 def test_another_port_closes_the_old_one() -> None:
     todo = changes(read_instances([PUBLIC | {"port": 1400}], "ada"), found(PUBLIC))
     assert (todo.closing, todo.opening, todo.leaving) == ((1300,), (1400,), ())

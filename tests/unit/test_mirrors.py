@@ -12,7 +12,6 @@ from pipeline.build.fetch import reasons
 from pipeline.source.mirrors import (
     Mirrors,
     build_scripts,
-    cutlass_commits,
     cutlass_wanted,
     git_mirrors,
     registry_source,
@@ -112,25 +111,6 @@ def test_cargos_configuration_is_toml_whatever_the_folders_name():
     }
 
 
-@pytest.mark.parametrize(
-    ("script", "commits"),
-    [
-        (f'fn main() {{ KernelBuilder::new().with_cutlass(Some("{ONE}")) }}', (ONE,)),
-        (f'const CUTLASS_COMMIT: &str = "{ONE}";\nbuilder.with_cutlass(Some(CUTLASS_COMMIT))', (ONE,)),
-        (f'const C: &str = "{ONE}"; let c = var("X").unwrap_or(C.to_string()); b.with_cutlass(Some(&c))', (ONE,)),
-        (
-            f'const A: &str = "{ONE}"; const B: &str = "{TWO}"; b.with_cutlass(Some(A)); b.with_cutlass(Some(B))',
-            (ONE, TWO),
-        ),
-        ("builder.with_cutlass(None)", ("d" * 40,)),
-        ("builder.with_cutlass(Some(&elsewhere()))", ("d" * 40,)),
-        (f'const OTHER: &str = "{ONE}"; fn main() {{}}', ()),
-    ],
-)
-def test_the_commits_of_cutlass_are_read_in_a_build_script(script, commits):
-    assert cutlass_commits(script, "d" * 40) == commits
-
-
 def package(name: str, folder: Path, script: str = "") -> dict[str, object]:
     """One package of ``cargo metadata``, with a build script if its text is given."""
     targets = [{"kind": ["lib"], "src_path": f"{folder}/src/lib.rs"}]
@@ -163,7 +143,7 @@ def metadata(tmp_path):
             "nodes": [
                 {"id": "server", "deps": [edge("quant"), edge("bench", "dev")]},
                 {"id": "python", "deps": [edge("v3"), edge("server")]},
-                {"id": "quant", "deps": [edge("cudaforge", "build")]},
+                {"id": "quant", "deps": [edge("cudaforge", "build")], "features": ["cuda"]},
                 {"id": "v3", "deps": [edge("cudaforge", "build")]},
                 {"id": "bench", "deps": []},
                 {"id": "cudaforge", "deps": []},
@@ -175,6 +155,22 @@ def metadata(tmp_path):
 def test_only_build_scripts_of_the_build_count(metadata):
     assert set(build_scripts(metadata, "server")) == {"quant 1.0", "cudaforge"}
     assert cutlass_wanted(metadata, "server") == {ONE: "quant 1.0"}
+
+
+def test_a_commit_for_another_gpu_or_feature_is_not_wanted(metadata, tmp_path):
+    script = f"""
+        fn main() {{
+            let compute_cap = b.get_compute_cap().unwrap_or(80);
+            b.with_cutlass(Some("{ONE}"));
+            if compute_cap == 90 {{ b.with_cutlass(Some("{TWO}")); }}
+        }}
+    """
+    (tmp_path / "quant/build.rs").write_text(script)
+    assert set(cutlass_wanted(metadata, "server", "89")) == {ONE}
+    assert set(cutlass_wanted(metadata, "server", "90")) == {ONE, TWO}
+    assert set(cutlass_wanted(metadata, "server")) == {ONE, TWO}
+    (tmp_path / "quant/build.rs").write_text('#[cfg(feature = "v3")]\n' + script.strip())
+    assert cutlass_wanted(metadata, "server", "90") == {}
 
 
 def test_a_commit_that_cannot_be_read_is_an_error_that_names_the_script(metadata, tmp_path):

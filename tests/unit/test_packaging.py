@@ -53,6 +53,18 @@ def test_the_defines_are_the_records(packaging, flavour, expected):
 
 
 @pytest.mark.parametrize(
+    ("url", "tag"),
+    [
+        ("https://a.example/b~c/d%20e.git?x=1#y", "https://a.example/b~c/d%20e.git?x=1#y"),
+        ("file:///some dir/ä'b/upstream.git", "file:///some%20dir/%C3%A4'b/upstream.git"),
+    ],
+)
+def test_a_tag_of_the_spec_gets_a_url_without_blanks(packaging, url, tag):
+    source = dataclasses.replace(packaging.handed.artifact.source, url=url)
+    assert with_artifact(packaging, source=source).defines()["mistralrs_url"] == tag
+
+
+@pytest.mark.parametrize(
     ("value", "word"),
     [
         ("0.9.2^20260822.143813git9e92262", "x 0.9.2^20260822.143813git9e92262"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pipeline.build.limits import GIB, LARGEST, NVCC, REST, RUSTC, _limits, needed, planned
+from pipeline.build.limits import GIB, LARGEST, NVCC, REST, RUSTC, needed, planned, tasks_needed
 
 
 @pytest.mark.parametrize(("processors", "gib"), [(2, 16), (2, 24), (8, 32), (16, 64), (32, 128), (128, 512), (64, 24)])
@@ -39,13 +39,12 @@ def test_the_operators_jobs_are_kept_even_beyond_the_memory():
     assert plan.memory == LARGEST + 31 * RUSTC
 
 
-def test_the_memory_limit_of_a_service_counts(tmp_path):
-    (tmp_path / "system.slice/runner.service").mkdir(parents=True)
-    (tmp_path / "system.slice/memory.max").write_text("max\n")
-    (tmp_path / "system.slice/runner.service/memory.max").write_text("8589934592\n")
-    assert list(_limits(tmp_path, "0::/system.slice/runner.service\n")) == [8 * GIB]
-    assert list(_limits(tmp_path, "0::/system.slice\n")) == []
-    assert list(_limits(tmp_path, "12:memory:/user\n")) == []
+def test_a_limit_of_processes_limits_the_jobs():
+    wide = planned(16, 256 * GIB, cuda=True)
+    plan = planned(16, 256 * GIB, cuda=True, tasks=400)
+    assert 1 <= plan.jobs < wide.jobs
+    assert tasks_needed(plan.jobs, plan.nvcc) <= 400 < tasks_needed(plan.jobs + 1, plan.nvcc)
+    assert planned(16, 256 * GIB, cuda=False, tasks=10).jobs == 1, "the check refuses that"
 
 
 def test_a_host_that_is_too_small_gets_one_process_of_each_kind():

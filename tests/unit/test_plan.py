@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Flavour, Package, Source
-from pipeline.plan.compare import plan, select_flavours, unknown
+from pipeline.plan.compare import plan, refuse_lost, select_flavours, unknown
 
 A, B = "a" * 40, "b" * 40
 ADA = Flavour("ada", "RTX 40", "8.9", "13.0")
@@ -32,7 +32,7 @@ def package(name: str, version: str = "0.9.2", release: str = "1.fc43", commit: 
             ["ada", "ampere"],
             id="another version counts for nothing",
         ),
-        pytest.param([package("ada", release="2.fc43")], ["ada", "ampere"], id="nor does another release"),
+        pytest.param([package("ada", release="0.fc43")], ["ada", "ampere"], id="nor does an older release"),
         pytest.param([package("ada", release="1.fc42")], ["ada", "ampere"], id="nor one of another Fedora"),
         pytest.param([package("cpu", commit=B)], ["ada", "ampere"], id="nor a flavour that is not wanted"),
     ],
@@ -82,6 +82,60 @@ def test_a_yanked_package_is_not_built_again_under_its_name() -> None:
     )
     assert "raise package_release" in error.value.remedy
     assert plan(source(), [AMPERE], [], "2", ".fc43", yanked=yanked).missing == (AMPERE,)
+
+
+WITH_COMMIT = "0.9.2^20260822.143800gitaaaaaaa"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "published", "remedy"),
+    [
+        (source("0.9.2"), package("ada", "0.9.3~rc1", commit=B), "name it: -e version=0.9.2"),
+        (source("0.9.2"), package("ada", release="2.fc43"), "Set package_release to that of mistralrs"),
+        (source(WITH_COMMIT, kind="branch"), package("ada", "0.9.2^20260822.150000gitbbbbbbb", commit=B), "went back"),
+        (source(WITH_COMMIT, kind="branch"), package("ada", "0.9.3", commit=B), f"make dev COMMIT={A}"),
+    ],
+)
+def test_published_versions_only_grow_unless_one_is_asked_for(wanted: Source, published: Package, remedy: str) -> None:
+    message = f"mistralrs-ada-{wanted.rpm_version}-1.fc43.x86_64 sorts below {published.nevra}, which is published"
+    with pytest.raises(PipelineError) as error:
+        plan(wanted, [ADA], [published], "1", ".fc43")
+    assert message in error.value.what
+    assert remedy in error.value.remedy
+    assert "Nothing was built" in error.value.remedy
+    asked = plan(wanted, [ADA, AMPERE], [published], "1", ".fc43", asked=True)
+    assert (asked.missing, [message in sentence for sentence in asked.below]) == ((ADA, AMPERE), [True])
+
+
+def test_what_is_published_already_may_be_below_the_newest() -> None:
+    """A run for the newest final release after a candidate of the next one."""
+    published = [package("ada"), package("ada", "0.9.3~rc1", commit=B)]
+    assert plan(source(), [ADA], published, "1", ".fc43").present == (published[0],)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["the older one is published too", "the older one never was"])
+def test_a_release_that_upstream_lost_is_no_reason_to_build_an_older_one(kept: bool) -> None:
+    published = [package("ampere", "0.9.3", commit=B), *([package("ada"), package("ampere")] if kept else [])]
+    with pytest.raises(PipelineError) as error:
+        refuse_lost(source(), [ADA, AMPERE], published, ["0.9.1", "0.9.2"])
+    assert error.value.what == (
+        "upstream lost the tag of 0.9.3: mistralrs-ampere-0.9.3-1.fc43.x86_64 was published from commit"
+        f" {B}, and upstream's newest release is now 0.9.2"
+    )
+    assert "find out from upstream why. Nothing was built." in error.value.remedy
+    assert "yank its packages or roll back" in error.value.remedy
+    assert "-e version=0.9.2" in error.value.remedy
+
+
+def test_commits_after_a_lost_release_are_refused_too() -> None:
+    published = [package("ada", "0.9.3^20260822.143800gitbbbbbbb", commit=B)]
+    with pytest.raises(PipelineError, match=r"lost the tag of 0\.9\.3.* newest release is now 0\.9\.2 "):
+        refuse_lost(source(WITH_COMMIT, kind="branch"), [ADA], published, ["0.9.2"])
+
+
+def test_nothing_is_lost_while_upstream_has_the_tag() -> None:
+    published = [package("ada", "0.9.3~rc1", commit=B), package("ada", "0.9.0", commit=B), package("old", "9.0")]
+    refuse_lost(source(), [ADA, AMPERE], published, ["0.9.2", "0.9.3~rc1"])
 
 
 def test_a_first_release_is_of_flavours_that_have_no_package_of_any_version() -> None:

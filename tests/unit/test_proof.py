@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Flavour, Package
+from pipeline.channel.repo_file import ChannelRow
 from pipeline.prove.proof import (
     PrimaryMetadata,
     ProofOrder,
@@ -27,16 +28,7 @@ from pipeline.prove.proof import (
 from pipeline.sign.trust import signer_of
 
 URL = "http://127.0.0.1:8643"
-REPO = f"""\
-[mistralrs]
-name=mistral.rs
-enabled=1
-mirrorlist={URL}/fedora/$releasever/$basearch/mirrorlist
-gpgcheck=1
-repo_gpgcheck=1
-gpgkey=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-mistralrs
-metadata_expire=6h
-"""
+REPO = ChannelRow("stable", "fedora/$releasever/$basearch", "mistralrs.repo").repo_file(URL, enabled=True)
 
 
 SNAPSHOT = "20261121T130000Z-0123abcd"
@@ -142,11 +134,8 @@ def test_a_valid_repo_file_gives_its_id() -> None:
         ("\ngpgcheck=1", "\ngpgcheck=1\npkg_gpgcheck=0", "does not set gpgcheck=1"),
         ("repo_gpgcheck=1\n", "", "does not set repo_gpgcheck=1"),
         ("gpgcheck=1\nrepo_gpgcheck=1\n", "", "does not set gpgcheck=1 and repo_gpgcheck=1"),
-        (
-            "metadata_expire",
-            "skip_if_unavailable=True\nmetadata_expire",
-            "a bad signature would go unnoticed",
-        ),
+        ("skip_if_unavailable=0\n", "", "does not set skip_if_unavailable=0: a bad signature would go unnoticed"),
+        ("skip_if_unavailable=0", "skip_if_unavailable=True", "does not set skip_if_unavailable=0"),
         ("enabled=1", "enabled=0", "enables 0 repositories"),
         ("metadata_expire", "[other]\nname", "enables 2 repositories"),
         (f"mirrorlist={URL}", "mirrorlist=http://elsewhere", "refers to http://elsewhere/fedora"),

@@ -13,52 +13,48 @@ from pipeline.prove.client_tree import copy, folders_of, is_hidden
 from pipeline.prove.sandbox import CAPABILITIES, DROPPED, IDS, free_ids, nspawn
 from pipeline.prove.site_door import Route, connected, route_of
 
-PROXY = {"https": "http://me:p%40ss@proxy.lan:3128"}
+PROXY = {"https_proxy": "http://me:p%40ss@proxy.lan:3128"}
 
 
 @pytest.mark.parametrize(
-    ("url", "proxies", "bypass", "route"),
+    ("url", "caller", "route"),
     [
-        ("https://rpm.lair.cafe", {}, False, Route("rpm.lair.cafe", 443)),
-        ("https://rpm.lair.cafe:8443/x", {}, False, Route("rpm.lair.cafe", 8443)),
-        ("http://127.0.0.1:8600", {"http": "http://proxy.lan"}, False, Route("127.0.0.1", 8600)),
-        ("http://localhost:8600", {"all": "http://proxy.lan"}, False, Route("localhost", 8600)),
-        ("https://rpm.lair.cafe", PROXY, False, Route("rpm.lair.cafe", 443, ("proxy.lan", 3128), "me:p@ss")),
-        ("https://rpm.lair.cafe", PROXY, True, Route("rpm.lair.cafe", 443)),
-        ("http://rpm.lair.cafe", PROXY, False, Route("rpm.lair.cafe", 80)),
-        ("http://rpm.lair.cafe", {"all": "proxy.lan:1"}, False, Route("rpm.lair.cafe", 80, ("proxy.lan", 1))),
+        ("https://rpm.lair.cafe", {}, Route("rpm.lair.cafe", 443)),
+        ("https://rpm.lair.cafe:8443/x", {}, Route("rpm.lair.cafe", 8443)),
+        ("http://127.0.0.1:8600", {"http_proxy": "http://proxy.lan"}, Route("127.0.0.1", 8600)),
+        ("http://localhost:8600", {"all_proxy": "http://proxy.lan"}, Route("localhost", 8600)),
+        ("https://rpm.lair.cafe", PROXY, Route("rpm.lair.cafe", 443, ("proxy.lan", 3128), "me:p@ss")),
+        ("https://rpm.lair.cafe", {**PROXY, "NO_PROXY": "other, .lair.cafe"}, Route("rpm.lair.cafe", 443)),
+        ("http://rpm.lair.cafe", PROXY, Route("rpm.lair.cafe", 80)),
+        ("http://rpm.lair.cafe", {"ALL_PROXY": "proxy.lan:1"}, Route("rpm.lair.cafe", 80, ("proxy.lan", 1))),
     ],
 )
-def test_the_way_to_a_site(url: str, proxies: dict[str, str], bypass: bool, route: Route) -> None:
-    assert route_of(url, proxies, lambda _: bypass) == route
+def test_the_way_to_a_site(url: str, caller: dict[str, str], route: Route) -> None:
+    assert route_of(url, caller) == route
 
 
-def test_the_proxy_of_the_environment_counts_in_each_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        with monkeypatch.context() as patch:
-            patch.setenv(name, "http://proxy.lan:3128")
-            assert route_of("https://rpm.lair.cafe").proxy == ("proxy.lan", 3128)
-            for bypass in ("no_proxy", "NO_PROXY"):
-                with monkeypatch.context() as more:
-                    more.setenv(bypass, "other, .lair.cafe")
-                    assert route_of("https://rpm.lair.cafe").proxy is None
+def test_a_site_that_this_host_reaches_elsewhere_keeps_its_address_in_the_client() -> None:
+    route = route_of("http://rpm.lair.cafe:8600", {"http_proxy": "http://proxy.lan"})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        moved = route.leading(f"http://127.0.0.1:{port}")
+        with connected(moved) as link:
+            assert link.getpeername()[1] == port
+    assert (moved.host, moved.port, moved.inside) == ("rpm.lair.cafe", 8600, "127.0.0.1")
 
 
 @pytest.mark.parametrize(
-    ("url", "proxies", "message"),
+    ("url", "caller", "message"),
     [
         ("ftp://rpm.lair.cafe", {}, "not the URL of a site"),
         ("https:///x", {}, "not the URL of a site"),
         ("http://[::1]:80", {}, "no IPv6"),
-        ("https://rpm.lair.cafe", {"https": "socks5://proxy.lan"}, "a proxy of the kind socks5"),
+        ("https://rpm.lair.cafe", {"https_proxy": "socks5://proxy.lan"}, "a proxy of the kind socks5"),
     ],
 )
-def test_a_way_that_a_client_cannot_take_is_refused(url: str, proxies: dict[str, str], message: str) -> None:
+def test_a_way_that_a_client_cannot_take_is_refused(url: str, caller: dict[str, str], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
-        route_of(url, proxies, lambda _: False)
+        route_of(url, caller)
 
 
 def test_an_address_stays_the_clients_name_of_the_site() -> None:

@@ -11,7 +11,7 @@ import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.run import CommandFailed
 from pipeline.channel.agent_client import AgentClient, Busy, ParentMoved
-from publisher_agent import examine
+from publisher_agent import examine, report
 from publisher_agent.command import Command, parse
 from publisher_agent.examine import changed_packages, check_layout
 from publisher_agent.host import ChannelRow, Config
@@ -325,13 +325,48 @@ def test_a_host_that_refuses_connections_is_busy(stderr: str) -> None:
     assert not isinstance(AgentClient(["ssh"], "repo")._translate(CommandFailed(["ssh"], 1, "", stderr)), Busy)
 
 
-def test_a_failed_connection_has_a_remedy() -> None:
-    error = AgentClient(["ssh", "-p", "2"], "repo")._translate(CommandFailed(["ssh"], 255, "", "Connection refused"))
-    assert "status 255: Connection refused" in error.what
+@pytest.mark.parametrize(
+    ("stderr", "what", "remedy"),
+    [
+        ("ssh: connect to host repo port 2: Connection refused", "is not reached: ssh: connect", "Check that it is up"),
+        (
+            "ssh: Could not resolve hostname repo: Name or service not known",
+            "is not reached: ssh:",
+            "its name and port",
+        ),
+        (
+            "gitea_ci@repo: Permission denied (publickey).",
+            "sshd refuses the publishing account: gitea_ci",
+            "AllowGroups",
+        ),
+        ("Host key verification failed.", "has another ssh key than the known one: Host key", "pins its key"),
+        (
+            "client_loop: send disconnect: Broken pipe",
+            "failed with status 255: client_loop",
+            "Check that the host is up",
+        ),
+    ],
+)
+def test_a_failed_connection_has_its_own_remedy(stderr: str, what: str, remedy: str) -> None:
+    error = AgentClient(["ssh", "-p", "2"], "repo")._translate(CommandFailed(["ssh"], 255, "", stderr))
+    assert what in error.what
     assert error.where == "ssh -p 2 repo"
-    assert "Check that the host is up" in error.remedy
+    assert remedy in error.remedy
+    assert "ploaded files are kept" in error.remedy
 
 
 def test_a_missing_local_agent_has_a_remedy() -> None:
     with pytest.raises(PipelineError, match="there is no publisher agent yet.*make release"):
         AgentClient(["/nonexistent/mistralrs-publisher", "--rsh"], "local").head("stable")
+
+
+def test_status_has_the_verdict_on_the_hosts_certificate(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    assert report.certificate(state) is None
+    state.write_text('{"time": 1795271514, "fault": "nginx serves the old one"}')
+    assert report.certificate(state) == {"time": 1795271514, "fault": "nginx serves the old one"}
+    for text in ("nonsense", "[]", "{}", '{"time": null, "fault": ""}'):
+        state.write_text(text)
+        found = report.certificate(state)
+        assert found
+        assert found["fault"].startswith(f"{state} cannot be read")

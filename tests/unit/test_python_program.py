@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
+from pipeline.hosts.python_program import Program
 
 HELP = "import sys\n\ndef main(argv):\n    print(TEXT)\n    return 0\n"
 
@@ -140,3 +142,23 @@ def test_an_account_that_cannot_write_there_gets_the_bytecode(install, tmp_path)
     ).stderr
     assert len([line for line in trace.splitlines() if f"matches {folder}" in line]) == 4
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_installations_at_the_same_time_both_succeed(tmp_path):
+    programs = [Program(tmp_path / "program", "shown", version("a"), sys.implementation.cache_tag) for _ in range(4)]
+    failed: list[BaseException] = []
+
+    def install_one(program: Program) -> None:
+        try:
+            program.install()
+        except BaseException as error:  # noqa: BLE001
+            failed.append(error)
+
+    threads = [threading.Thread(target=install_one, args=(program,)) for program in programs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert printed(tmp_path / "program") == "aa"
+    assert not programs[0].changed()

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import urllib.parse
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from pipeline.base.records import Artifact, CacheCount, Flavour, Parallel, Source
 from pipeline.report import report, report_data
-from pipeline.report.report_data import Amount, BuildReport, Kernel, Level, Output, build_report, costs
+from pipeline.report.report_data import (
+    Amount,
+    BuildReport,
+    Kernel,
+    Level,
+    Link,
+    Machine,
+    Output,
+    build_report,
+    costs,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "report"
 TIMINGS = (FIXTURES / "cargo-timing.html").read_text()
@@ -60,12 +72,31 @@ BARE = build_report(ARTIFACT, costs(Output(ROOT)), began=1, root=ROOT, parallel=
 
 def test_compiled_and_fresh_units_are_named():
     fresh = [*MESSAGES[:-2], MESSAGES[-2] | {"fresh": True}]
-    assert report_data.unit_names(fresh, fresh=True) == ("mistralrs-cli 0.9.2",)
-    compiled = report_data.unit_names(fresh, fresh=False)
+    assert report_data.unit_names(fresh, {"mistralrs-core 0.9.2"}, fresh=True) == ("mistralrs-cli 0.9.2",)
+    compiled = report_data.unit_names(fresh, {"mistralrs-core 0.9.2"}, fresh=False)
     assert "mistralrs-core 0.9.2" in compiled
     assert "mistralrs-core 0.9.2 (build script)" in compiled
     assert "mistralrs-cli 0.9.2" not in compiled
     assert len(compiled) == 8
+
+
+def test_runs_of_build_scripts_count_as_in_cargos_progress():
+    """cargo reports a run that it left out like one that it made; its timings tell them apart."""
+    script = {"reason": "build-script-executed", "package_id": "path+file:///srv/builder/src/mistralrs-core#0.9.2"}
+    found = costs(dataclasses.replace(OUTPUT, messages=[*MESSAGES, script, script | {"package_id": "x#syn@2.0.0"}]))
+    assert "mistralrs-core 0.9.2 (run of its build script)" in found.compiled
+    assert found.fresh == ("syn 2.0.0 (run of its build script)",)
+    assert len(found.compiled) + len(found.fresh) == 11
+    short = re.sub(r'("mode": "run-custom-build".*?"duration": )[\d.]+', r"\g<1>0.0", TIMINGS, flags=re.DOTALL)
+    assert costs(dataclasses.replace(OUTPUT, messages=[*MESSAGES, script], timings=short)).fresh == (), (
+        "too short to time"
+    )
+
+
+def test_units_have_their_names_in_cargos_progress():
+    labels = {unit.label for unit in REPORT.units}
+    assert {"mistralrs-core", "mistralrs-core(build)", "mistralrs-core(build.rs)", "mistralrs(bin)"} <= labels
+    assert list(REPORT.units) == sorted(REPORT.units, key=lambda unit: unit.began)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +131,7 @@ def test_the_slowest_units_come_from_cargos_timings():
     "page", ["", "<html></html>", "const UNIT_DATA = [\n{\n];\n", 'const UNIT_DATA = [\n{"name": "a"}\n];\n', "[1,"]
 )
 def test_timings_of_an_unknown_cargo_give_no_units_and_no_error(page: str) -> None:
-    assert report_data.timings(page) == ()
+    assert report_data.timings(report_data.every_unit(page)) == ()
 
 
 def test_kernels_are_the_successful_compiles_the_slowest_first():
@@ -199,10 +230,11 @@ def test_the_page_has_no_scripts_and_no_external_resources():
 def test_the_page_shows_every_part():
     text = Page(report.html(REPORT, None)).text
     for wanted in (
-        "ada 0.9.2", "1:03:32", "the first of this flavour", "97%", "583 of 604 compiles", "98.0 MB", "PTX (cicc)",
-        "580 of 600", "sccache 0.16.0; holds 9.00 GB of 20.00 GB; 123 not cacheable (other 3, crate-type 120)",
+        "ada 0.9.2", "1:03:32", "the first of this flavour", "97%", "583 of 604 compiles", "93.5 MiB", "PTX (cicc)",
+        "580 of 600", "sccache 0.16.0; holds 8.38 GiB of 18.63 GiB; 123 not cacheable (other 3, crate-type 120)",
         "mistralrs-server-core 0.9.2", "flash_fwd_hdim64.cu", "candle-flash-attn/kernels", "3 calls of nvcc, 6:24 in",
-        "9.0 GiB", "11.0 GiB", "cicc", "2 jobs of cargo and 1 of nvcc at once.", "of that with nvcc running",
+        "9.00 GiB", "Planned: 11.00 GiB for 2 jobs of cargo and 1 of nvcc at once.", "cicc",
+        "of that with nvcc running",
         "-C target-cpu=x86-64", "1.95.0", "13.0.88", "https://git.example.org/u.git v0.9.2", "c" * 40, "9 compiled",
         "mistralrs-core 0.9.2 (build script)",
         "2026-08-17 20:55 UTC",
@@ -214,7 +246,7 @@ def test_the_page_compares_with_the_build_before():
     before = dataclasses.replace(REPORT, artifact=dataclasses.replace(ARTIFACT, seconds=1906.2, size=98_000_000))
     text = Page(report.html(REPORT, before)).text
     assert "last 31:46, +100.0%" in text
-    assert "last 98.0 MB, +0.0%" in text
+    assert "last 93.5 MiB, +0.0%" in text
     assert "last 97%" in text
 
 
@@ -222,6 +254,84 @@ def test_more_memory_than_planned_has_a_remedy():
     over = dataclasses.replace(REPORT, memory=12 << 30)
     assert "low_memory=true" in report.html(over, None)
     assert "low_memory=true" not in report.html(REPORT, None)
+
+
+def colours(text: str) -> Iterator[dict[str, str]]:
+    """The colours of the light and of the dark page, by name."""
+    light, dark = re.findall(r":root \{([^}]*)\}", text)
+    named = dict(re.findall(r"--(\w+): (#\w+);", light))
+    yield named
+    yield named | dict(re.findall(r"--(\w+): (#\w+);", dark))
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2.2 (relative luminance, contrast ratio)."""
+
+    def luminance(colour: str) -> float:
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+        parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_text_and_bars_have_the_contrast_of_wcag_aa():
+    assert contrast("#000", "#ffffff") == pytest.approx(21)
+    for named in colours(report.html(REPORT, None)):
+        for behind in ("card", "back", "note"):
+            for text in ("ink", "soft", "bad", "link"):
+                assert contrast(named[text], named[behind]) >= 4.5, (text, behind)
+        assert contrast(named["edge"], named["note"]) >= 3
+        for bar in ("bar", "bad"):
+            assert contrast(named[bar], named["card"]) >= 3, bar
+
+
+def section(text: str, title: str) -> str:
+    return text.partition(f"<h2>{title}</h2>")[2].partition("</section>")[0]
+
+
+def test_nothing_has_no_bar_and_each_table_has_a_scale_and_one_unit():
+    phases = (Amount("checkout", 0.0), Amount("fetch", 0.1), Amount("compile", 50.0))
+    text = report.html(dataclasses.replace(REPORT, phases=phases, within=()), None)
+    times = section(text, "Time")
+    assert times.count("<i ") == 2, "0.0 s has none"
+    assert re.findall(r"<span>(.*?)</span>", times) == ["0", "50.1 s"]
+    assert re.findall(r'"number">(.*?)<', times) == ["0.0 s", "0.1 s", "50.0 s"]
+    for title, scale in (
+        ("Compile cache", "100%"), ("Slowest units", "s"), ("Slowest kernels", "4:43"), ("The binary", "93.5 MiB"),
+        ("Memory", "9.00 GiB"),
+    ):  # fmt: skip
+        assert re.findall(r"<span>(.*?)</span>", section(text, title))[1].endswith(scale), title
+    assert {figure.split()[-1] for figure in re.findall(r'"number">([\d.]+ \w+)<', section(text, "The binary"))} == {
+        "MiB"
+    }
+
+
+def test_the_plan_of_memory_flattens_no_bar():
+    programs = report_data.largest({"rustc": 300 << 20, "cicc": 100 << 20})
+    small = dataclasses.replace(REPORT, memory=400 << 20, programs=programs, parallel=Parallel(16, 8, 50 << 30))
+    widths = re.findall(r"width:([\d.]+)%", section(report.html(small, None), "Memory"))
+    assert widths == ["100.0", "75.0", "25.0"]
+
+
+def test_the_page_names_the_builder_and_links_to_what_became_of_the_build():
+    machine = Machine("builder1", "AMD EPYC 9B14", 4, 8 << 30, ("cpu.max of /runner: 4",))
+    links = (Link("its package, once published", "https://rpm.example.org/Packages/mistralrs-ada.rpm"),)
+    found = dataclasses.replace(REPORT, machine=machine, links=links)
+    page = Page(report.html(found, None, ["ada-0.9.1-20261120T104833Z.html", "ada-0.9.2^1-20261119T104833Z.html"]))
+    assert page.links[2:] == [
+        links[0].url, "./ada-0.9.1-20261120T104833Z.html", "./ada-0.9.2%5E1-20261119T104833Z.html",
+    ]  # fmt: skip
+    for wanted in (
+        "on builder1",
+        "4 of AMD EPYC 9B14",
+        "8.00 GiB",
+        "cpu.max of /runner: 4",
+        "ada-0.9.1-20261120T104833Z",
+    ):
+        assert wanted in page.text
 
 
 def test_everything_is_escaped():
@@ -282,9 +392,9 @@ SOME = dataclasses.replace(POOR, compiled=(*POOR.compiled, "serde 2.0.0", "syn 3
         (dataclasses.replace(POOR, cache=dataclasses.replace(POOR.cache, shared_down=True)),
          "the shared level of the cache is down", "compile_cache_endpoint"),
         (dataclasses.replace(POOR, cache=Level("0.16.0", 19_500_000_000, 20_000_000_000)),
-         "the cache is full (19.5 of 20.0 GB)", "compile_cache_size"),
+         "the cache is full (18.2 of 18.6 GiB)", "compile_cache_size"),
         (dataclasses.replace(POOR, cache=Level("0.16.0", 600_000_000, 20_000_000_000)),
-         "the cache was deleted (9.0 GB before, now 0.6 GB)", KEPT),
+         "the cache was deleted (8.4 GiB before, now 0.6 GiB)", KEPT),
         (SOME, "2 of 9 crates changed their version", KEPT),
         (changed(POOR, source=NEWER), "upstream went from 0.9.2 to 0.9.3", KEPT),
         (POOR, "Likely cause: unknown", "Compare the reports"),
@@ -373,6 +483,14 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_a_page_links_to_the_earlier_pages_of_its_flavour(tmp_path: Path) -> None:
+    for number in range(7):
+        build_at(tmp_path, f"20261121T10000{number}Z")
+    build_at(tmp_path, "20261121T100009Z", "cpu")
+    links = Page((tmp_path / "ada-0.9.2-20261121T100006Z.html").read_text()).links
+    assert links[2:] == [f"./ada-0.9.2-20261121T10000{number}Z.html" for number in (5, 4, 3, 2, 1)]
+
+
 def test_a_finished_build_has_json_and_page_beside_its_log(tmp_path: Path) -> None:
     log = build_at(tmp_path, "20261121T100000Z")
     assert names(tmp_path) == [f"{log.stem}.html", f"{log.stem}.json", f"{log.stem}.log"]
@@ -393,6 +511,25 @@ def test_the_last_report_is_the_newest_finished_one_of_the_flavour(tmp_path: Pat
     assert report.last(tmp_path, "ada").artifact.log == str(old)
     new.with_suffix(".json").write_text('{"of": "another version"}')
     assert report.last(tmp_path, "ada").artifact.log == str(old)
+
+
+def test_the_usual_times_are_those_of_the_last_whole_build(tmp_path: Path) -> None:
+    assert report.usual(tmp_path, "ada") == ()
+    whole = build_at(tmp_path, "20261121T100000Z")
+    part = build_at(tmp_path, "20261121T110000Z")
+    small = dataclasses.replace(BuildReport.read(part.with_suffix(".json")), units=REPORT.units[:1])
+    small.write(part.with_suffix(".json"))
+    assert report.usual(tmp_path, "ada") == REPORT.units
+    whole.with_suffix(".json").write_text("of another version")
+    assert report.usual(tmp_path, "ada") == REPORT.units[:1]
+
+
+def test_a_build_before_the_clock_was_set_back_is_no_newest_one(tmp_path: Path) -> None:
+    ahead = build_at(tmp_path, "29991121T100000Z")
+    newest = build_at(tmp_path, "20251121T100000Z")
+    assert report.last(tmp_path, "ada").artifact.log == str(newest)
+    report.rotate(tmp_path, "ada", 1)
+    assert [path for path in (ahead, newest) if path.exists()] == [newest]
 
 
 def test_rotation_keeps_the_newest_builds_of_each_flavour(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ IMPORTS = {
     "channel": {"sign", "package"},
     "prove": {"sign", "package"},
     "hosts": {"sign", "package"},
+    "tell": set(),
 }
 # Libraries from outside Python's own that the logic may use.
 LIBRARIES = {"createrepo_c", "gnupg", "jinja2", "requests", "zlib_ng"}

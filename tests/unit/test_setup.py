@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -95,29 +94,17 @@ def test_a_moved_checkout_is_set_up_again(checkout: Path, tmp_path: Path) -> Non
     assert make(checkout.rename(tmp_path / "moved"), "setup") == ["scripts/setup"]
 
 
-@pytest.mark.parametrize(
-    ("words", "variables"),
-    [
-        ([], {"local_port": "8643"}),
-        (
-            ["FLAVOUR=all", "VERSION=0.10", "CHANNEL=unstable"],
-            {"flavour": "all", "version": "0.10", "channel": "unstable", "local_port": "8643"},
-        ),
-        (
-            ["UPSTREAM=https://host/a.git?b=c&d", "PORT=99"],
-            {"upstream_url": "https://host/a.git?b=c&d", "local_port": "99"},
-        ),
-    ],
-)
-def test_variables_reach_ansible_unchanged(checkout: Path, words: list[str], variables: dict[str, str]) -> None:
-    (command,) = make(checkout, "release", *words)
-    program, playbook, *rest = shlex.split(command)
-    assert (program, playbook) == ("ansible-playbook", "playbooks/release.yml")
-    given: dict[str, str] = {}
-    for option, value in zip(rest[::2], rest[1::2], strict=True):
-        assert option == "-e"
-        given |= [value.split("=", 1)]
-    assert given == variables
+@pytest.mark.parametrize("target", RUNS)
+def test_a_checkout_that_every_account_may_write_is_refused(checkout: Path, target: str) -> None:
+    """Ansible ignores its ansible.cfg, and then knows no module of the project."""
+    checkout.chmod(0o777)
+    done = subprocess.run(["make", target], cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"Every account may write to this checkout, and so decide what is signed: {checkout}" in done.stderr
+    assert f"chmod -R o-w '{checkout}'" in done.stderr
+    assert done.stdout == ""
+    checkout.chmod(0o775)
+    assert make(checkout, "setup") == []
 
 
 def test_a_machine_without_a_usable_python_gets_a_remedy(tmp_path: Path) -> None:

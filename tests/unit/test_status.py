@@ -110,5 +110,23 @@ def test_faults_found_by_reading_every_byte_are_a_finding():
     assert wrong(PUBLISHED, HOST, [], deep | {"findings": []}) == {}
 
 
+def test_a_certificate_that_the_repo_host_does_not_serve_is_a_finding() -> None:
+    """The repo host compares what it serves with what is on its disk, and status asks its agent."""
+    fault = "rpm.lair.test is served with the certificate that ends on 2026-12-06, not with that on the disk"
+
+    def found(certificate: dict[str, object] | None) -> list[Finding]:
+        status = status_of("stable", PUBLISHED, HOST | {"certificate": certificate}, [], now=NOW)
+        return [finding for finding in status.findings if finding.check == "certificate in use"]
+
+    assert found(None) == []
+    assert [finding.fits for finding in found({"time": NOW - 86400, "fault": ""})] == [True]
+    (wrong,) = found({"time": NOW - 3600, "fault": fault})
+    assert (wrong.fits, wrong.found) == (False, fault)
+    assert "nginx -t, then systemctl start mistralrs-certificate-served" in wrong.remedy
+    (silent,) = found({"time": NOW - 9 * 86400, "fault": ""})
+    assert (silent.fits, silent.found) == (False, "last compared 9 days ago")
+    assert "systemctl enable --now mistralrs-certificate.timer" in silent.remedy
+
+
 def test_findings_of_the_keys_are_included():
     assert wrong(PUBLISHED, HOST, [Finding.bad("signing key", "expired", "valid", "Rotate")])["signing key"]

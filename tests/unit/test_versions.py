@@ -6,6 +6,7 @@ import itertools
 import shutil
 
 import pytest
+from pipeline.base.errors import PipelineError
 from pipeline.base.run import run
 from pipeline.base.versions import commit_version, dotted, nearest, parse_tag, releases, rpm_order
 
@@ -63,6 +64,12 @@ def test_rpm_itself_sorts_the_versions_in_upstreams_order():
 
 def test_a_commits_version_has_its_utc_time():
     assert commit_version(parse_tag("v0.9.2"), "9e922623f2", 1_787_409_493) == "0.9.2^20260822.143813git9e92262"
+
+
+@pytest.mark.parametrize("time", [10**12, 10**20])
+def test_a_clock_beyond_all_calendars_is_named(time):
+    with pytest.raises(PipelineError, match=f"no usable time: {time} seconds since 1970.*Choose a release"):
+        commit_version(parse_tag("v0.9.2"), "9e922623f2", time)
 
 
 def test_uncommitted_work_is_dirty():

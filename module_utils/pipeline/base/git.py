@@ -9,22 +9,24 @@ Rules:
 3. Of the caller's variables only the mirrors of the filter git_environment apply (``url.<mirror>.insteadOf``).
 4. A repository is named by GIT_DIR: git never searches for one, so a damaged one inside another is an error and never
    a command for the outer one.
-5. The configuration of the project's own repositories is text that ``initialise`` writes, at each use.
-6. Replaced and grafted objects do not count: an id names its own bytes.
+5. The configuration of the project's own repositories is text that the project writes, at each use
+   (source/git_folder.py).
+6. Nothing of git goes on after its command: it would work on a repository without the repository's lock.
+7. Replaced and grafted objects do not count: an id names its own bytes.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from .environment import SSH_AGENT
 from .errors import PipelineError
-from .run import CommandFailed, run
+from .run import NO_SPACE, CommandFailed, DiskFull, run
 
 _SETTINGS = {
     "core.hooksPath": "/dev/null",
@@ -32,6 +34,9 @@ _SETTINGS = {
     "core.autocrlf": "false",
     "core.attributesFile": "/dev/null",
     "core.excludesFile": "/dev/null",
+    "gc.autoDetach": "false",
+    # git 2.47 and later.
+    "maintenance.autoDetach": "false",
 }
 _QUIET = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -52,7 +57,6 @@ _ACCESS = (
     r"|http\.(.*\.)?(proxy|proxyauthmethod|sslcainfo|sslcapath|sslcert|sslkey|extraheader|cookiefile|emptyauth))$"
 )
 _MIRROR = re.compile(r"url\..+\.insteadof", re.IGNORECASE)
-_HEAD = re.compile(r"(ref: refs/\S+|[0-9a-f]{40,64})\n?")
 _HOME = ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL")
 
 
@@ -69,18 +73,33 @@ def git(
 ) -> str:
     """Run git and return its output. ``repository`` is a git directory or a work tree; ``timeout`` is in seconds.
 
-    ``env`` adds variables; git mirrors in it replace the caller's.
+    ``env`` adds variables; git mirrors in it replace the caller's. Raises DiskFull, and what ``run`` raises.
     """
+    return _done(words, repository, timeout, env, stdin).stdout
+
+
+def _done(
+    words: Sequence[str | Path],
+    repository: Path | None,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    stdin: str | bytes | None = None,
+) -> subprocess.CompletedProcess[str]:
     pairs = [*_SETTINGS.items(), *access(), *mirrors(env if env and "GIT_CONFIG_COUNT" in env else os.environ)]
-    return run(
-        ["git", *words],
-        # Without a repository git must find none: the caller may stand in one.
-        cwd=repository or Path("/"),
-        env={**_QUIET, **located(repository), **(env or {}), **configured(pairs)},
-        keep=("HOME", *SSH_AGENT),
-        stdin=stdin,
-        timeout=timeout,
-    ).stdout
+    try:
+        return run(
+            ["git", *words],
+            # Without a repository git must find none: the caller may stand in one.
+            cwd=repository or Path("/"),
+            env={**_QUIET, **located(repository), **(env or {}), **configured(pairs)},
+            keep=("HOME", *SSH_AGENT),
+            stdin=stdin,
+            timeout=timeout,
+        )
+    except CommandFailed as error:
+        if NO_SPACE.search(error.stderr):
+            raise DiskFull(error.what, error.where) from error
+        raise
 
 
 def located(repository: Path | None) -> dict[str, str]:
@@ -165,18 +184,75 @@ def remote_refs(url: str) -> dict[str, str]:
     try:
         text = git("ls-remote", "--symref", "--", url, timeout=120)
     except CommandFailed as error:
-        # The lines after the first "fatal:" are advice.
-        fatal = [line for line in error.stderr.splitlines() if line.startswith("fatal: ")]
         raise PipelineError(
-            f"upstream cannot be reached: {fatal[0] if fatal else 'git printed no reason'}",
+            f"upstream cannot be reached: {fatal(error.stderr) or 'git printed no reason'}",
             where=url,
-            # git's own advice, safe.directory in ~/.gitconfig, has no effect here.
-            remedy="The repository belongs to another account: give it to the one that runs Ansible, or name its https "
-            "or ssh address"
-            if "dubious ownership" in error.stderr
-            else "Check upstream_url (UPSTREAM= with make), the network and the credentials, then run again",
+            remedy=remote_remedy(
+                url,
+                error.stderr,
+                "Check upstream_url (UPSTREAM= with make), the network and the credentials, then run again",
+            ),
         ) from error
     return parse_refs(text)
+
+
+class FetchFailed(CommandFailed):
+    """A failed ``fetch``: git's own reason, and the remedy where its cause is the remote."""
+
+    def __init__(self, failure: CommandFailed, url: str) -> None:
+        super().__init__(failure.argv, failure.status, failure.stdout, failure.stderr)
+        self.what = f"git cannot fetch: {fatal(failure.stderr) or failure.what}"
+        self.where = url
+        otherwise = f"Check that this host reaches {url}: network, proxy, credentials; or name a mirror (git_mirrors)"
+        self.remedy = remote_remedy(url, failure.stderr, otherwise)
+
+
+def fetch(repository: Path, url: str, *words: str, timeout: float = 3600) -> bool:
+    """Run ``git fetch`` with ``words``, its options, remote and refspecs; returns whether all references were stored.
+
+    Others end at commits that the remote, a shallow clone, lacks. ``url`` is the remote's address, for errors.
+    """
+    try:
+        return "shallow roots are not allowed" not in _done(["fetch", "--quiet", *words], repository, timeout).stderr
+    except CommandFailed as error:
+        raise FetchFailed(error, url) from error
+
+
+def fatal(output: str) -> str:
+    """The line of git's output with the reason, or "": those after the first "fatal:" are advice."""
+    return next((line for line in output.splitlines() if line.startswith("fatal: ")), "")
+
+
+def remote_remedy(url: str, output: str, otherwise: str = "") -> str:
+    """The remedy for a remote that git failed on, by git's output; ``otherwise`` where the cause is not known."""
+    if "dubious ownership" in output:
+        # git's own advice, safe.directory in ~/.gitconfig, has no effect here.
+        return (
+            "The repository belongs to another account: give it to the one that runs git here, or name its https or ssh"
+            " address (upstream_url, git_mirrors)"
+        )
+    sent = mirrored(url, os.environ)
+    if sent != url:
+        return f"git_mirrors sends this address to {sent}: check that it answers and holds what upstream has"
+    return otherwise
+
+
+def shallow(url: str) -> PipelineError:
+    """The error for a remote whose history is incomplete."""
+    return PipelineError(
+        "this repository is a shallow clone: it lacks the history that versions and builds are made from",
+        where=mirrored(url, os.environ),
+        remedy="Run git fetch --unshallow --tags there, or name a complete repository (upstream_url, git_mirrors)",
+    )
+
+
+def mirrored(url: str, environ: Mapping[str, str]) -> str:
+    """The address that git uses for ``url`` with the mirrors of an environment: the longest prefix wins."""
+    prefixes = {
+        prefix: key[len("url.") : -len(".insteadof")] for key, prefix in mirrors(environ) if url.startswith(prefix)
+    }
+    longest = max(prefixes, key=len, default="")
+    return prefixes.get(longest, "") + url.removeprefix(longest)
 
 
 def parse_refs(text: str) -> dict[str, str]:
@@ -194,41 +270,3 @@ def parse_refs(text: str) -> dict[str, str]:
 def peeled(refs: Mapping[str, str], ref: str) -> str:
     """The commit of a ref of ``remote_refs``; peels annotated tags."""
     return refs.get(f"{ref}^{{}}", refs[ref])
-
-
-def initialise(folder: Path, *, bare: bool, commits_of: str = "") -> None:
-    """Make ``folder`` a git repository, with the project's configuration alone; replaces a damaged one.
-
-    With ``commits_of``, the address of the remote "origin", it is a treeless partial clone.
-    """
-    git_dir = folder if bare else folder / ".git"
-    if not _sound(git_dir):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        git("init", "--quiet", "--template=", *(["--bare"] if bare else []), folder.absolute())
-    wanted = _configuration(bare=bare, commits_of=commits_of)
-    config = git_dir / "config"
-    if config.is_symlink() or not config.is_file() or config.read_text(errors="replace") != wanted:
-        partial = git_dir / "config.new"
-        partial.write_text(wanted)
-        partial.replace(config)
-
-
-def _sound(git_dir: Path) -> bool:
-    """Whether git finds a repository here (gitrepository-layout(5)): else it is damaged, incomplete or a link."""
-    try:
-        head = (git_dir / "HEAD").read_text()
-    except (OSError, ValueError):
-        return False
-    folders = (git_dir, git_dir / "objects", git_dir / "refs")
-    return bool(_HEAD.fullmatch(head)) and all(path.is_dir() and not path.is_symlink() for path in folders)
-
-
-def _configuration(*, bare: bool, commits_of: str) -> str:
-    lines = ["[core]", f"repositoryformatversion = {int(bool(commits_of))}"]
-    lines += ["filemode = true", f"bare = {str(bare).lower()}"]
-    if commits_of:
-        url = commits_of.replace("\\", "\\\\").replace('"', '\\"')
-        lines += ["[extensions]", "partialClone = origin", '[remote "origin"]', f'url = "{url}"']
-        lines += ["promisor = true", "partialclonefilter = tree:0"]
-    return "".join(f"{line}\n" if line[0] == "[" else f"\t{line}\n" for line in lines)

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from .environment import UMASK, environment
 from .errors import PipelineError
-from .text import last_words
+from .text import ended, last_words
+
+NO_SPACE = re.compile(
+    r"[Nn]o space left|os error 28\b|ENOSPC|StorageFull|[Nn]ot enough (?:free )?disk space|[Dd]isk (?:is )?full"
+    r"|[Ff]ile ?system (?:is )?full|[Dd]isk quota exceeded|os error 122\b|QuotaExceeded"
+)
+"""How the kernel, Rust, rpm's database and quotas say that a disk is full."""
+
+
+def temporary_files() -> str:
+    """Where temporary files lie, as a remedy: that disk may be the full one, whatever file an error names."""
+    folder, free = tempfile.gettempdir(), ""
+    with suppress(OSError):
+        free = f", which has {shutil.disk_usage(folder).free >> 20} MiB free"
+    where = f"Temporary files lie in {folder}{free}: TMPDIR names a folder on another disk"
+    return f"Free space there, then run again. {where}"
+
+
+class DiskFull(PipelineError):
+    """Something on this host failed for lack of space. What that failure usually means is not the cause."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(what, where, temporary_files())
 
 
 class CommandFailed(PipelineError):
@@ -21,7 +47,7 @@ class CommandFailed(PipelineError):
         self.stdout = stdout
         self.stderr = stderr
         super().__init__(
-            what=f"{Path(argv[0]).name} ended with status {status}: {last_words(stderr.strip() or stdout, lines=5)}",
+            what=f"{Path(argv[0]).name} ended with {ended(status)}: {last_words(stderr.strip() or stdout, lines=5)}",
             where=" ".join(argv),
         )
 

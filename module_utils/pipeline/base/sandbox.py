@@ -17,8 +17,10 @@ The kernel ends a sandbox with the *thread* that started it (PR_SET_PDEATHSIG, p
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import select
 import selectors
 import shutil
@@ -36,6 +38,11 @@ from . import seccomp
 from .errors import PipelineError
 from .run import CommandFailed, ProgramMissing
 
+PLAIN = Path("/run/plain")
+"""Inside, the folder of paths that are odd on the host."""
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9._+@~^-]+")
+
 USER = 1000
 HOME = Path("/home/builder")
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -51,6 +58,19 @@ _ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Arguments: pairs of mount options and the place, a "--", and the command.
 _OVERLAYS = 'while [ "$1" != -- ]; do mount -t overlay -o "$1" overlay "$2"; shift 2; done; shift; exec "$@"'
+
+
+def plain(path: Path) -> Path:
+    """The path itself, or one for the inside of a sandbox if compilers, cargo or build scripts would split it.
+
+    They separate words at blanks, options at commas, folders at colons, and know only some letters. All up to the last
+    odd name becomes the digest of that part, so that paths below a folder stay below it.
+    """
+    odd = [at for at, name in enumerate(path.parts[1:], 2) if not _PLAIN_NAME.fullmatch(name)]
+    if not odd:
+        return path
+    digest = hashlib.sha256(os.fsencode(Path(*path.parts[: odd[-1]]))).hexdigest()
+    return Path(PLAIN, digest[:12], *path.parts[odd[-1] :])
 
 
 @dataclass(frozen=True)

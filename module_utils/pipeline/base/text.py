@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 
 SNAPSHOT_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
@@ -20,6 +21,16 @@ def last_words(output: str, lines: int = 3) -> str:
     """The last lines of an output that are not empty, as one line: "a | b"; "no output" where there are none."""
     words = [line.strip() for line in output.splitlines() if line.strip()]
     return " | ".join(words[-lines:]) or "no output"
+
+
+def ended(status: int) -> str:
+    """How a program ended, by subprocess's status: "status 1", or "signal 9 (SIGKILL)"."""
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return f"signal {-status} ({signal.Signals(-status).name})"
+    except ValueError:
+        return f"signal {-status}"
 
 
 def shown(text: str, longest: int = 200) -> str:

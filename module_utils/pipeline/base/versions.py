@@ -3,8 +3,8 @@
 Rules (from upstream's tags v0.7.0 to v0.9.2; the tests check the order with rpm's own compare):
 
 1. ``v0.8.4-rc4`` is the version 0.8.4~rc4: rpm sorts ``~`` before the end of a version.
-2. A commit after a tag is ``<tag's version>^<UTC commit time>git<7 hex>``: ``^`` sorts after the end, and the time
-   to the second keeps two commits of one day in order.
+2. A commit after a tag is ``<tag's version>^<UTC time>git<7 hex>``: ``^`` sorts after the end. The time is the commit's
+   corrected one: a commit sorts after its ancestors, whatever their clocks said (``corrected_time``).
 3. Uncommitted work on top of a commit adds ``.dirty``, which sorts after the commit.
 4. A tag that is not ``v<number>.<number>...[-rc<n>]`` is no release, and no run builds it by itself.
 """
@@ -15,9 +15,11 @@ import difflib
 import functools
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from .errors import PipelineError
 
 _TAG = re.compile(r"v?(?P<base>\d+(?:\.\d+){1,3})(?:-?(?P<stage>alpha|beta|rc)\.?(?P<number>\d+))?")
 
@@ -67,10 +69,36 @@ def nearest(wanted: str, known: Iterable[Release], count: int = 3) -> list[str]:
     return difflib.get_close_matches(wanted.removeprefix("v"), versions, n=count, cutoff=0.0)
 
 
-def commit_version(base: Release, commit: str, commit_time: int, *, dirty: bool = False) -> str:
-    """The version of a package of a commit after ``base``: "0.9.2^20260822.143813git9e92262"."""
-    moment = datetime.fromtimestamp(commit_time, UTC)
+def corrected_time(history: Iterable[tuple[int, str, Sequence[str]]]) -> int:
+    """The corrected time of the last commit of ``history``: rows of committer's time, commit and parents, oldest first.
+
+    It is git's corrected commit date (git's Documentation/technical/commit-graph.txt): the committer's own time, but a
+    second after each parent's corrected time at the earliest. Parents that the history lacks do not count.
+    """
+    times: dict[str, int] = {}
+    time = 0
+    for own, commit, parents in history:
+        time = max([own, *(times[parent] + 1 for parent in parents if parent in times)])
+        times[commit] = time
+    return time
+
+
+def commit_version(base: Release, commit: str, time: int, *, dirty: bool = False) -> str:
+    """The version of a package of a commit after ``base``, by its corrected time: "0.9.2^20260822.143813git9e92262"."""
+    try:
+        moment = datetime.fromtimestamp(time, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise PipelineError(
+            f"the commit has no usable time: {time} seconds since 1970",
+            commit,
+            "Choose a release, or a commit before the one with the wrong clock",
+        ) from error
     return f"{base.rpm_version}^{moment:%Y%m%d.%H%M%S}git{commit[:7]}{'.dirty' if dirty else ''}"
+
+
+def release_of(rpm_version: str) -> str:
+    """The release that a version is of, or comes after: "0.9.3~rc1" of "0.9.3~rc1^20260822.143813git9e92262"."""
+    return rpm_version.partition("^")[0]
 
 
 def dotted(version: str) -> tuple[int, ...]:

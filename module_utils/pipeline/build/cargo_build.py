@@ -19,8 +19,8 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -30,15 +30,18 @@ from ..base.records import Artifact, sha256_file
 from ..base.run import run
 from ..cache.shared_cache import Reached, reached
 from ..report import report
-from ..report.report_data import Costs, amounts, build_report, largest
-from ..source.checkout import Checkout, move
+from ..report.report_data import Costs, Link, amounts, build_report, largest
+from ..source.checkout import move
+from ..source.manifest import Tree, look
 from ..source.trust import RELEASE
 from ..toolchain import nvcc
 from ..toolchain.verified import verify_programs
 from . import handover, layers, processes
 from .fetch import fetch, refuse_configuration_above
-from .inputs import Build, build_argv, environment
+from .inputs import Build, build_argv, download_environment, environment
 from .inside import Job, Result
+from .limits import machine
+from .progress import Estimate
 from .watch import Watch
 
 
@@ -60,33 +63,42 @@ def make(
     *,
     alive: Path | None = None,
     lease: float = 0,
+    links: Mapping[str, str] | None = None,
     warn: Callable[[str], object] = lambda _: None,
 ) -> Artifact:
     """Move the checkout, fetch, compile and collect.
 
     Output and progress are added to ``log``; the report is beside it. ``warn`` gets the warnings of a successful
-    build. ``alive`` and ``lease`` stop a build whose controller is gone (Cargo).
+    build. ``alive`` and ``lease`` stop a build whose controller is gone (Lease). ``links`` are URLs for the report, by
+    their name. Another run that builds here is awaited; if it made this very artifact, that one is returned as it is:
+    the other run may be handing it over.
     """
     for folder in (build.root / "home", build.root / "cargo", build.root / "cudaforge", build.state, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
     name, cargo, checkout = build.flavour.name, build.rust.bin / "cargo", build.state / "src"
-    with log.open("a", buffering=1) as stream, _builder_lock(build.root, stream, name):
-        began = time.time()
+    with log.open("a", buffering=1) as stream, _builder_lock(build.root, stream, name) as waited:
+        if waited and (artifact := existing(build)):
+            stream.write(f"[{name}] another run built it\n")
+            return artifact
+        began = int(time.time())
         phases = _Phases()
         report.rotate(log.parent, name, build.logs_kept, log)
         verify_programs(build.root, build.programs)
         layers.renew(build)
-        tree = move(checkout, build.source, build.package)
+        move(checkout, build.source)
+        tree = look(
+            checkout, build.source.commit, build.package, cargo, build.flavour.features, protected=build.protected
+        )
         stream.write(f"# {build.source.ref} {build.source.commit} flavour {name}, inputs {build.inputs}\n")
         for note in build.unprotected:
             stream.write(f"# {note}\n")
         if build.variant:
-            nvcc.wrapped(Path(build.toolkit), build.root, build.toolkit_version)
+            nvcc.wrapped(Path(build.toolkit), build.root, build.toolkit_version, build.inside)
         phases.end("checkout")
         if not build.protected:
             refuse_configuration_above(checkout)
         locked = fetch(
-            checkout, cargo, environment(build) | {"HOME": str(build.root / "home")}, build.locked, stream,
+            checkout, cargo, download_environment(build), build.locked, stream,
             mirrors=build.mirrors, package=build.package, features=build.flavour.features,
         )  # fmt: skip
         phases.end("fetch")
@@ -97,7 +109,7 @@ def make(
             before = layers.changing(build)
             with processes.watched() as peak, _cache(build, folders, settings, stream) as cache:
                 job = _job(build, folders, cache.settings, locked=locked)
-                Watch(stream, name, alive, lease).follow(
+                Watch(stream, name, alive, lease, Estimate(report.usual(log.parent, name))).follow(
                     lambda: layers.start(build, folders, level, job.text()), phases.began
                 )
             phases.end("compile")
@@ -106,15 +118,16 @@ def make(
                 layers.unchanged(build, before)
             artifact = _collect(
                 build, tree, made, folders.output, log=log, locked=locked,
-                seconds=round(time.time() - began, 1), peak=peak,
+                seconds=round(time.monotonic() - phases.began, 1), peak=peak,
             )  # fmt: skip
         phases.end("collect")
         written = build_report(
-            artifact, _costs(made, cache), began=int(began), root=str(build.root), parallel=build.parallel,
+            artifact, _costs(made, cache), began=began, root=str(build.root), parallel=build.parallel,
             phases=amounts(phases.seconds), memory=peak.together,
             programs=largest(peak.programs)[: report.LARGEST_PROGRAMS],
             host_compiler=run(["gcc", "--version"]).stdout.partition("\n")[0],
-            trust=build.trust, unprotected=build.unprotected,
+            trust=build.trust, unprotected=build.unprotected, machine=machine(),
+            links=tuple(Link(name, url) for name, url in (links or {}).items()),
         )  # fmt: skip
         for warning in [*warnings, *cache.warnings, *made.warnings, *report.leave(written)[1]]:
             warn(warning)
@@ -153,6 +166,10 @@ def _costs(made: Result, cache: Reached) -> Costs:
 
 
 def _job(build: Build, folders: layers.Folders, settings: dict[str, str] | None, *, locked: bool) -> Job:
+    # The sandbox's own /tmp. Without a sandbox the host's /tmp may be small, and nvcc's temporary files are large.
+    scratch = str(layers.SCRATCH if build.protected else folders.scratch)
+    if level := layers.cache_level(settings):
+        settings = {**(settings or {}), "SCCACHE_DIR": str(build.inside(level))}
     return Job(
         flavour=build.flavour.name,
         features=build.flavour.features,
@@ -161,20 +178,29 @@ def _job(build: Build, folders: layers.Folders, settings: dict[str, str] | None,
         binary=build.binary,
         locked=locked,
         argv=build_argv(build, locked=locked),
-        environment=environment(build),
-        root=str(build.root),
+        environment=environment(build) | {"TMPDIR": scratch},
+        root=str(build.inside(build.root)),
         checkout=str(build.checkout),
         target=str(build.target),
-        scratch=str(layers.SCRATCH if build.protected else folders.scratch),
+        scratch=scratch,
         output=str(layers.OUTPUT if build.protected else folders.output),
         slots=build.parallel.nvcc if build.variant else 0,
-        sccache=str(build.cache.program) if build.cache else "",
+        sccache=str(build.inside(build.cache.program)) if build.cache else "",
         settings=settings,
     )
 
 
-def _builder_lock(root: Path, stream: IO[str], name: str) -> AbstractContextManager[None]:
-    return held(root / "lock", lambda: print(f"[{name}] waiting for another build here", file=stream))
+@contextmanager
+def _builder_lock(root: Path, stream: IO[str], name: str) -> Iterator[list[str]]:
+    """Hold the builder. Yields a list that is not empty if another run had it first."""
+    waited: list[str] = []
+
+    def wait() -> None:
+        waited.append(name)
+        print(f"[{name}] waiting for another build here", file=stream)
+
+    with held(root / "lock", wait):
+        yield waited
 
 
 class _Phases:
@@ -192,7 +218,7 @@ class _Phases:
 
 def _collect(
     build: Build,
-    tree: Checkout,
+    tree: Tree,
     made: Result,
     output: Path,
     *,

@@ -12,18 +12,25 @@ Rules:
 5. The sources are at fault only if a row says so and no line names a system error or a signal. An unknown error may be
    the builder's fault.
 
+6. A signal is named with the program that it ended. That SIGKILL came for lack of memory is the kernel's to say
+   (processes.killed_for_memory), or the program's: anybody may send it.
+
 Facts behind rows: sccache prints "Compiler killed by signal N" for any exit status N of nvcc's front end, so only
-signal 9 is a killed process; a linker without disk space for its output file dies of SIGBUS.
+signal 9 is a killed process; a linker without disk space for its output file dies of SIGBUS; a shell ends with 128 + N
+where signal N ended its program (bash(1), EXIT STATUS).
 """
 
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..base.errors import PipelineError
+from ..base.run import NO_SPACE
 
 SHOWN = 25
 """The number of an error's lines that are shown."""
@@ -75,28 +82,42 @@ class Cause:
     upstreams: bool = False
 
 
+_FILE_SIZE = "Raise the building account's limit (ulimit -f; LimitFSIZE= of a service), or take another file system"
 _MEMORY = "Run again with -e low_memory=true, or with a lower -e jobs=; dmesg on the builder names the process"
-_SPACE = "Free space on the builder: target/ and cache/ below its root can be deleted and are recreated"
+_SPACE = (
+    "Free space below the builder's root: target/ and cache/ there can be deleted and are recreated, and a build's "
+    "/tmp is scratch/ there, whatever TMPDIR is"
+)
 _NETWORK = (
     "Check the builder's network and proxy, then run again; behind a firewall set git_mirrors and cargo_registry_mirror"
 )
+_ILL = "a program was compiled for another CPU than the builder's"
+_BASELINE = "Check that rustflags names a baseline"
+_CRASH = "Run again. If it crashes at the same place, use another version of it, else test the builder's memory"
 _STALE = (
     "Delete target/ below the builder's root (try/ there for a build that is no release) and run again: everything is "
     "recompiled"
 )
 _INSTALL = "Install it on the builder"
-_RUST = "Use a newer Rust: raise rust_version, or run rustup update where rust_source is system"
+RUST = "Use a newer Rust: raise rust_version, or run rustup update where rust_source is system"
+"""The remedy where cargo or rustc is too old for the sources."""
+
+# The host's resources, in the words of those that lack them.
+RESOURCES = (
+    Cause(r"can't start new thread|failed to spawn (?:helper )?thread|fork: retry"
+          r"|(?:fork|clone|spawn|thread|pthread_create)\b.*(?:Resource temporarily unavailable|os error 11\b)",
+          "no further process or thread could be started: a limit of the builder's account, service or container",
+          "make doctor names the limit; raise it, or set a lower -e jobs="),
+    Cause(NO_SPACE.pattern,
+          "the disk is full", f"{_SPACE}. The check requires build_free_gib"),
+    Cause(r"File too large|os error 27\b|FileTooLarge",
+          "a file exceeds the largest size that this account or file system allows", _FILE_SIZE),
+    Cause(r"memory allocation of \d+ bytes failed|error: out of memory|LLVM ERROR: out of memory|bad_alloc"
+          r"|[Cc]annot allocate memory|os error 12\b|virtual memory exhausted|[Oo]ut of memory allocating",
+          "a compiler got no memory: too many run at once for the builder's memory", _MEMORY),
+)  # fmt: skip
 
 CAUSES = (
-    # The host's resources
-    Cause(r"No space left on device|os error 28\b|database or disk is full|[Dd]isk quota exceeded",
-          "the disk is full", f"{_SPACE}. The check requires build_free_gib"),
-    Cause(r"signal 7 \[Bus error\]|SIGBUS|\(signal: 7",
-          "a process lost the file that it was writing; most often the disk is full", _SPACE),
-    Cause(r"signal: 9\b|(?:killed by|died due to|terminated with) signal 9\b|^\s*Killed$"
-          r"|Killed signal terminated program|memory allocation of \d+ bytes failed|error: out of memory"
-          r"|LLVM ERROR: out of memory|Cannot allocate memory|os error 12\b",
-          "a compiler was killed or got no memory: too many run at once for the builder's memory", _MEMORY),
     # The CUDA toolkit
     Cause(r"Unsupported gpu architecture '(?P<arch>[^']+)'",
           "this nvcc does not support {arch}", "Set a cuda in the flavour's row that supports its compute_capability"),
@@ -129,10 +150,14 @@ CAUSES = (
           f"A library is older than upstream requires, or stale output is linked. {_STALE}; if that fails, compare the "
           "flavour's cuda and features with upstream's"),
     # Rust and Cargo.lock
-    Cause(r"requires rustc (?P<needed>[\d.]+)", "upstream needs Rust {needed}", _RUST),
-    Cause(r"is not supported by the following package|older than the `\d+` edition|error\[E0658\]"
-          r"|feature `[^`]+` is required", "upstream needs a newer Rust", _RUST),
-    Cause(r"cannot update the lock file|lock file .* needs to be updated but --locked",
+    Cause(r"requires rustc (?P<needed>[\d.]+)", "upstream needs Rust {needed}", RUST),
+    Cause(r"is not supported by the following package|older than the `\d+` edition|supported edition values are"
+          r"|perhaps Cargo needs to be updated|error\[E0658\]"
+          r"|feature `[^`]+` is required", "upstream needs a newer Rust", RUST),
+    Cause(r"`(?P<crate>[^`]+)` does not have (?:that feature|these features)",
+          "upstream's manifests name a feature that {crate} lacks", "Report it upstream", upstreams=True),
+    Cause(r"failed to parse lock file", "cargo cannot read Cargo.lock", "Report it upstream", upstreams=True),
+    Cause(r"cannot (?:update|create) the lock file|lock file .* needs to be updated but --locked",
           "Cargo.lock does not fit upstream's manifests",
           "Report it upstream; the channel unstable builds without it and records that", upstreams=True),
     Cause(r"failed to verify the checksum of",
@@ -162,14 +187,9 @@ CAUSES = (
           r"|error occurred in cc-rs: failed to find tool \"(?P<third>[^\"]+)\"|linker `(?P<fourth>[^`]+)` not found"
           r"|Could not find `(?P<fifth>protoc)`", "{program} is missing", _INSTALL),
     Cause(r"Unable to find (?P<program>libclang)", "{program} is missing", f"{_INSTALL}: libclang-dev, or clang-devel"),
-    # Crashes
-    Cause(r"signal: 4, SIGILL|Illegal instruction",
-          "a program was compiled for another CPU than the builder's",
-          f"Check that rustflags names a baseline. {_STALE}"),
-    Cause(r"signal: 11, SIGSEGV|signal 11\b|Segmentation fault|internal compiler error"
-          r"|the compiler unexpectedly panicked",
-          "the compiler itself crashed",
-          "Run again. If it crashes at the same place, use another version of it, else test the builder's memory"),
+    # Crashes that no signal shows
+    Cause(r"Illegal instruction", _ILL, f"{_BASELINE}. {_STALE}"),
+    Cause(r"internal compiler error|the compiler unexpectedly panicked", "the compiler itself crashed", _CRASH),
 )  # fmt: skip
 
 _NVCC = f"Compare the flavour's cuda with what upstream's own builds use. {AGAIN}"
@@ -190,6 +210,41 @@ _SYSTEMS = re.compile(
     r"os error \d+|Os \{ code: \d+|\[Errno \d+\]|signal:? \d+|Input/output error|Permission denied|Too many open files"
     r"|Read-only file system|cannot open shared object file"
 )
+
+# The programs that a signal ended, in the words of compilers, cargo, Python and shells; those that name one first.
+_SHELL = {
+    "Killed": 9, "Terminated": 15, "Segmentation fault": 11, "Bus error": 7, "Aborted": 6, "Illegal instruction": 4,
+    "File size limit exceeded": 25, "CPU time limit exceeded": 24, "Bad system call": 31, "Floating point exception": 8,
+}  # fmt: skip
+_WORDS = "|".join(_SHELL)
+_BY = "(?:died due to|terminated with|terminated by|killed by)"
+_SIGNALLED = [re.compile(pattern, re.MULTILINE) for pattern in (
+    rf"\b(?P<program>(?!Compiler\b|was\b|is\b)[\w.+-]+)'? {_BY} signal (?P<number>\d+)",
+    r"\b(?P<program>[\w.+-]+) terminated \(signal: (?P<number>\d+)",
+    rf"(?P<words>{_WORDS}) signal terminated program (?P<program>[\w.+-]+)",
+    r"linking with `(?P<program>[^`]+)` failed: signal: (?P<number>\d+)",
+    r"`(?P<command>[^`\n]+)` \(signal: (?P<number>\d+)",
+    r"[Cc]ommand '(?P<command>[^'\n]+)' died with <Signals\.SIG\w+: (?P<number>\d+)>",
+    r"signal: (?P<number>\d+)\b|killed by signal (?P<number_>\d+)|died with <Signals\.SIG\w+: (?P<number__>\d+)>",
+    rf"^\s*(?:\S+: line \d+: +\d+ |make\S* \*\*\* \[[^\]]*\] )?(?P<words>{_WORDS})(?: +\(core dumped\))?(?:  .*)?$",
+)]  # fmt: skip
+_WRAPPED = re.compile(
+    r"(?:exit(?:ed with)? (?:status|code):? |exit code: |returned non-zero exit status |\bError |status code )"
+    r"(?P<shell>1(?:29|3\d|4\d|5\d))\b"
+)
+_LIMIT = "Raise the building account's limit ({}), then run again: compiled units are kept"
+_SIGNALS = {
+    4: (_ILL, f"{_BASELINE}. {_STALE}"),
+    6: ("it gave up by itself", f"Its last words are above. {AGAIN}"),
+    7: ("it lost the file that it was writing; most often the disk is full", _SPACE),
+    11: ("it crashed", _CRASH),
+    13: ("the program that read its output had ended", f"That program's error is the cause: see the log. {AGAIN}"),
+    24: ("it used all processor time that this account allows", _LIMIT.format("ulimit -t; LimitCPU= of a service")),
+    25: ("a file exceeds the largest size that this account allows", _FILE_SIZE),
+    31: ("a filter forbids a system call that it made", f"See what it asked for in the builder's journal. {AGAIN}"),
+}
+_COMPILERS = {"rustc", "nvcc", "cicc", "ptxas", "cudafe++", "fatbinary", "cc1", "cc1plus", "gcc", "g++", "ld", "lld"}
+_ENDED_BY = "Somebody or something else ended it: an account, a service manager, a limit of time. Then run again"
 
 _ERROR = re.compile(r"error(\[E\d+\])?:")
 _STARTS_ANEW = re.compile(
@@ -221,17 +276,41 @@ _NOISE = re.compile(
 )
 
 
-def explain(lines: Iterable[str]) -> Failure:
-    """The failure that a build's output shows."""
+def explain(lines: Iterable[str], killed: int | None = None) -> Failure:
+    """The failure that a build's output shows.
+
+    ``killed`` is how many processes the kernel killed for lack of memory during the build; None if it does not count.
+    """
     log = [line for line in lines if line.strip()]
     start = next((at for at, line in enumerate(log) if _ERROR.match(line)), None)
     if start is None:
-        return _diagnosed("", log[-SHOWN:])
+        return _diagnosed("", log[-SHOWN:], killed)
     block = _essence(_block(log, start))
     aside: list[str] = []
     if block[0].startswith(("error: could not compile", "error: failed to")):
         aside = [line for line in log[max(0, start - _NEAR) :] if _ASIDE.match(line)]
-    return _diagnosed(_crate(block, log), [*dict.fromkeys(aside), *(line for line in block if line not in aside)])
+    shown = [*dict.fromkeys(aside), *(line for line in block if line not in aside)]
+    return _diagnosed(_crate(block, log), shown, killed)
+
+
+def signalled(program: str, number: int, killed: int | None) -> tuple[str, str]:
+    """The cause and the remedy where a signal ended a program; ``killed`` as in ``explain``."""
+    try:
+        name = f" ({signal.Signals(number).name})"
+    except ValueError:
+        name = ""
+    what = f"{program or 'a program'} was ended by signal {number}{name}"
+    if number == signal.SIGKILL:
+        if killed:
+            processes = "a process" if killed == 1 else f"{killed} processes"
+            return f"{what}: the kernel killed {processes} for lack of memory", _MEMORY
+        if killed == 0:
+            return f"{what}, and the kernel saw no lack of memory", _ENDED_BY
+        return f"{what}; the kernel does not say why", f"dmesg may name it: after a lack of memory {_lower(_MEMORY)}"
+    if number == signal.SIGSEGV and program in _COMPILERS:
+        return f"{what}: the compiler itself crashed", _CRASH
+    why, remedy = _SIGNALS.get(number, ("", _ENDED_BY))
+    return f"{what}: {why}" if why else what, remedy
 
 
 def first_error(lines: Iterable[str], limit: int = SHOWN) -> list[str]:
@@ -239,16 +318,51 @@ def first_error(lines: Iterable[str], limit: int = SHOWN) -> list[str]:
     return list(explain(lines).lines[:limit])
 
 
-def _diagnosed(crate: str, lines: Sequence[str]) -> Failure:
+def _diagnosed(crate: str, lines: Sequence[str], killed: int | None) -> Failure:
     text = "\n".join(lines)
-    tried = ((row, re.search(row.pattern, text, re.MULTILINE)) for row in (*CAUSES, *_SORTS))
-    row, found = next((row, found) for row, found in tried if found)
+    shown = tuple(_short(line) for line in lines[:SHOWN])
+    if found := _first(RESOURCES, text):
+        return _failure(crate, shown, *found)
+    if signalled_one := _signal(text):
+        return Failure(crate, shown, *signalled(*signalled_one, killed))
+    if found := _first(CAUSES, text):
+        return _failure(crate, shown, *found, upstreams=not _SYSTEMS.search(text))
+    # Weaker than a known cause: any program may end with such a status.
+    if wrapped := _WRAPPED.search(text):
+        return Failure(crate, shown, *signalled("", int(wrapped["shell"]) - 128, killed))
+    sort = _first(_SORTS, text)
+    assert sort
+    return _failure(crate, shown, *sort, upstreams=not _SYSTEMS.search(text))
+
+
+def _first(rows: Iterable[Cause], text: str) -> tuple[Cause, re.Match[str]] | None:
+    tried = ((row, re.search(row.pattern, text, re.MULTILINE)) for row in rows)
+    return next(((row, found) for row, found in tried if found), None)
+
+
+def _failure(
+    crate: str, shown: tuple[str, ...], row: Cause, found: re.Match[str], *, upstreams: bool = False
+) -> Failure:
     names = {name: value for name, value in found.groupdict().items() if value}
     # Each alternative of a pattern has its own group; the match of one fills all names.
     names = dict.fromkeys(found.groupdict(), next(iter(names.values()), "")) | names
-    shown = tuple(_short(line) for line in lines[:SHOWN])
-    upstreams = row.upstreams and not _SYSTEMS.search(text)
-    return Failure(crate, shown, row.cause.format(**names), row.remedy.format(**names), upstreams)
+    return Failure(crate, shown, row.cause.format(**names), row.remedy.format(**names), row.upstreams and upstreams)
+
+
+def _signal(text: str) -> tuple[str, int] | None:
+    """The program that a signal ended ("" if it has no name), and the signal's number."""
+    for pattern in _SIGNALLED:
+        if found := pattern.search(text):
+            groups = found.groupdict()
+            words = (groups.get("command") or groups.get("program") or "").split()
+            if len(words) > 1 and PurePosixPath(words[0]).name in ("sccache", "env", "sh", "nice"):
+                words = words[1:]
+            name = PurePosixPath(words[0]).name if words else ""
+            number = groups.get("number") or groups.get("number_") or groups.get("number__")
+            return "the build script" if name.startswith("build-script") else name, int(
+                number or _SHELL[groups["words"]]
+            )
+    return None
 
 
 def _block(log: Sequence[str], start: int) -> list[str]:
@@ -283,6 +397,10 @@ def _crate(block: Sequence[str], log: Sequence[str]) -> str:
         if compiling and (begun := compiling.match(line)):
             version = begun[1]
     return f"{name} {version}".strip()
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _short(line: str) -> str:

@@ -10,18 +10,18 @@ in its working directory and in all folders above: it runs in the root folder, a
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ..base.environment import AUTHORITIES, PROXIES
+from ..base.environment import reaching
 from ..base.errors import PipelineError
+from ..source.git_folder import remove_locks
 from ..source.mirrors import Mirrors, cutlass_wanted, place_registry, seed_cutlass
 from ..toolchain.rust import TARGET
-from .failures import first_error
+from .failures import RUST, explain, first_error
 from .progress import LineReader
 
 _NEUTRAL = Path("/")
@@ -56,16 +56,17 @@ def fetch(
     the compile's, which sets CUDAFORGE_HOME for a flavour with a GPU. ``mirrors`` replace the origins.
     """
     mirrors = mirrors or Mirrors()
-    allowed = {name: os.environ[name] for name in (*PROXIES, *AUTHORITIES) if name in os.environ}
-    variables = {**environment, **allowed, **mirrors.environment}
+    variables = {**environment, **reaching(), **mirrors.environment}
     place_registry(Path(environment["CARGO_HOME"]), mirrors.registry)
+    # The builder's lock is held: no other cargo fetches into them.
+    for database in Path(environment["CARGO_HOME"], "git", "db").glob("*/"):
+        remove_locks(database)
     as_locked = _crates(checkout, cargo, variables, locked, stream, mirrors)
     if home := environment.get("CUDAFORGE_HOME"):
         wanted = dict.fromkeys(mirrors.cutlass_commits, "cutlass_commits")
         if not wanted:
-            wanted = cutlass_wanted(
-                packages(checkout, cargo, environment, package, features, locked=as_locked), package
-            )
+            found = packages(checkout, cargo, environment, package, features, locked=as_locked)
+            wanted = cutlass_wanted(found, package, environment.get("CUDA_COMPUTE_CAP", ""))
         for commit, asked_by in wanted.items():
             seeded = seed_cutlass(Path(home), commit, asked_by, mirrors, variables)
             stream.write(f"CUTLASS {commit} for {asked_by}: {'fetched' if seeded else 'is here'}\n")
@@ -96,12 +97,18 @@ def _crates(
             raise PipelineError(
                 "the crates could not be fetched: " + " | ".join(reasons(output)),
                 where=str(checkout / "Cargo.lock"),
-                remedy="Upstream's Cargo.lock does not fit its manifests: report it upstream"
-                if stale
-                else f"{_suspect(output, mirrors)}. Then run again: finished downloads are kept",
+                remedy=_remedy(output, mirrors),
             )
         stream.write("Cargo.lock is stale: going on without --locked, which the manifest records\n")
     raise AssertionError
+
+
+def _remedy(output: Sequence[str], mirrors: Mirrors) -> str:
+    """The remedy for a failed download: the sources' or cargo's own fault, else the network's."""
+    failure = explain(output)
+    if failure.upstreams or failure.remedy == RUST:
+        return f"{failure.cause[0].upper()}{failure.cause[1:]}: {failure.remedy[0].lower()}{failure.remedy[1:]}"
+    return f"{_suspect(output, mirrors)}. Then run again: finished downloads are kept"
 
 
 def _suspect(output: Sequence[str], mirrors: Mirrors) -> str:
@@ -139,9 +146,13 @@ def packages(
         capture_output=True, text=True, errors="replace", check=False,
     )  # fmt: skip
     if done.returncode != 0:
+        output = done.stderr.splitlines()
+        failure = explain(output)
         raise PipelineError(
-            "cargo metadata failed: " + " | ".join(first_error(done.stderr.splitlines(), 6)),
+            "cargo metadata failed: " + " | ".join(first_error(output, 6)),
             where=str(checkout),
-            remedy="Check that upstream has all features of the flavour",
+            remedy=failure.remedy
+            if failure.upstreams or failure.remedy == RUST
+            else "Check that upstream has all features of the flavour",
         )
     return dict(json.loads(done.stdout))

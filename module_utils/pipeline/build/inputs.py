@@ -3,7 +3,8 @@
 Rules:
 
 1. The paths of the checkout, of CARGO_HOME and of the target directory are fixed below the builder's root:
-   they are part of the caches' keys. In the sandbox they are the same for each trust.
+   they are part of the caches' keys. In the sandbox they are the same for each trust, and no path there holds a
+   character that cargo, compilers or build scripts would split (plain).
 2. Cargo's environment is a whitelist. Nothing of the caller's environment reaches the compile.
 3. RUSTFLAGS is always set: nothing else overrides the ``target-cpu=native`` in upstream's .cargo/config.toml.
 4. An artifact's folder is named by the digest of its inputs. A compile cache changes the speed of a build and never
@@ -12,11 +13,12 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from ..base.records import Flavour, Parallel, Source, digest_of
-from ..base.sandbox import HOME
+from ..base.sandbox import HOME, plain
 from ..cache.compile_cache import Cache
 from ..source.mirrors import Mirrors
 from ..source.trust import RELEASE, state_of
@@ -85,15 +87,19 @@ class Build:
         """The folder where cargo sees ``state``."""
         return self.root if self.protected else self.state
 
+    def inside(self, path: str | Path) -> Path:
+        """Where the compile sees a path of the host."""
+        return plain(Path(path)) if self.protected else Path(path)
+
     @property
     def checkout(self) -> Path:
         """The checkout, as cargo sees it."""
-        return self.seen / "src"
+        return self.inside(self.seen / "src")
 
     @property
     def target(self) -> Path:
         """The target directory, as cargo sees it."""
-        return self.seen / "target"
+        return self.inside(self.seen / "target")
 
     @property
     def unprotected(self) -> tuple[str, ...]:
@@ -132,6 +138,19 @@ class Build:
             **({"incremental": True} if self.incremental else {}),
         })  # fmt: skip
 
+    def published(self, url: str = "", release: str = "") -> dict[str, str]:
+        """What becomes of the artifact in the repository at ``url``, by name; nothing without a channel that takes it.
+
+        ``release`` is the package's, with its dist tag.
+        """
+        if not url or self.incremental:
+            return {}
+        name = f"{self.flavour.package_name}-{self.source.rpm_version}-{release}.x86_64.rpm"
+        return {
+            "its package, once published": f"{url}/Packages/{quote(name)}",
+            "the repository's head": f"{url}/mirrorlist",
+        }
+
     @property
     def folder(self) -> Path:
         return self.root / "artifacts" / self.flavour.name / self.inputs[:16]
@@ -140,14 +159,14 @@ class Build:
 def environment(build: Build) -> dict[str, str]:
     """The whole environment of the compile, without the cache's variables."""
     # The builder's paths never reach the output: any root gives the same bytes.
-    mapped = f"{build.root}={BUILDER}"
+    mapped = f"{build.inside(build.root)}={BUILDER}"
     variables = {
-        "PATH": build_path(build.rust.bin, None),
+        "PATH": build_path(build.inside(build.rust.bin), None),
         "HOME": str(HOME if build.protected else build.root / "home"),
         "LANG": "C.UTF-8",
         "TERM": "dumb",
         "SOURCE_DATE_EPOCH": str(EPOCH),
-        "CARGO_HOME": str(build.root / "cargo"),
+        "CARGO_HOME": str(build.inside(build.root / "cargo")),
         "CARGO_NET_GIT_FETCH_WITH_CLI": "true",
         "CARGO_TERM_COLOR": "never",
         "CARGO_TERM_PROGRESS_WHEN": "always",
@@ -163,20 +182,28 @@ def environment(build: Build) -> dict[str, str]:
 
 
 def _cuda_environment(build: Build, mapped: str) -> dict[str, str]:
-    programs = build.root / "toolchain" / f"nvcc-{build.toolkit_version}" / "bin"
+    programs = build.inside(build.root / "toolchain" / f"nvcc-{build.toolkit_version}" / "bin")
     # Build scripts would each start nvcc on half the cores; the wrapper's slots limit all of them together.
     threads = str(build.parallel.nvcc)
     return {
-        "PATH": build_path(build.rust.bin, programs),
+        "PATH": build_path(build.inside(build.rust.bin), programs),
         "NVCC": str(programs / "nvcc"),
-        "CUDAFORGE_HOME": str(build.root / "cudaforge"),
+        "CUDAFORGE_HOME": str(build.inside(build.root / "cudaforge")),
         "CUDA_COMPUTE_CAP": build.flavour.compute_cap,
         "CUDAFORGE_THREADS": threads,
         "RAYON_NUM_THREADS": threads,
         "MISTRALRS_RPM_PREFIX_MAP": mapped,
         # Some crate reads each of these; cudarc searches only below them once one is set.
-        **dict.fromkeys(("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"), build.toolkit),
+        **dict.fromkeys(
+            ("CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"), str(build.inside(build.toolkit))
+        ),
     }
+
+
+def download_environment(build: Build) -> dict[str, str]:
+    """The environment of the downloads, which run on the host. No compile reads its flags."""
+    outside = environment(replace(build, protected=False))
+    return outside | {"HOME": str(build.root / "home"), "RUSTFLAGS": build.rustflags}
 
 
 def _incremental(build: Build) -> list[str]:
@@ -193,7 +220,7 @@ def _incremental(build: Build) -> list[str]:
 def build_argv(build: Build, *, locked: bool) -> list[str]:
     """cargo's command line. The target directory is an option since sccache hashes every CARGO_ variable."""
     return [
-        str(build.rust.bin / "cargo"), "build", "--release", "--offline", *_incremental(build),
+        str(build.inside(build.rust.bin / "cargo")), "build", "--release", "--offline", *_incremental(build),
         *(["--locked"] if locked else []),
         "--package", build.package, "--bin", build.binary,
         "--target-dir", str(build.target), "--jobs", str(build.parallel.jobs), "--timings",

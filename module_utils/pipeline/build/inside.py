@@ -69,8 +69,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Result(Record):
-    """What a build in the sandbox reports: ``compiled`` and ``fresh`` count units, ``rustflags`` are those in effect.
+    """What a build in the sandbox reports.
 
+    ``compiled`` and ``fresh`` count units as cargo's progress does; ``rustflags`` are those in effect.
     ``changed``: units were compiled, or another variant came into place.
     """
 
@@ -145,6 +146,9 @@ def _compile(job: Job, variables: Mapping[str, str]) -> tuple[list[dict[str, Any
         # sccache prints there which signal killed a compiler.
         if line and not line.startswith("{"):
             _log(line)
+    if status < 0:
+        # Only its parent knows it: failures.py reads this line.
+        _log(f"error: process didn't exit successfully: `cargo` (signal: {-status})")
     return [json.loads(line) for line in output if line.startswith("{")], status
 
 
@@ -176,12 +180,13 @@ def _hand_over(job: Job, messages: Sequence[Mapping[str, Any]], cache: Session, 
         kinds=usage.kinds, not_cached=usage.not_cached,
         cache=Level(cache.version, usage.size, usage.limit, cache.shared_down),
     )  # fmt: skip
+    found = costs(seen)
     result = Result(
         rustflags=used_rustflags(target, job.package, binary),
-        compiled=len(units) - fresh,
-        fresh=fresh,
+        compiled=len(found.compiled),
+        fresh=len(found.fresh),
         changed=changed or len(units) > fresh,
-        costs=costs(seen),
+        costs=found,
         warnings=tuple(cache.warnings),
     )
     result.write(output / RESULT)

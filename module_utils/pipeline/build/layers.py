@@ -56,29 +56,36 @@ def overlays(build: Build, cache: Path | None) -> list[Layer]:
         return []
     upper = build.state / OVERLAY
     layers = [Layer(build.target, build.root / "target", upper / "target")]
-    return [*layers, Layer(cache, cache, upper / "cache")] if cache else layers
+    return [*layers, Layer(build.inside(cache), cache, upper / "cache")] if cache else layers
 
 
 def sandbox(build: Build, folders: Folders, cache: Path | None) -> Sandbox:
     """The sandbox of a build."""
     layers = overlays(build, cache)
-    own = [path for path in (build.target, cache) if path and not any(layer.place == path for layer in layers)]
+    own = {build.inside(path): path for path in (build.seen / "target", cache) if path}
+    for layer in layers:
+        own.pop(layer.place, None)
     home = build.root / "cudaforge"
+    registry = build.mirrors.registry
+    readable = outside_the_system([
+        *(build.root / "toolchain", build.root / "cargo", Path(build.toolkit or "/usr")),
+        # Not the folder above: in ~/.cargo lie credentials.
+        *(build.rust.bin.with_name(name) for name in ("bin", "lib", "libexec")),
+        *([build.cache.program] if build.cache else []),
+        # cudaforge makes a lock beside each of them.
+        *sorted((home / "git" / "checkouts").glob("cutlass-*/")),
+        Path(sys.base_prefix),
+    ])  # fmt: skip
     return Sandbox(
-        readable=outside_the_system([
-            *(build.root / "toolchain", build.root / "cargo", Path(build.toolkit or "/usr")),
-            # Not the folder above: in ~/.cargo lie credentials.
-            *(build.rust.bin.with_name(name) for name in ("bin", "lib", "libexec")),
-            *([build.cache.program] if build.cache else []),
-            # cudaforge makes a lock beside each of them.
-            *sorted((home / "git" / "checkouts").glob("cutlass-*/")),
-            *([Path(build.mirrors.registry)] if build.mirrors.registry.startswith("/") else []),
-            Path(sys.base_prefix),
-        ]),
-        private=[home],
-        writable=own,
-        places={build.checkout: build.state / "src", **_code()},
-        writable_places={OUTPUT: folders.output, SCRATCH: folders.scratch},
+        # CARGO_HOME's configuration names it.
+        readable=outside_the_system([registry] if registry.startswith("/") else []),
+        private=[build.inside(home)],
+        places={
+            **{build.inside(path): path for path in readable},
+            build.checkout: build.state / "src",
+            **_code(),
+        },
+        writable_places={**own, OUTPUT: folders.output, SCRATCH: folders.scratch},
         layers=layers,
         cwd=build.checkout,
         protected=build.protected,
@@ -107,7 +114,7 @@ def words(build: Build) -> list[str]:
     if not build.protected:
         above = package.parent
     program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pipeline.build.inside import main; main()"
-    return [str(Path(sys.executable).resolve()), "-IBS", "-c", program, str(above)]
+    return [str(build.inside(Path(sys.executable).resolve())), "-IBS", "-c", program, str(above)]
 
 
 @contextmanager
@@ -117,7 +124,7 @@ def prepared(build: Build) -> Iterator[Folders]:
     for folder in (folders.output, folders.scratch):
         remove(folder)
         folder.mkdir(parents=True)
-    build.target.mkdir(parents=True, exist_ok=True)
+    (build.seen / "target").mkdir(parents=True, exist_ok=True)
     try:
         yield folders
     finally:

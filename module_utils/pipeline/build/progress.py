@@ -1,16 +1,18 @@
-"""cargo's output as lines and progress; failures.py explains its errors.
+"""cargo's output as lines and progress, and how long the rest takes; failures.py explains its errors.
 
 cargo redraws its progress with carriage returns:
-``    Building [=====>      ] 412/803: mistralrs-core, candle-core``.
+``    Building [=====>      ] 412/803: mistralrs-core, candle-core(build)``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..base.text import clock
+from ..report.report_data import Unit, covered
 
 _PROGRESS = re.compile(r"Building \[[=> ]*\] (?P<done>\d+)/(?P<total>\d+)(?:: (?P<crates>.*))?")
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -20,32 +22,109 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 LONGEST = 1 << 20
 """The most characters of a line; the rest is a line of its own."""
 
-LONG_UNIT = 30.0
-"""The fewest seconds without a finished unit after which a line shows how long the current one runs."""
+LATE = 5.0
+"""The seconds, and at least a tenth of its time, by which a unit is late."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` units are finished; ``crate`` is the first of those in progress."""
+    """``done`` of ``total`` units are finished; ``active`` are those in progress, a part of them if ``cut``."""
 
     done: int
     total: int
-    crate: str
+    active: tuple[str, ...] = ()
+    cut: bool = False
 
-    def line(self, flavour: str, seconds: float, standing: float = 0.0) -> str:
+    @property
+    def crate(self) -> str:
+        """The first of those in progress, or ""."""
+        return self.active[0].partition("(")[0] if self.active else ""
+
+    def line(self, flavour: str, seconds: float, rest: str = "") -> str:
         """One progress line: "[ada] 412/803 mistralrs-core, 3:10, about 1:20 left".
 
-        ``seconds`` is the time since the build's start, ``standing`` the part of it since the last finished unit. One
-        unit of upstream takes a third of its build: a unit that runs longer than the estimate for all the rest shows
-        its own time instead.
+        ``seconds`` is the time since the build's start, ``rest`` the sentence of an estimate.
         """
         line = f"[{flavour}] {self.done}/{self.total} {self.crate or 'finishing'}, {clock(seconds)}"
-        left = seconds / max(self.done, 1) * (self.total - self.done)
-        if standing >= max(left, LONG_UNIT):
-            return f"{line}, running for {clock(standing)}"
-        # The first tenth of the units is too cheap to estimate the rest.
-        estimate = self.done * 10 >= self.total and self.done < self.total
-        return f"{line}, about {clock(left)} left" if estimate else line
+        return f"{line}, {rest}" if rest else line
+
+
+class Estimate:
+    """How long the rest of a build takes, from the ``units`` of an earlier build of the flavour.
+
+    Rules:
+
+    1. The rest is the time that the unfinished units covered in the earlier build, side by side as they were there: one
+       unit of upstream takes a third of its build, and a count of units knows nothing of that.
+    2. Of the units that have not begun, as many are still to do as cargo counts; those that came last in the earlier
+       build. The others are fresh.
+    3. The end moves to a later time only with a reason: a unit runs longer than in the earlier build, or all do.
+    4. Without an earlier build there is no estimate.
+    """
+
+    def __init__(self, units: Sequence[Unit] = ()) -> None:
+        self._known = sorted(units, key=lambda unit: unit.began)
+        self._began: dict[str, float] = {}
+        self._finished: Counter[str] = Counter()
+        self._took = self._usual = 0.0
+        self._end: float | None = None
+
+    def see(self, progress: Progress, now: float) -> None:
+        """Take up a progress that cargo printed at ``now`` (monotonic seconds)."""
+        for label in [label for label in self._began if label not in progress.active and not progress.cut]:
+            took = now - self._began.pop(label)
+            if usual := self._unfinished(label):
+                self._took, self._usual = self._took + took, self._usual + usual[0].seconds
+            self._finished[label] += 1
+        for label in progress.active:
+            self._began.setdefault(label, now)
+
+    def sentence(self, progress: Progress, now: float) -> str:
+        """What a progress line says of the rest, or ""."""
+        if not self._known or progress.done >= progress.total:
+            return ""
+        left, late = self._left(progress, now)
+        end = now + left
+        if self._end is not None and end > self._end + LATE and not late:
+            end, left = self._end, max(0.0, self._end - now)
+        self._end = end
+        return ", ".join([*([f"about {clock(left)} left"] if left >= 1 or not late else []), *late])
+
+    def _left(self, progress: Progress, now: float) -> tuple[float, list[str]]:
+        """The seconds of the rest, and why it takes longer than in the earlier build."""
+        spans, late = [], []
+        for label, began in self._began.items():
+            for unit in self._unfinished(label)[:1]:
+                ran = (now - began) / self._pace
+                spans.append((min(unit.began + ran, unit.began + unit.seconds), unit.began + unit.seconds))
+                if now - began > unit.seconds * max(1.1, self._pace) + LATE:
+                    name = label.partition("(")[0]
+                    late.append(f"{name} runs for {clock(now - began)}, {clock(unit.seconds)} in the build before")
+        waiting = progress.total - progress.done - len(self._began)
+        unseen = [unit for unit in self._pending() if unit.label not in self._began]
+        spans += [(unit.began, unit.began + unit.seconds) for unit in unseen[max(0, len(unseen) - waiting) :]]
+        if self._pace >= 1.2 and not late:
+            late.append(f"units take {self._pace:.1f} times as long as in the build before")
+        return covered(spans) * self._pace, late
+
+    @property
+    def _pace(self) -> float:
+        """The time of the finished units against their time in the earlier build; 1 until they tell something."""
+        return max(0.5, self._took / self._usual) if self._usual >= LATE else 1.0
+
+    def _unfinished(self, label: str) -> list[Unit]:
+        """The units of that label that have not finished; a crate may be there in several versions."""
+        return [unit for unit in self._known if unit.label == label][self._finished[label] :]
+
+    def _pending(self) -> list[Unit]:
+        """All units that have not finished."""
+        seen: Counter[str] = Counter()
+        pending = []
+        for unit in self._known:
+            seen[unit.label] += 1
+            if seen[unit.label] > self._finished[unit.label]:
+                pending.append(unit)
+        return pending
 
 
 class LineReader:
@@ -72,7 +151,9 @@ def _read(line: str) -> Iterator[str | Progress]:
     plain = _CONTROL.sub("", _ESCAPE.sub("", line)).rstrip()
     match = _PROGRESS.search(plain)
     if match:
-        crates = (match["crates"] or "").split(",")
-        yield Progress(int(match["done"]), int(match["total"]), crates[0].split("(")[0].strip(" ."))
+        crates = match["crates"] or ""
+        labels = (label.strip(" .") for label in crates.split(","))
+        active = tuple(filter(None, labels))
+        yield Progress(int(match["done"]), int(match["total"]), active, cut=crates.endswith("..."))
     elif plain:
         yield plain

@@ -31,11 +31,11 @@ from pathlib import Path
 
 from ..base.companions import LARGEST_BINARY
 from ..base.errors import PipelineError
-from ..base.git import initialise
 from ..base.records import Artifact, Package, Record, digest_of, sha256_file
 from ..base.run import run
 from ..base.sandbox import Sandbox
 from ..source.checkout import share_objects
+from ..source.git_folder import initialise
 
 FOLDER = "reproduce"
 MARK = ".reproduce"
@@ -200,7 +200,8 @@ def _tags(path: Path) -> dict[str, str]:
     wanted = [name for name in names if not name.startswith(("SHA", "SIG", "LONGSIG", "PAYLOADDIGEST"))]
     # A bell separates tags: headers contain none.
     form = "".join(f"{name}=[%{{{name}}} ]\\a" for name in wanted)
-    output = run(["rpm", "-qp", "--nosignature", "--qf", form, "--", path]).stdout
+    # In its folder: rpm takes quotes and brackets in a path for those of a shell.
+    output = run(["rpm", "-qp", "--nosignature", "--qf", form, "--", path.name], cwd=path.parent).stdout
     return dict(line.partition("=")[::2] for line in output.split("\a") if "=" in line)
 
 

@@ -21,14 +21,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 from ..base.environment import SSH_AGENT
 from ..base.errors import PipelineError
 from ..base.records import Transaction
 from ..base.run import CommandFailed, run
 from ..base.text import SNAPSHOT_ID, last_words
-from . import clocks
+from ..sign import clocks
 
 SILENCE = 120  # seconds without a byte until an upload counts as cut off
 QUICK = 120.0  # seconds for a read-only command
@@ -38,6 +38,22 @@ SSH_FAILED = 255  # ssh's own exit status, which rsync passes on
 LOCAL = {11, 23, 24}  # rsync's exit statuses for files that cannot be read or written, on either host
 # ssh's messages when sshd refuses a connection before authentication (MaxStartups).
 FULL = re.compile(r"^(kex_exchange_identification: |Not allowed at this time)", re.MULTILINE)
+
+# Why ssh had no session, by its messages: what is wrong, and the remedy.
+NO_SESSION = {
+    r"Permission denied \(|Too many authentication failures": (
+        "the repo host's sshd refuses the publishing account",
+        "Run playbooks/repo_host.yml: it installs the key, and names what else sshd asks for, such as AllowGroups",
+    ),
+    r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED": (
+        "the repo host has another ssh key than the known one",
+        "Find out why; if the host was installed again, run playbooks/repo_host.yml, which pins its key",
+    ),
+    r"Could not resolve|Connection (refused|timed out)|No route to host|Network is unreachable": (
+        "the repo host is not reached",
+        "Check that it is up, that its sshd runs, and its name and port",
+    ),
+}
 
 
 class ParentMoved(PipelineError):
@@ -82,6 +98,28 @@ class Look:
     ahead: float = 0.0
 
 
+class Agent(Protocol):
+    """The part of ``AgentClient`` that the engine calls."""
+
+    def head(self, channel: str) -> str: ...
+
+    def look(self, channel: str) -> Look: ...
+
+    def upload(self, transaction: Transaction) -> None: ...
+
+    def stage(self, transaction: Transaction) -> str: ...
+
+    def publish(self, transaction: Transaction) -> str: ...
+
+    def drop(self, channel: str, transaction: str) -> str: ...
+
+    def prune(self, channel: str, dry_run: bool = False) -> dict[str, Any]: ...
+
+    def verify(self, channel: str) -> dict[str, Any]: ...
+
+    def status(self, channel: str) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class AgentClient:
     """The agent behind the remote shell ``rsh`` (with its options) on ``host``."""
@@ -111,6 +149,24 @@ class AgentClient:
     def room(self, channel: str) -> int:
         """The number of bytes that an upload may have."""
         return self.look(channel).room
+
+    @property
+    def installed(self) -> bool:
+        """False before the agent of this machine is set up, which ``make release`` does later in its first run."""
+        program = Path(self.rsh[0])
+        return not program.is_absolute() or program.exists()
+
+    def free(self, channel: str, needed: int) -> tuple[int, int | None]:
+        """The bytes and inodes that a new upload may have; None: their number is not known.
+
+        One request. Only where ``needed`` bytes are not free, a second one counts the uploads that wait: this run
+        continues one of them, or the agent removes it.
+        """
+        answer = self._ask("head", channel, wanted="room")
+        room, files = int(answer["room"]), answer.get("files")
+        if room < needed:
+            room += sum(int(row["bytes"]) for row in self.status(channel)["incoming"])
+        return room, files if isinstance(files, int) else None
 
     def upload(self, transaction: Transaction) -> None:
         """Upload the transaction's files, for ``stage`` or ``publish``."""
@@ -179,11 +235,10 @@ class AgentClient:
             ) from error
 
     def _ask(self, *words: str, timeout: float = QUICK, wanted: str = "snapshot") -> dict[str, Any]:
-        program = Path(self.rsh[0])
-        if program.is_absolute() and not program.exists():
+        if not self.installed:
             raise PipelineError(
                 "there is no publisher agent yet",
-                str(program),
+                self.rsh[0],
                 "Run `make release`, which sets this machine up; on a real repo host, run the role publisher",
             )
         command = [*self.rsh, self.host, *(shlex.quote(word) for word in words)]
@@ -226,6 +281,10 @@ class AgentClient:
                 where,
                 "Fix the cause (receiver: the repo host; sender: this host), then run again: uploaded files are kept",
             )
+        if error.status == SSH_FAILED:
+            for pattern, (what, remedy) in NO_SESSION.items():
+                if re.search(pattern, error.stderr, re.MULTILINE):
+                    return PipelineError(f"{what}: {output}", where, f"{remedy}. Uploaded files are kept")
         return PipelineError(
             f"talking to the repo host failed with status {error.status}: {output}",
             where,

@@ -37,18 +37,19 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ..base.errors import PipelineError
 from ..base.lock import held
 from ..base.records import Package, Snapshot, Transaction, digest_of, sha256_file
+from ..sign import clocks
 from ..sign.keyring import opened
 from ..sign.signer import Signer
 from ..sign.trust import verify_detached
-from . import clocks
-from .agent_client import Busy, Look, ParentMoved
+from .agent_client import Agent, Busy, Look, ParentMoved
 from .changes import Change, added, noted, pruned, removed, rolled_back, yanked_again
 from .heads import HeadRefused
+from .hold import expect_none
 from .metadata import TYPES, edits_of, entry_of, packages_txt, splice, write_repodata
 from .reader import Repository, State
 from .retention import Retention
@@ -56,28 +57,6 @@ from .retention import Retention
 T = TypeVar("T")
 TRIES = 100
 """How often an operation starts again after another publisher's snapshot or a busy agent."""
-
-
-class Agent(Protocol):
-    """The part of ``agent_client.AgentClient`` that the engine calls."""
-
-    def head(self, channel: str) -> str: ...
-
-    def look(self, channel: str) -> Look: ...
-
-    def upload(self, transaction: Transaction) -> None: ...
-
-    def stage(self, transaction: Transaction) -> str: ...
-
-    def publish(self, transaction: Transaction) -> str: ...
-
-    def drop(self, channel: str, transaction: str) -> str: ...
-
-    def prune(self, channel: str, dry_run: bool = False) -> dict[str, Any]: ...
-
-    def verify(self, channel: str) -> dict[str, Any]: ...
-
-    def status(self, channel: str) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -137,11 +116,18 @@ class Engine:
         return self._add(packages, reason=reason, check=check)
 
     def stage(self, packages: Sequence[Package], *, reason: str = "", check: bool = False) -> Result:
-        """Stage a snapshot with signed packages added, for ``publish_staged`` or ``drop``."""
+        """Stage a snapshot with signed packages added, for ``publish_staged`` or ``drop``. Held while releases are."""
+        if not check:
+            expect_none(self.signer.root, "Nothing was staged")
         return self._add(packages, reason=reason, stage=True, check=check)
 
     def publish_staged(self, transaction: Transaction, packages: Sequence[Package], *, check: bool = False) -> Result:
-        """Publish the snapshot that ``stage`` left of ``packages``; composed again if the head has moved since."""
+        """Publish the snapshot that ``stage`` left of ``packages``; composed again if the head has moved since.
+
+        Held while releases are: the snapshot stays staged.
+        """
+        if not check:
+            expect_none(self.signer.root, "The snapshot stays staged, and nothing was published")
         snapshot = transaction.snapshot
         parent = self.repository.head_state(lambda: self.agent.head(self.channel))
         head, before = parent.id, tuple(sorted(parent.digests))

@@ -21,7 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from ..base.environment import proxy_of
 from ..base.errors import PipelineError
 from ..base.records import Package, Record, Snapshot
 from ..base.text import SNAPSHOT_ID
@@ -285,6 +287,11 @@ class Repository:
 
         return requests.Session()
 
+    @functools.cached_property
+    def _proxies(self) -> dict[str, str]:
+        """requests' option: without it the library would read the environment in its own way."""
+        return {urlsplit(self.location).scheme: proxy_of(self.location)}
+
     def _ask(self, method: str, relative: str, end: int = 0) -> bytes | None:
         """The body of the server's answer, or its first ``end`` bytes; None for status 404."""
         import requests  # noqa: PLC0415
@@ -292,7 +299,9 @@ class Repository:
         where = f"{self.location}/{relative}"
         part = {"Range": f"bytes=0-{end - 1}"} if end else {}
         try:
-            with self._session.request(method, where, timeout=60, stream=bool(end), headers=part) as answer:
+            with self._session.request(
+                method, where, timeout=60, stream=bool(end), headers=part, proxies=self._proxies
+            ) as answer:
                 if answer.status_code == requests.codes.not_found:
                     return None
                 answer.raise_for_status()

@@ -1,17 +1,20 @@
-"""The package mistralrs-release: the .repo files and the trusted keys, which clients upgrade like any package.
+"""The packages that clients have from every channel: mistralrs-release and mistralrs, made by one spec.
 
 Rules:
 
-1. It owns the .repo files, of which only stable's is enabled, and one file with all trusted keys, to which they point.
-   A client that upgrades has the next key before that key signs anything.
-2. Its Provides list the fingerprints of its keys and a digest of its inputs, so that the published metadata alone
-   decides if a new one is needed.
-3. Its version is the Fedora release, its release number higher than any in a pool. Every channel has the same file.
-4. A new one is published when its inputs change, and when the head of a channel is signed by another key than the
-   present one: the new snapshot is signed by the present key, before the old one expires.
-5. It omits a key that is to be retired (``signatures`` checks that this is possible). Earlier release packages, which
-   hold that key, are to be yanked then.
-6. The same inputs give the same bytes: its build time is the creation time of its newest key.
+1. mistralrs-release owns the .repo files, of which only stable's is enabled, and one file with all trusted keys, to
+   which they point. A client that upgrades has the next key before that key signs anything.
+2. mistralrs names the package of the flavour that a host's GPU takes, by the flavour table. It requires and provides no
+   flavour: the user chooses.
+3. Their Provides list a digest of their inputs, and mistralrs-release's the fingerprints of its keys, so that the
+   published metadata alone decides if new ones are needed.
+4. Their version is the Fedora release, their release number the same, and higher than any in a pool. Every channel has
+   the same files, both or none.
+5. New ones are published when their inputs change, when one of them was yanked, and when the head of a channel is
+   signed by another key than the present one: the new snapshot is signed by the present key, before the old expires.
+6. They omit a key that is to be retired (``signatures`` checks that this is possible). Earlier ones, which hold that
+   key or are signed by it, are to be yanked then.
+7. The same inputs give the same bytes: their build time is the creation time of the newest key.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..base.errors import PipelineError
-from ..base.records import Package, digest_of, sha256_file
+from ..base.flavours import table
+from ..base.records import Flavour, Package, digest_of, sha256_file
 from ..base.run import CommandFailed
 from ..package.rpm import alone, read_package, rpm_errors, run_rpmbuild
 from ..sign.keyring import parse_keys
@@ -36,7 +40,9 @@ from .repo_file import ENABLED, ChannelRow
 from .signatures import head_signer, require_unused, signing_key
 
 NAME = "mistralrs-release"
+NAMES = (NAME, "mistralrs")
 SPEC = "mistralrs-release.spec"
+PROGRAM = "mistralrs-which-flavour"
 TIMEOUT = 300
 
 _CONTENT = re.compile(
@@ -47,7 +53,7 @@ _CONTENT = re.compile(
 
 @dataclass(frozen=True)
 class Contents:
-    """All inputs of the package. ``keys`` are armored certificates by fingerprint; for ``time`` see rule 6."""
+    """All inputs of the packages. ``keys`` are armored certificates by fingerprint; for ``time`` see rule 7."""
 
     fedora: str
     url: str
@@ -55,11 +61,13 @@ class Contents:
     keys: Mapping[str, str]
     time: int
     spec: str
+    program: str = ""
+    flavours: tuple[Flavour, ...] = ()
 
     @property
     def sources(self) -> dict[str, str]:
-        """Its files by name."""
-        return {KEYS_NAME: "".join(self.keys.values())} | {
+        """Their files by name."""
+        return {KEYS_NAME: "".join(self.keys.values()), PROGRAM: self.program, "flavours": table(self.flavours)} | {
             row.repo: row.repo_file(self.url, enabled=row.name == ENABLED) for row in self.rows
         }
 
@@ -68,9 +76,9 @@ class Contents:
         """SHA-256 of all inputs except the release number."""
         return digest_of([self.fedora, self.url, self.sources, sorted(self.keys), self.time, self.spec])
 
-    def package(self, number: int) -> Package:
-        """The package before it is built: without path, digest and size."""
-        return Package(NAME, self.fedora, str(number), "noarch", "", "", "", 0)
+    def packages(self, number: int) -> tuple[Package, ...]:
+        """The packages before they are built: without path, digest and size."""
+        return tuple(Package(name, self.fedora, str(number), "noarch", "", "", "", 0) for name in NAMES)
 
     def defines(self, number: int) -> dict[str, str]:
         """The spec's macros, by name."""
@@ -86,7 +94,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class ChannelHead:
-    """A channel's head, the key that signed it, and its release packages with the digests of their inputs."""
+    """A channel's head, the key that signed it, and its packages of ``NAMES`` with the digests of their inputs."""
 
     name: str
     head: str = ""
@@ -94,59 +102,75 @@ class ChannelHead:
     packages: tuple[tuple[Package, str], ...] = ()
     yanked: tuple[str, ...] = ()
 
+    def whole(self, wanted: Contents, number: int) -> tuple[Package, ...]:
+        """The packages of this number, if the head has all of them and they have the wanted inputs."""
+        names = [package.filename for package in wanted.packages(number)]
+        found = {p.filename: p for p, digest in self.packages if digest == wanted.digest and p.filename in names}
+        return tuple(found[name] for name in names) if len(found) == len(names) else ()
+
 
 @dataclass(frozen=True)
 class Decision:
-    """The release package that the channels need: to be ``built``, or published already in the channel ``source``.
+    """The packages that the channels need, in the order of ``NAMES``: to be ``built``, or published in ``source``.
 
-    ``lacking`` are the channels without it. ``older`` are the file names of earlier ones in the heads, by channel.
+    ``lacking`` are the channels without them. ``older`` are the file names of earlier ones in the heads, by channel.
     """
 
     built: bool
-    package: Package
+    packages: tuple[Package, ...]
     lacking: tuple[str, ...]
     reason: str
     source: str = ""
     older: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def package(self) -> Package:
+        """mistralrs-release, which new clients fetch from the site."""
+        return self.packages[0]
 
-# Pure: which package is needed.
+
+# Pure: which packages are needed.
 
 
 def decide(
     wanted: Contents, seen: Sequence[ChannelHead], signing: str, taken: Callable[[str], bool] = lambda _: False
 ) -> Decision:
-    """The package to build or to reuse. ``signing`` is the present key; ``taken`` tests if a pool has a file name."""
-    published = [
-        (int(package.release), channel.name, package, digest)
+    """The packages to build or to reuse. ``signing`` is the present key; ``taken`` tests if a pool has a file name."""
+    numbers = [
+        int(package.release)
         for channel in seen
-        for package, digest in channel.packages
+        for package, _ in channel.packages
         if package.version == wanted.fedora and package.release.isdigit()
     ]
-    highest, source, newest, digest = max(published, key=lambda row: row[0], default=(0, "", None, ""))
+    highest = max(numbers, default=0)
+    having = {channel.name: found for channel in seen if (found := channel.whole(wanted, highest))}
+    lacking = tuple(channel.name for channel in seen if channel.name not in having)
     old = [channel.name for channel in seen if channel.head and channel.signer != signing]
-    if newest and digest == wanted.digest and not old:
-        having = {name for number, name, _, _ in published if number == highest}
-        lacking = tuple(channel.name for channel in seen if channel.name not in having)
+    yanked = {name for channel in seen for name in channel.yanked}
+    gone = yanked.intersection(package.filename for package in wanted.packages(highest))
+    if having and not old and not gone:
+        source, newest = next(iter(having.items()))
         reason = f"missing in {', '.join(lacking)}" if lacking else "published"
         return Decision(False, newest, lacking, reason, source, older_than(newest, seen))
-    yanked = {name for channel in seen for name in channel.yanked}
     number = highest + 1
-    while (name := wanted.package(number).filename) in yanked or taken(name):
+    while any(p.filename in yanked or taken(p.filename) for p in wanted.packages(number)):
         number += 1
-    if newest is None:
+    if not highest:
         reason = "the first"
-    elif digest != wanted.digest:
+    elif not having:
         reason = "new contents"
+    elif gone:
+        reason = f"instead of the yanked {', '.join(sorted(gone))}"
     else:
         reason = f"for {', '.join(old)} to be signed by the present key"
-    package = wanted.package(number)
-    return Decision(True, package, tuple(channel.name for channel in seen), reason, "", older_than(package, seen))
+    packages = wanted.packages(number)
+    return Decision(True, packages, tuple(channel.name for channel in seen), reason, "", older_than(packages, seen))
 
 
-def older_than(newest: Package, seen: Iterable[ChannelHead]) -> dict[str, tuple[str, ...]]:
-    """The other release packages of the heads, by channel."""
-    others = {s.name: tuple(p.filename for p, _ in s.packages if p.filename != newest.filename) for s in seen}
+def older_than(newest: Iterable[Package], seen: Iterable[ChannelHead]) -> dict[str, tuple[str, ...]]:
+    """The other packages of these names in the heads, by channel."""
+    present = {package.filename for package in newest}
+    others = {s.name: tuple(p.filename for p, _ in s.packages if p.filename not in present) for s in seen}
     return {name: filenames for name, filenames in others.items() if filenames}
 
 
@@ -163,6 +187,7 @@ class Request:
     fedora: str
     signer: Signer
     spec_folder: Path
+    flavours: tuple[Flavour, ...] = ()
     without: str = ""
     note: Callable[[str], object] = lambda _: None
 
@@ -175,26 +200,31 @@ class Request:
         }
 
     def contents(self) -> Contents:
-        """The inputs of the package now."""
-        spec = self.spec_folder / SPEC
-        if not spec.is_file():
-            raise PipelineError(f"{SPEC} is missing", str(spec), "Copy rpm/ of this project there")
+        """The inputs of the packages now."""
+        for name in (SPEC, PROGRAM):
+            if not (self.spec_folder / name).is_file():
+                raise PipelineError(
+                    f"{name} is missing", str(self.spec_folder / name), "Copy rpm/ of this project there"
+                )
+        spec, program = ((self.spec_folder / name).read_text() for name in (SPEC, PROGRAM))
         trusted = self.signer.trusted_keys
         keys = {name: text for name, text in read_certificates(trusted).items() if name != self.without}
         made = [key.created for key in parse_keys(list_public_keys(trusted)) if key.fingerprint in keys]
-        return Contents(self.fedora, self.url.rstrip("/"), self.rows, keys, max(made, default=0), spec.read_text())
+        time = max(made, default=0)
+        return Contents(self.fedora, self.url.rstrip("/"), self.rows, keys, time, spec, program, self.flavours)
 
 
 def provide(request: Request, *, check: bool = False) -> Decision:
-    """The release package that the channels need now, as a file: built, or the published one. It is not published here.
+    """The packages that the channels need now, as files: built, or the published ones. They are not published here.
 
     With ``check`` nothing is built or fetched; without trusted keys, which may not exist yet, nothing is read.
     """
     if check and not request.signer.trusted_keys.is_file():
-        return Decision(True, Package(NAME, request.fedora, "1", "noarch", "", "", "", 0), (), "the first")
+        first = Contents(request.fedora, "", (), {}, 0, "").packages(1)
+        return Decision(True, first, (), "the first")
     repositories = request.repositories(keep=not check)
     if request.without:
-        require_unused(request.without, repositories, request.signer, ignore=NAME)
+        require_unused(request.without, repositories, request.signer, ignore=NAMES)
     wanted = request.contents()
     decision = decide(
         wanted,
@@ -206,14 +236,14 @@ def provide(request: Request, *, check: bool = False) -> Decision:
         return decision
     folder = request.signer.root / "release"
     if decision.built:
-        package = build(wanted, int(decision.package.release), folder, request.spec_folder)
+        packages = build(wanted, int(decision.package.release), folder, request.spec_folder)
     else:
-        package = fetch(decision.package, repositories[decision.source], folder)
-    return replace(decision, package=package)
+        packages = tuple(fetch(package, repositories[decision.source], folder) for package in decision.packages)
+    return replace(decision, packages=packages)
 
 
 def read_published(name: str, repository: Repository) -> ChannelHead:
-    """The verified head of a channel and its release packages."""
+    """The verified head of a channel and its packages of ``NAMES``."""
     state = repository.head_state()
     if not state.id:
         return ChannelHead(name, yanked=state.yanked)
@@ -222,34 +252,35 @@ def read_published(name: str, repository: Repository) -> ChannelHead:
         found[1].decode(): found[2].decode()
         for block, _ in texts("primary", packed)
         for text in block.split(b"</package>\n")
-        if b"<name>mistralrs-release</name>" in text and (found := _CONTENT.search(text))
+        if b'"mistralrs(release-content)"' in text and (found := _CONTENT.search(text))
     }
-    packages = [(package, digests.get(package.sha256, "")) for package in read_packages(packed) if package.name == NAME]
+    packages = [
+        (package, digests.get(package.sha256, "")) for package in read_packages(packed) if package.name in NAMES
+    ]
     return ChannelHead(name, state.id, head_signer(repository, state.id), tuple(packages), state.yanked)
 
 
-def build(wanted: Contents, number: int, root: Path, spec_folder: Path) -> Package:
-    """Build the package below ``root``, unless it is there already for the same inputs."""
-    name = wanted.package(number).filename
+def build(wanted: Contents, number: int, root: Path, spec_folder: Path) -> tuple[Package, ...]:
+    """Build the packages below ``root``, unless they are there already for the same inputs."""
     folder = root / digest_of([wanted.digest, number])[:16]
-    if (folder / name).is_file():
-        return read_package(folder / name)
-    with alone(root / "rpmbuild") as topdir:
-        (topdir / "SOURCES").mkdir()
-        for file, text in wanted.sources.items():
-            (topdir / "SOURCES" / file).write_text(text)
-        try:
-            run_rpmbuild(spec_folder / SPEC, topdir, wanted.defines(number), wanted.time, TIMEOUT)
-        except CommandFailed as error:
-            raise PipelineError(
-                f"rpmbuild could not make {NAME}: {rpm_errors(error.stderr or error.stdout)}",
-                str(spec_folder / SPEC),
-                "Check the path and repo of each row of channels",
-            ) from error
-        (made,) = (topdir / "RPMS").glob("*/*.rpm")
-        folder.mkdir(parents=True, exist_ok=True)
-        made.replace(folder / name)
-    return read_package(folder / name)
+    files = [folder / package.filename for package in wanted.packages(number)]
+    if not all(file.is_file() for file in files):
+        with alone(root / "rpmbuild") as topdir:
+            (topdir / "SOURCES").mkdir()
+            for file, text in wanted.sources.items():
+                (topdir / "SOURCES" / file).write_text(text)
+            try:
+                run_rpmbuild(spec_folder / SPEC, topdir, wanted.defines(number), wanted.time, TIMEOUT)
+            except CommandFailed as error:
+                raise PipelineError(
+                    f"rpmbuild could not make {' and '.join(NAMES)}: {rpm_errors(error.stderr or error.stdout)}",
+                    str(spec_folder / SPEC),
+                    "Check the path and repo of each row of channels, and the rows of flavours",
+                ) from error
+            folder.mkdir(parents=True, exist_ok=True)
+            for made in (topdir / "RPMS").glob("*/*.rpm"):
+                made.replace(folder / made.name)
+    return tuple(map(read_package, files))
 
 
 def fetch(package: Package, repository: Repository, root: Path) -> Package:

@@ -2,7 +2,11 @@
 
 The role rpm_site takes it from the filter ``repo_file``, the release package from ``release_package``.
 
-``gpgkey=`` is always a file of the client: with an address there, ``dnf -y`` imports whatever key that address serves.
+Rules:
+
+1. ``gpgkey=`` is always a file of the client: with an address there, ``dnf -y`` imports whatever key it serves.
+2. ``skip_if_unavailable=0``: Fedora's own configuration sets it to True, and then dnf goes on without a repository that
+   is down or whose signature is bad, prints "Nothing to do" and exits with 0.
 """
 
 from __future__ import annotations
@@ -42,5 +46,6 @@ class ChannelRow:
             "gpgcheck=1\n"
             "repo_gpgcheck=1\n"
             f"gpgkey=file://{CLIENT_KEYS}\n"
+            "skip_if_unavailable=0\n"
             f"metadata_expire={self.metadata_expire}\n"
         )

@@ -61,18 +61,21 @@ def check_head(channel: str, repository: Repository, home: Path) -> Finding:
 
 
 def require_unused(
-    fingerprint: str, repositories: Mapping[str, Repository], signer: Signer, *, ignore: str = ""
+    fingerprint: str, repositories: Mapping[str, Repository], signer: Signer, *, ignore: Iterable[str] = ()
 ) -> None:
-    """PipelineError unless a certificate can be retired (rule 2); ``ignore`` is the release package's name."""
+    """PipelineError unless a certificate can be retired (rule 2); ``ignore`` are names of packages
+    that are published again without it.
+    """
     with opened(signer.home) as keyring:
         require_replaced(keyring.signing_keys(), fingerprint, str(signer.home))
     keys = parse_keys(list_public_keys(signer.trusted_keys))
     subkeys = [key.subkey for key in keys if key.fingerprint == fingerprint]
+    ignored = set(ignore)
     found = [
         f"{channel}: {package.filename}"
         for channel, repository in repositories.items()
         for package in signed_by(repository, subkeys)
-        if package.name != ignore
+        if package.name not in ignored
     ]
     if found:
         raise PipelineError(
@@ -102,4 +105,6 @@ def package_signer(repository: Repository, package: Package, end: int) -> str:
     with tempfile.NamedTemporaryFile(suffix=".rpm") as file:
         file.write(repository.file(f"Packages/{package.path}", end))
         file.flush()
-        return signer_of(run(["rpm", "-qpi", "--nosignature", "--nodigest", file.name]).stdout)
+        # In its folder: rpm takes quotes and brackets in a path for those of a shell.
+        folder, name = Path(file.name).parent, Path(file.name).name
+        return signer_of(run(["rpm", "-qpi", "--nosignature", "--nodigest", name], cwd=folder).stdout)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..base.errors import PipelineError
@@ -21,24 +21,30 @@ from ..base.findings import Finding
 from ..base.records import Package, Record
 from ..base.text import ago, moment, size
 from ..base.versions import by_build
-from . import clocks
+from ..sign import clocks
 from .heads import HeadRefused
+from .hold import Hold
 from .reader import Published, State
 from .wording import changes
 
 GB = 10**9
+COMPARED = 2 * 86400  # seconds; the repo host compares its certificate twice a day
 ROOM = 3  # times the largest package: a release has one for each flavour
 
 
 @dataclass(frozen=True)
 class Status(Record):
-    """A repository: its findings, its packages, and the agent's answer (``host``, empty without one)."""
+    """A repository: its findings, its packages, and the agent's answer (``host``, empty without one).
+
+    ``hold`` is that of its signer, empty without one.
+    """
 
     channel: str
     head: str
     findings: tuple[Finding, ...]
     packages: tuple[Package, ...]
     host: dict[str, Any]
+    hold: dict[str, Any] = field(default_factory=dict)
 
 
 def status_of(
@@ -48,11 +54,13 @@ def status_of(
     keys: Iterable[Finding],
     deep: Mapping[str, Any] | PipelineError | None = None,
     known: State | PipelineError | None = None,
+    hold: Hold | PipelineError | None = None,
+    now: float | None = None,
 ) -> Status:
     """The status from reading the repository, from the agent and from the keys; each may be an error instead.
 
     ``deep`` is the agent's answer to ``verify``, None unless requested. ``known`` is the head, compared with the
-    signer's memory.
+    signer's memory. ``now`` is in seconds since 1970, by default this moment.
     """
     findings = [check_signed(published)]
     packages: tuple[Package, ...] = () if isinstance(published, PipelineError) else published.packages
@@ -65,12 +73,15 @@ def status_of(
         if not isinstance(published, PipelineError):
             findings.append(check_head(published.head, str(host["snapshot"])))
         findings += [check_pool(host["missing"]), check_room(int(host["room"]), packages), clocks.check(host["ahead"])]
+        if certificate := host.get("certificate"):
+            findings.append(check_served(certificate, time.time() if now is None else now))
     if isinstance(deep, PipelineError):
         findings.append(Finding.bad("every byte", deep.what, "verified", f"{deep.where}: {deep.remedy}"))
     elif deep is not None:
         findings.append(check_bytes(deep))
     head = str(host.get("snapshot", "")) or ("" if isinstance(published, PipelineError) else published.head)
-    return Status(channel, head, (*findings, *keys), packages, dict(host))
+    why = {"reason": str(hold)} if isinstance(hold, PipelineError) else hold.to_dict() if hold else {}
+    return Status(channel, head, (*findings, *keys), packages, dict(host), why)
 
 
 def check_signed(published: Published | PipelineError) -> Finding:
@@ -122,6 +133,19 @@ def check_room(room: int, packages: Iterable[Package]) -> Finding:
     )
 
 
+def check_served(certificate: Mapping[str, Any], now: float) -> Finding:
+    """The repo host's own comparison of the certificate that it serves with the one on its disk."""
+    check, needed = "certificate in use", "the one on the repo host's disk"
+    journal = "journalctl -u mistralrs-certificate-served"
+    if fault := str(certificate["fault"]):
+        remedy = f"On the repo host: nginx -t, then systemctl start mistralrs-certificate-served; {journal}"
+        return Finding.bad(check, fault, needed, remedy)
+    if (age := now - float(certificate["time"])) > COMPARED:
+        remedy = f"On the repo host: systemctl enable --now mistralrs-certificate.timer; {journal}"
+        return Finding.bad(check, f"last compared {ago(age)}", "within 2 days", remedy)
+    return Finding.ok(check, needed, needed)
+
+
 def check_bytes(deep: Mapping[str, Any]) -> Finding:
     wrong = list(deep["findings"])
     return Finding.of(
@@ -141,6 +165,10 @@ def lines(status: Status, now: float | None = None) -> list[str]:
     head = next((row for row in snapshots if row["id"] == status.head), None)
     if head:
         found[0] += f", {ago(now - head['time'])}: {head['reason']}"
+    if status.hold:
+        found.append(
+            f"  releases are {Hold.from_dict(status.hold)}" if "since" in status.hold else status.hold["reason"]
+        )
     if host:
         pool, waiting = host["pool"], sum(row["bytes"] for row in host["incoming"])
         staged = sum(1 for row in snapshots if row["staged"])

@@ -7,15 +7,17 @@ Rules:
    build plans to use at most (build/limits) is there.
 3. A warning stops nothing.
 4. A check is a function of measured values: those of the host itself are here, combinations of versions in
-   compatibility, trial compiles in trials, network requests in downloads and cache_levels.
+   compatibility, trial compiles in trials, the commit's files in commit, network requests in downloads and
+   cache_levels.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,31 +25,43 @@ from pathlib import Path
 from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import Flavour, Parallel, Source
-from ..base.run import CommandFailed, run
+from ..base.run import run
+from ..base.sandbox import plain
 from ..base.versions import dotted
 from ..build import limits
 from ..cache.compile_cache import Cache
-from ..source.checkout import bring
-from ..source.manifest import Tree, look
-from ..source.mirrors import Mirrors
+from ..source.manifest import Tree
+from ..source.mirrors import Mirrors, cutlass_folder, has_cutlass
 from ..toolchain.cuda import compiler_version, with_glibc_2_42
 from ..toolchain.layout import build_path
 from ..toolchain.rust import Rust, find_rust
 from ..toolchain.verified import verify_programs
-from . import cache_levels, downloads, sandboxes
+from . import cache_levels, commit, downloads, sandboxes
 from .compatibility import (
     Compatibility,
     check_cuda_defects,
     check_cuda_limit,
+    check_cutlass,
     check_features,
     check_gcc,
     check_headers,
     check_nvcc,
 )
-from .trials import Trials, check_compiles, check_library, compiles, identity, links, system_libraries
+from .trials import (
+    Trials,
+    check_compiles,
+    check_cutlass_compiles,
+    check_library,
+    compiles,
+    identity,
+    links,
+    system_libraries,
+    tried_headers,
+)
 
 GIB = 1024**3
 PROGRAMS = ("git", "gcc", "g++", "readelf")
+TEMPORARY_MIB = 256
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,7 @@ class BuildRequest:
     ``toolkit`` is the result of cuda_toolkit; ``toolkit_failure`` the reason why there is none; ``toolkit_planned`` is
     true where check mode has not provided it yet. ``ask`` makes network requests even where nothing must be downloaded.
     ``protected``: the build runs in a sandbox, with ``overlays`` where its state is apart from that of releases.
+    ``locked`` is the channel's ("always" or "prefer").
     """
 
     root: Path
@@ -78,6 +93,7 @@ class BuildRequest:
     ask: bool = False
     protected: bool = True
     overlays: bool = False
+    locked: str = commit.ALWAYS
 
     @property
     def nvcc(self) -> str:
@@ -130,12 +146,49 @@ def check_space(found: int, needed_gib: float, folder: Path) -> Finding:
     )
 
 
+def check_temporary(folder: str, free: int, asked: str) -> Finding:
+    """The folder of temporary files: the check's trials and the modules use it. A build has one below its root.
+
+    ``asked`` is TMPDIR, "" where it is not set.
+    """
+    needed = f"{TEMPORARY_MIB} MiB"
+    if asked and os.path.abspath(asked) != folder:  # noqa: PTH100  a link stays one, as in tempfile
+        found = f"TMPDIR={asked}, which is no writable folder"
+        return Finding.bad("temporary files", found, needed, "Create it for the account that builds, or unset TMPDIR")
+    return Finding.of(
+        "temporary files",
+        f"{free >> 20} MiB free in {folder}{' (TMPDIR)' if asked else ''}",
+        needed,
+        fits=free >= TEMPORARY_MIB << 20,
+        remedy=f"Free space in {folder}, or set TMPDIR for the account that builds to a folder on a larger disk: in "
+        "the shell that runs Ansible for this machine, in /etc/environment of a host that is reached by ssh",
+    )
+
+
+def check_paths(paths: Sequence[Path], *, protected: bool) -> Finding:
+    """Paths that cargo, compilers and build scripts would split. In a sandbox they are plain (base/sandbox)."""
+    odd = [] if protected else [str(path) for path in paths if plain(path) != path]
+    return Finding.of(
+        "paths",
+        ", ".join(odd) or "plain",
+        "without a sandbox: of letters a to z, digits and ._+@~^- alone",
+        fits=not odd,
+        remedy="Set builder_root and rust_cargo to such paths, or build in the sandbox, which takes any",
+    )
+
+
 def check_program(name: str, path: str | None) -> Finding:
     remedy = f"Install {name}; bindep.txt names its package"
     return Finding.of(name, path or "none", "installed", fits=path is not None, remedy=remedy)
 
 
-def check_memory(plan: Parallel, found: int, lowest: Parallel, *, heavy: bool) -> Finding:
+def check_processors(host: limits.Host) -> Finding:
+    """How many processors a quota leaves: a build with less than one waits, and is right."""
+    left = f"{host.processors.amount} of {host.online}" if host.processors.source else f"{host.online}"
+    return Finding.ok("processors", f"{left}{host.processors.by}", "1")
+
+
+def check_memory(plan: Parallel, found: limits.Bound, lowest: Parallel, *, heavy: bool) -> Finding:
     """The planned memory against the host's, in bytes. Swap does not count: a build that swaps does not end.
 
     ``lowest`` is the plan of ``low_memory``. An upstream that is not ``heavy`` uses less than planned.
@@ -144,26 +197,42 @@ def check_memory(plan: Parallel, found: int, lowest: Parallel, *, heavy: bool) -
     smaller = lowest.memory + limits.REST
     remedy = (
         f"Set -e jobs=N to fewer than {plan.jobs}, or -e low_memory=true, which takes {smaller / GIB:.0f} GiB"
-        if smaller <= found
+        if smaller <= found.amount
+        else f"Raise {found.source}: even -e low_memory=true takes {smaller / GIB:.0f} GiB"
+        if found.source
         else f"This host is too small: even -e low_memory=true takes {smaller / GIB:.0f} GiB"
     )
     nvcc = f", {plan.nvcc} nvcc" if plan.nvcc else ""
     return Finding.of(
         "memory",
-        f"{found / GIB:.1f} GiB",
+        f"{found.amount / GIB:.1f} GiB{found.by}",
         f"{needed / GIB:.0f} GiB for {plan.jobs} jobs{nvcc} and the host",
-        fits=needed <= found or not heavy,
+        fits=needed <= found.amount or not heavy,
         remedy=remedy,
     )
 
 
-def check_memory_free(plan: Parallel, found: int, *, heavy: bool) -> Finding:
+def check_memory_free(plan: Parallel, found: limits.Bound, *, heavy: bool) -> Finding:
     """The planned memory against the memory that is free now: a warning, since other programs may end."""
-    check, free, needed = "memory at this moment", f"{found / GIB:.1f} GiB", f"{plan.memory / GIB:.0f} GiB"
-    if heavy and found < plan.memory:
+    check, needed = "memory at this moment", f"{plan.memory / GIB:.0f} GiB"
+    free = f"{found.amount / GIB:.1f} GiB{found.by}"
+    if heavy and found.amount < plan.memory:
         remedy = "Other programs hold it: end them before the build, or set -e jobs=N or -e low_memory=true"
         return Finding.warn(check, free, needed, remedy)
     return Finding.ok(check, free, needed)
+
+
+def check_tasks(plan: Parallel, found: limits.Bound) -> Finding:
+    """The processes and threads that the plan starts at a time, against what limits leave."""
+    needed, fewest = limits.tasks_needed(plan.jobs, plan.nvcc), limits.tasks_needed(1, min(plan.nvcc, 1))
+    raised = f"Raise {found.source} (TasksMax= of a unit, --pids-limit of a container, LimitNPROC= of an account)"
+    return Finding.of(
+        "processes",
+        f"{found.amount} can be started{found.by}" if found.source else "no limit",
+        f"{needed} for {plan.jobs} jobs{f', {plan.nvcc} nvcc' if plan.nvcc else ''}",
+        fits=needed <= found.amount,
+        remedy=f"{raised}, or set -e jobs=N to fewer than {plan.jobs}" if fewest <= found.amount else raised,
+    )
 
 
 # ---------------------------------------------------------------- measuring
@@ -172,22 +241,30 @@ def check_memory_free(plan: Parallel, found: int, *, heavy: bool) -> Finding:
 def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     """All findings, and the commit's manifest (None where the commit cannot be fetched or read)."""
     flavour, facts = request.flavour, request.facts
-    tree, findings = _commit(request)
     rust = _rust(request.cargo)
+    sandbox = sandboxes.check(request.root, protected=request.protected, overlays=request.overlays)
+    tree, findings = commit.check(
+        # cargo is asked in a sandbox.
+        request.checkout, request.source, request.package, rust if all(finding.fits for finding in sandbox) else None,
+        flavour.features, request.root / "lock", locked=request.locked, protected=request.protected,
+    )  # fmt: skip
     path = build_path(rust.bin if rust else None, Path(request.nvcc).parent if request.nvcc else None)
     findings += [
-        *sandboxes.check(request.root, protected=request.protected, overlays=request.overlays),
+        *sandbox,
         *(check_program(name, shutil.which(name, path=path if name in ("gcc", "g++") else None)) for name in PROGRAMS),
         check_toolchain(_changed(request)),
         check_rust(rust.version if rust else "", tree.rust_version if tree else ""),
         check_rustflags(request.rustflags),
     ]
+    if not request.protected:
+        used = [request.root, Path(str(request.toolkit.get("folder") or "/")), rust.bin if rust else Path("/")]
+        findings.append(check_paths(used, protected=False))
     cuda = _cuda_version(request)
     offered = tree.features if tree else None
     findings += check_features(flavour, cuda or flavour.cuda, offered, request.source.version, facts.features)
     trials = Trials(request.root / "cache" / "trials.json")
     if flavour.cuda:
-        findings += _cuda(request, cuda, path, trials)
+        findings += _cuda(request, cuda, path, trials, tree)
     if not request.toolkit_planned and not request.toolkit_failure:
         findings += _libraries(request, path, trials)
     findings += _resources(request)
@@ -196,22 +273,6 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     if tree:
         findings += downloads.check(_needs(request, tree, rust, path), trials)
     return findings, tree
-
-
-def _commit(request: BuildRequest) -> tuple[Tree | None, list[Finding]]:
-    """Fetch the commit and read its manifest; a finding where that fails."""
-    source, folder = request.source, request.checkout
-    try:
-        bring(folder, source)
-        return look(folder, source.commit, request.package), []
-    except CommandFailed as error:
-        reason = next((line for line in error.stderr.splitlines() if line.startswith("fatal:")), error.what)
-        remedy = f"Check that this host reaches {source.url}, or name a mirror"
-    except PipelineError as error:
-        reason, remedy = error.what, error.remedy
-    except OSError as error:
-        reason, remedy = f"{error.strerror} ({error.filename})", f"Let the building account own {request.root}"
-    return None, [Finding.bad("commit", reason, f"{source.ref} of {source.url}", remedy)]
 
 
 def _changed(request: BuildRequest) -> PipelineError | None:
@@ -237,7 +298,7 @@ def _cuda_version(request: BuildRequest) -> str:
     return request.flavour.cuda if request.toolkit_planned else nvcc_version(request.nvcc)
 
 
-def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials) -> list[Finding]:
+def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials, tree: Tree | None) -> list[Finding]:
     flavour, facts, nvcc = request.flavour, request.facts, request.nvcc
     judged = cuda or flavour.cuda
     present = (
@@ -263,7 +324,30 @@ def _cuda(request: BuildRequest, cuda: str, path: str, trials: Trials) -> list[F
         check_gcc(version, cuda, facts.host_compilers),
         check_headers(glibc, cuda, is_mended(header), str(header), facts.headers),
         check_compiles(reason, version, flavour.arch),
+        *(check_with_cutlass(request, tree, version, path, trials, depends) if tree and not reason else []),
     ]
+
+
+def check_with_cutlass(
+    request: BuildRequest, tree: Tree, gcc: str, path: str, trials: Trials, depends: Sequence[object]
+) -> list[Finding]:
+    """The headers of CUTLASS with this gcc: by the table, else by a trial of each commit that is here already."""
+    checkout, arch, home = request.checkout, request.flavour.arch, request.root / "cudaforge"
+    commits = request.mirrors.cutlass_commits or commit.cutlass_commits(checkout, tree, request.flavour.compute_cap)
+    known = check_cutlass(gcc, commits, request.facts.cutlass)
+    if not all(finding.fits for finding in known):
+        return known
+    names = commit.included(checkout, tree.commit)
+    for one in commits:
+        folder = cutlass_folder(home, one)
+        if (headers := tried_headers(folder, names)) and has_cutlass(home, one):
+            reason = trials.failure(
+                f"nvcc {request.nvcc} {arch} CUTLASS {one[:12]}",
+                [*depends, one, headers, identity(folder)],
+                functools.partial(compiles, request.nvcc, arch, path, folder, headers),
+            )
+            known.append(check_cutlass_compiles(reason, gcc, one))
+    return known
 
 
 def _libraries(request: BuildRequest, path: str, trials: Trials) -> list[Finding]:
@@ -288,14 +372,18 @@ def _libraries(request: BuildRequest, path: str, trials: Trials) -> list[Finding
 
 
 def _resources(request: BuildRequest) -> list[Finding]:
-    """Memory and disk space."""
-    cuda, heavy = bool(request.flavour.cuda), request.facts.heavy
-    plan = limits.of_this_host(cuda=cuda, jobs=request.jobs, low_memory=request.low_memory)
-    lowest = limits.of_this_host(cuda=cuda, low_memory=True)
+    """Processors, memory, processes and disk space."""
+    cuda, heavy, host = bool(request.flavour.cuda), request.facts.heavy, limits.this_host()
+    plan = limits.of_this_host(cuda=cuda, jobs=request.jobs, low_memory=request.low_memory, host=host)
+    lowest = limits.of_this_host(cuda=cuda, low_memory=True, host=host)
+    temporary = tempfile.gettempdir()
     return [
-        check_memory(plan, limits.host_memory(), lowest, heavy=heavy),
-        check_memory_free(plan, available_memory(), heavy=heavy),
+        check_processors(host),
+        check_memory(plan, host.memory, lowest, heavy=heavy),
+        check_memory_free(plan, host.free, heavy=heavy),
+        check_tasks(plan, host.tasks),
         check_space(free_bytes(request.root), request.free_gib, request.root),
+        check_temporary(temporary, free_bytes(Path(temporary)), os.environ.get("TMPDIR", "")),
     ]
 
 
@@ -309,8 +397,9 @@ def _needs(request: BuildRequest, tree: Tree, rust: Rust | None, path: str) -> d
         rust=rust,
         path=path,
         mirrors=request.mirrors,
-        cuda=bool(request.flavour.cuda),
+        compute_cap=request.flavour.compute_cap,
         ask=request.ask,
+        locked=request.locked,
     )
 
 
@@ -343,12 +432,6 @@ def is_mended(header: Path) -> bool:
     except OSError:
         return True
     return with_glibc_2_42(text) == text
-
-
-def available_memory() -> int:
-    """The bytes that new programs can use without swapping (MemAvailable, proc_meminfo(5))."""
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    return int(match[1]) * 1024 if match else limits.host_memory()
 
 
 def free_bytes(folder: Path) -> int:

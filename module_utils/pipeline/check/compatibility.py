@@ -43,6 +43,15 @@ class HostCompiler(Record):
 
 
 @dataclass(frozen=True)
+class Cutlass(Record):
+    """The newest major version of gcc that compiles the headers of CUTLASS at a commit."""
+
+    commit: str
+    gcc: int
+    source: str
+
+
+@dataclass(frozen=True)
 class Headers(Record):
     """From this glibc on, the headers of CUDA before ``cuda`` do not compile unmended."""
 
@@ -82,6 +91,7 @@ class Compatibility(Record):
     upstream_cuda: tuple[UpstreamCuda, ...] = ()
     gpu_compilers: tuple[GpuCompiler, ...] = ()
     host_compilers: tuple[HostCompiler, ...] = ()
+    cutlass: tuple[Cutlass, ...] = ()
     headers: tuple[Headers, ...] = ()
     features: tuple[Feature, ...] = ()
     libraries: tuple[Libraries, ...] = ()
@@ -155,6 +165,24 @@ def check_gcc(found: str, cuda: str, rows: Sequence[HostCompiler]) -> Finding:
         f"CUDA {row.cuda} takes gcc up to {row.gcc}: put an older one first on the build's PATH (/usr/local/bin), "
         "or take a newer CUDA",
     )
+
+
+def check_cutlass(gcc: str, commits: Sequence[str], rows: Sequence[Cutlass]) -> list[Finding]:
+    """The host's gcc ("15.3.0") against the commits of CUTLASS whose headers the build's kernels include."""
+    known = [row for row in rows if row.commit in commits]
+    if not gcc or not known:
+        return []
+    row = min(known, key=lambda row: row.gcc)
+    return [
+        Finding.of(
+            "gcc for CUTLASS",
+            gcc,
+            f"<= {row.gcc}",
+            fits=dotted(gcc)[0] <= row.gcc,
+            remedy=f"CUTLASS {row.commit[:12]}, which this version of upstream uses, takes gcc up to {row.gcc} "
+            f"({row.source}): put an older one first on the build's PATH (/usr/local/bin)",
+        )
+    ]
 
 
 def check_headers(glibc: str, cuda: str, mended: bool, where: str, rows: Sequence[Headers]) -> Finding:

@@ -36,6 +36,7 @@ class DoctorReport(Record):
     fits: bool
     signer: tuple[Finding, ...]
     builders: tuple[BuilderFindings, ...]
+    verifiers: tuple[BuilderFindings, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -45,7 +46,7 @@ class DoctorReport(Record):
     def refuse(self, where: str) -> None:
         """Raise a PipelineError with every failed check, or return. A failure that flavours share has one line."""
         shared: dict[tuple[str, str, str, str], tuple[Finding, list[str]]] = {}
-        for entry in (BuilderFindings("signer", "", self.fits, self.signer), *self.builders):
+        for entry in (BuilderFindings("signer", "", self.fits, self.signer), *self.builders, *self.verifiers):
             for f in entry.findings:
                 if not f.fits:
                     shared.setdefault((entry.builder, f.check, f.needed, f.remedy), (f, []))[1].append(entry.flavour)
@@ -62,11 +63,13 @@ def report(
     source: Mapping[str, Any],
     signer: Iterable[Finding],
     builders: Iterable[BuilderFindings],
+    verifiers: Iterable[BuilderFindings] = (),
 ) -> DoctorReport:
     """The report of the findings on the hosts. ``source`` is the Source record, or empty."""
-    own, entries = tuple(signer), tuple(builders)
-    fits = all(finding.fits for finding in own) and all(entry.fits for entry in entries)
-    return DoctorReport(time, str(source.get("rpm_version", "")), str(source.get("commit", "")), fits, own, entries)
+    own, entries, provers = tuple(signer), tuple(builders), tuple(verifiers)
+    fits = all(finding.fits for finding in own) and all(entry.fits for entry in (*entries, *provers))
+    version, commit = str(source.get("rpm_version", "")), str(source.get("commit", ""))
+    return DoctorReport(time, version, commit, fits, own, entries, provers)
 
 
 def unresolved(failure: Mapping[str, Any]) -> Finding:
@@ -88,6 +91,15 @@ def builder_findings(
         found = str(answer.get("msg") or "no answer")
         return [BuilderFindings.of(name, "", [Finding.bad("builder", found, "an answer to Ansible", remedy)])]
     return [BuilderFindings.of(name, flavour, _findings(outcome)) for flavour, outcome in outcomes.items()]
+
+
+def verifier_findings(name: str, answer: Mapping[str, Any]) -> BuilderFindings:
+    """The findings of a verifier. ``answer`` has ``findings``, or the ``message`` of a failed check, or nothing."""
+    if "findings" in answer:
+        return BuilderFindings.of(name, "", [Finding.from_dict(row) for row in answer["findings"]])
+    found = str(answer.get("message") or "no answer")
+    remedy = f"Check that {name} is up, and that this account becomes root there: ansible {name} -b -m ping"
+    return BuilderFindings.of(name, "", [Finding.bad("proof", found, "root and a throw-away client", remedy)])
 
 
 def _findings(outcome: Mapping[str, Any]) -> list[Finding]:

@@ -19,21 +19,24 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.environment import Proxy, opener, proxy_of
 from ..base.errors import PipelineError
 from ..base.findings import Finding
-from ..base.git import git
+from ..base.git import git, remote_remedy
 from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed, run
 from ..base.text import without_account
+from ..build.failures import RUST
+from ..build.fetch import reasons
 from ..source.checkout import current_commit, move
-from ..source.manifest import Tree
-from ..source.mirrors import CUTLASS, Mirrors, cutlass_commits, has_cutlass
+from ..source.manifest import LOCK, Tree
+from ..source.mirrors import CUTLASS, Mirrors, has_cutlass, place_registry
 from ..toolchain.rust import TARGET, Rust
+from .commit import ALWAYS, check_lock, cutlass_commits
 from .trials import Trials, alone, identity
 
 TIMEOUT = 15
@@ -85,9 +88,18 @@ def check_download(what: str, where: str, reason: str, *, here: bool) -> Finding
         "answers" if not reason else f"{HERE} ({reason})" if here else reason,
         "an answer",
         fits=not reason or here,
-        remedy=f"Check that this host reaches {where}: network, proxy (https_proxy), certificates; or name a mirror "
-        f"({mirror})",
+        remedy=remote_remedy(where, reason)
+        or f"Check that this host reaches {where}: network, proxy (https_proxy, no_proxy), certificates; "
+        f"or name a mirror ({mirror})",
     )
+
+
+def check_lock_reads(reason: str) -> Finding | None:
+    """The finding for a Cargo.lock that cargo cannot read, by cargo's reason; None if it reads it."""
+    if "failed to parse lock file" not in reason:
+        return None
+    remedy = RUST if "perhaps Cargo needs to be updated" in reason else "Report it upstream: no cargo reads it"
+    return Finding.bad(LOCK, reason, "a lock that cargo reads", remedy)
 
 
 # ---------------------------------------------------------------- the edge: downloads
@@ -106,6 +118,11 @@ def git_answer(url: str) -> str:
     return ""
 
 
+def asks_cargo(registry: str) -> bool:
+    """Whether cargo has to ask a registry: it alone knows the address, or can use the proxy."""
+    return registry == CRATES_IO or not Proxy.can(proxy_of(index_file(registry)))
+
+
 def registry_answer(registry: str) -> str:
     """Why a crate registry's index does not answer, or ""."""
     url = index_file(registry)
@@ -113,7 +130,7 @@ def registry_answer(registry: str) -> str:
         return "" if Path(registry.removeprefix("file://")).is_dir() else "there is no such folder"
     context = ssl.create_default_context(cafile=os.environ.get("CARGO_HTTP_CAINFO"))
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT, context=context) as answer:  # noqa: S310
+        with opener(url, urllib.request.HTTPSHandler(context=context)).open(url, timeout=TIMEOUT) as answer:
             return "" if b'"dl"' in answer.read(1 << 16) else "it answers, but is no crate registry"
     except urllib.error.HTTPError as error:
         return f"HTTP {error.code}"
@@ -137,17 +154,18 @@ def cargo_answer(rust: Rust | None, home: Path, path: str) -> str:
             words = [str(rust.bin / "cargo"), "generate-lockfile", "--manifest-path", f"{folder}/Cargo.toml"]
             run(words, cwd=Path("/"), env=env, timeout=4 * TIMEOUT)
         except CommandFailed as error:
-            causes = [line.strip() for line in error.stderr.splitlines() if line.startswith("  ")]
+            lines = [line for line in error.stderr.splitlines() if not re.match(r" +[A-Z]\w+ing\b", line)]
+            causes = [line.strip() for line in lines if line.startswith("  ")]
             return causes[-1] if causes else error.what
         except PipelineError as error:
             return error.what
     return ""
 
 
-def check_downloads(downloads: Sequence[Download], cargo: Callable[[], str] = lambda: "") -> list[Finding]:
+def check_downloads(downloads: Sequence[Download], cargo: Callable[[str], str] = lambda _: "") -> list[Finding]:
     """A finding for each address; all requests run at the same time, one for each address.
 
-    ``cargo`` answers for CRATES_IO.
+    ``cargo`` answers for a registry: CRATES_IO, or one behind a proxy that this process cannot use.
     """
     # An address that one of several downloads needs is needed.
     rows = sorted(downloads, key=lambda download: not download.here)
@@ -160,17 +178,18 @@ def check_downloads(downloads: Sequence[Download], cargo: Callable[[], str] = la
     ]
 
 
-def _answer(one: Download, cargo: Callable[[], str]) -> str:
-    if one.where == CRATES_IO:
-        return cargo()
-    return registry_answer(one.where) if one.what == REGISTRY else git_answer(one.where)
+def _answer(one: Download, cargo: Callable[[str], str]) -> str:
+    if one.what != REGISTRY:
+        return git_answer(one.where)
+    return cargo(one.where) if asks_cargo(one.where) else registry_answer(one.where)
 
 
 @dataclass(frozen=True)
 class DownloadNeeds:
     """The build whose downloads are checked: ``package`` of ``source``, whose commit is in ``checkout`` already.
 
-    ``ask`` makes network requests even where nothing must be downloaded. ``rust`` and ``path`` are those of the build.
+    ``ask`` makes network requests even where nothing must be downloaded. ``rust`` and ``path`` are those of the build,
+    ``locked`` is the channel's, ``compute_cap`` that of the GPU, "" without one.
     """
 
     root: Path
@@ -181,17 +200,22 @@ class DownloadNeeds:
     rust: Rust | None
     path: str
     mirrors: Mirrors
-    cuda: bool
+    compute_cap: str
     ask: bool
+    locked: str = ALWAYS
 
 
 def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
     """A finding for each address that gets a request, or one finding where none needs to."""
     source, repository = needs.source, needs.checkout
     try:
-        here = not _fetched(needs, trials)
+        reason = _fetched(needs, trials)
     except _Busy:
         return [Finding.ok("crates", "not checked: another build is running here", "all of Cargo.lock")]
+    if unreadable := check_lock_reads(reason):
+        return [unreadable]
+    stale = [] if needs.tree.misfit or "--locked" not in reason else [check_lock(reason, needs.locked)]
+    here = not reason
     lock = git("show", f"{source.commit}:Cargo.lock", repository=repository) if needs.tree.lock else ""
     sent = needs.mirrors.sent
     downloads = [
@@ -201,13 +225,22 @@ def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
     if "registry+" in lock:
         downloads.append(Download(REGISTRY, needs.mirrors.registry or CRATES_IO, here))
     named = needs.mirrors.cutlass_commits
-    commits = [*named] or _cutlass(repository, source.commit) if needs.cuda else []
+    commits = [*named] or cutlass_commits(repository, needs.tree, needs.compute_cap) if needs.compute_cap else []
     if commits:
         there = all(has_cutlass(needs.root / "cudaforge", commit) for commit in commits)
         downloads.append(Download("git", sent(CUTLASS), there))
     asking = [download for download in downloads if needs.ask or not download.here]
-    found = check_downloads(asking, lambda: cargo_answer(needs.rust, needs.root / "cargo", needs.path))
-    return found or [Finding.ok("downloads", HERE, "crates and commits")]
+    found = check_downloads(asking, lambda registry: _by_cargo(needs, registry))
+    return [*stale, *found] or [Finding.ok("downloads", HERE, "crates and commits")]
+
+
+def _by_cargo(needs: DownloadNeeds, registry: str) -> str:
+    """Why cargo does not reach a registry, or "": by the builder's own configuration, or by one that names a mirror."""
+    if registry == CRATES_IO:
+        return cargo_answer(needs.rust, needs.root / "cargo", needs.path)
+    with tempfile.TemporaryDirectory() as home:
+        place_registry(Path(home), registry)
+        return cargo_answer(needs.rust, Path(home), needs.path)
 
 
 class _Busy(PipelineError):
@@ -232,16 +265,8 @@ def _fetched(needs: DownloadNeeds, trials: Trials) -> str:
         words += [str(rust.bin / "cargo"), "fetch", "--locked", "--offline", "--target", TARGET]
         with held(root / "lock", _busy):
             if current_commit(needs.checkout) != needs.source.commit:
-                move(needs.checkout, needs.source, needs.package)
-            return alone([*words, "--manifest-path", needs.checkout / "Cargo.toml"], needs.path)
+                move(needs.checkout, needs.source)
+            words += ["--manifest-path", str(needs.checkout / "Cargo.toml")]
+            return alone(words, needs.path, reason=lambda output: " | ".join(reasons(output.splitlines())))
 
     return trials.failure("crates", depends, attempt)
-
-
-def _cutlass(repository: Path, commit: str) -> list[str]:
-    """The commits of CUTLASS that upstream's own build scripts name."""
-    with suppress(CommandFailed):  # git grep ends with 1 where it finds none
-        names = git("grep", "-l", "-F", "with_cutlass(", commit, "--", "*build.rs", repository=repository).split()
-        texts = [git("show", name, repository=repository) for name in names]
-        return sorted({found for text in texts for found in cutlass_commits(text)})
-    return []

@@ -2,8 +2,9 @@
 
 Rules:
 
-1. A trial is a small piece of the build: one kernel through nvcc and the host's gcc, one empty program linked with
-   every library. It runs with the build's PATH and nothing of the caller's environment.
+1. A trial is a small piece of the build: one kernel through nvcc and the host's gcc, the same with the headers of
+   CUTLASS that upstream's kernels include, one empty program linked with every library. It runs with the build's PATH
+   and nothing of the caller's environment.
 2. A trial that passes is recorded with its dependencies (programs and folders by path, time and size) and runs again
    only after one of them changes. A trial that fails runs again each time: its remedy may lie elsewhere.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,15 @@ from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import digest_of
 from ..base.run import run
+from ..base.text import ended
 
-TIMEOUT = 120
+TIMEOUT = 600
 _KERNEL = "__global__ void kernel(float *x) { *x = rsqrtf(*x); }\n"
+# The headers of CUTLASS that upstream's kernels for every GPU include (v0.8.4 to v0.9.2).
+_CUTLASS = (
+    "cute/tensor.hpp", "cutlass/array.h", "cutlass/bfloat16.h", "cutlass/cutlass.h", "cutlass/numeric_conversion.h",
+    "cutlass/numeric_types.h", "cutlass/gemm/device/gemm_grouped.h", "cutlass/gemm/kernel/default_gemm_grouped.h",
+)  # fmt: skip
 _PROGRAM = "int main(void) { return 0; }\n"
 # gcc's own library folders: a -devel package puts its library there.
 _SYSTEM = ("/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib", "/usr/local/lib")
@@ -74,15 +81,27 @@ def identity(path: str | Path | None) -> list[object]:
     return [str(real), status.st_mtime_ns, status.st_size]
 
 
-def alone(argv: Sequence[str | Path], path: str, *, stdin: str | None = None) -> str:
-    """Run a program with this PATH and an otherwise empty environment; the reason of its failure, or ""."""
+def alone(
+    argv: Sequence[str | Path],
+    path: str,
+    *,
+    stdin: str | None = None,
+    reason: Callable[[str], str] | None = None,
+) -> str:
+    """Run a program with this PATH and an otherwise empty environment; the reason of its failure, or "".
+
+    ``reason`` finds it in the program's output; without it that is the line of ``error_line``. The program's temporary
+    files lie where this process's do: compilers would take /tmp.
+    """
     try:
         # cargo reads a configuration of each folder above the working directory.
-        words = ["env", "-i", "LC_ALL=C.UTF-8", f"PATH={path}", *argv]
+        words = ["env", "-i", "LC_ALL=C.UTF-8", f"PATH={path}", f"TMPDIR={tempfile.gettempdir()}", *argv]
         done = run(words, cwd=Path("/"), stdin=stdin, timeout=TIMEOUT, accept=range(-64, 256))
     except PipelineError as error:
         return error.what
-    return "" if done.returncode == 0 else error_line(done.stderr or done.stdout) or f"status {done.returncode}"
+    if done.returncode == 0:
+        return ""
+    return (reason or error_line)(done.stderr or done.stdout) or ended(done.returncode)
 
 
 def error_line(output: str) -> str:
@@ -92,13 +111,36 @@ def error_line(output: str) -> str:
     return next((line for line in lines if any(word in line for word in wanted)), lines[-1] if lines else "")[:300]
 
 
-def compiles(nvcc: str, arch: str, path: str) -> str:
-    """Why nvcc and the gcc of ``path`` do not compile a kernel for ``arch`` ("sm_89"), or ""."""
+def compiles(nvcc: str, arch: str, path: str, cutlass: Path | None = None, headers: Sequence[str] = ()) -> str:
+    """Why nvcc and the gcc of ``path`` do not compile a kernel for ``arch`` ("sm_89"), or "".
+
+    ``headers`` are those of the checkout ``cutlass`` that the kernel includes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "trial.cu")
-        source.write_text(_KERNEL)
+        source.write_text("".join(f"#include <{name}>\n" for name in headers) + _KERNEL)
         # As upstream's build scripts call it: the architecture is the flavour's alone.
-        return alone([nvcc, f"-arch={arch}", "-c", "-o", Path(folder, "trial.o"), source], path)
+        words: list[str | Path] = [nvcc, f"-arch={arch}", "-c", "-o", Path(folder, "trial.o"), source]
+        if cutlass:
+            words += ["-w", "-std=c++17", "--expt-relaxed-constexpr", f"-I{cutlass / 'include'}"]
+            words += [f"-I{cutlass / 'tools/util/include'}"]
+        return alone(words, path)
+
+
+def tried_headers(cutlass: Path, included: Collection[str]) -> list[str]:
+    """The headers of a checkout of CUTLASS to try, out of those that a commit's sources include."""
+    return [name for name in _CUTLASS if name in included and (cutlass / "include" / name).is_file()]
+
+
+def check_cutlass_compiles(reason: str, gcc: str, commit: str) -> Finding:
+    return Finding.of(
+        "nvcc with CUTLASS",
+        reason or f"gcc {gcc or 'none'}, {commit[:12]}",
+        "compiles its headers",
+        fits=not reason,
+        remedy="This version of upstream needs another gcc (first on the build's PATH, /usr/local/bin) or another CUDA "
+        "in the flavour's row",
+    )
 
 
 def links(libraries: Sequence[str], library_path: Iterable[str], path: str) -> dict[str, str]:

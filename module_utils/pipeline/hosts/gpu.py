@@ -3,10 +3,7 @@
 Rules:
 
 1. nvidia-smi, a program of the driver, names each GPU with its compute capability and driver.
-2. The flavour for a GPU is the one built for its compute capability. If the table has none, it is the nearest lower one
-   of the same major number below 9: code for 8.6 runs on 8.9 too (CUDA's programming guide, binary compatibility).
-   From 9.0 on upstream builds for exactly one capability (the "a" in sm_120a). The driver's translation of PTX to
-   another generation never counts: only part of the binary has PTX, and nobody tests it.
+2. ``base.flavours`` has the flavour for a GPU.
 3. All GPUs of a host must need the same flavour; otherwise the operator chooses it, and the GPUs of each instance
    (CUDA_VISIBLE_DEVICES).
 4. A driver older than the flavour requires is an error: the server would fail with UNSUPPORTED_PTX_VERSION.
@@ -21,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import PipelineError
+from ..base.flavours import fitting, number
 from ..base.records import Flavour, Record
 from ..base.run import CommandFailed, ProgramMissing, run
 
@@ -62,7 +60,7 @@ def parse(output: str) -> tuple[Gpu, ...]:
     gpus = []
     for line in filter(str.strip, output.splitlines()):
         fields = [field.strip() for field in line.rsplit(",", 2)]
-        if len(fields) != 3 or _number(fields[1]) is None or not fields[2][:1].isdigit():
+        if len(fields) != 3 or number(fields[1]) is None or not fields[2][:1].isdigit():
             raise PipelineError(
                 f"nvidia-smi printed {line.strip()!r}, which has no compute capability and driver",
                 PROGRAM,
@@ -80,7 +78,7 @@ def choose(gpus: Sequence[Gpu], flavours: Sequence[Flavour], named: str = "") ->
         raise PipelineError(
             "nvidia-smi lists no GPU", PROGRAM, f"Look for it with lspci; or name the flavour with {VARIABLE}"
         )
-    fits = {gpu: fitting(gpu, flavours) for gpu in gpus}
+    fits = {gpu: fitting(gpu.compute_capability, flavours) for gpu in gpus}
     chosen = set(fits.values())
     if len(chosen) > 1:
         listed = "; ".join(f"{gpu} needs {f.package_name if f else 'none'}" for gpu, f in fits.items())
@@ -107,22 +105,6 @@ def choose(gpus: Sequence[Gpu], flavours: Sequence[Flavour], named: str = "") ->
     return Choice(flavour, f"{gpus[0]}: {reason}")
 
 
-def fitting(gpu: Gpu, flavours: Iterable[Flavour]) -> Flavour | None:
-    """The flavour for this GPU (rule 2), or None."""
-    capability = _number(gpu.compute_capability)
-    found = None
-    for flavour in flavours:
-        own = _number(flavour.compute_capability)
-        if capability is None or own is None:
-            continue
-        if own == capability:
-            return flavour
-        compatible = own[0] == capability[0] < 9 and own < capability
-        if compatible and (found is None or own > (_number(found.compute_capability) or own)):
-            found = flavour
-    return found
-
-
 def _named(gpus: Sequence[Gpu], flavours: Sequence[Flavour], named: str) -> Choice:
     found = [flavour for flavour in flavours if flavour.name == named]
     if not found:
@@ -130,7 +112,7 @@ def _named(gpus: Sequence[Gpu], flavours: Sequence[Flavour], named: str) -> Choi
     (flavour, *_) = found
     warnings = []
     if gpus and flavour.compute_capability:
-        if not any(fitting(gpu, [flavour]) for gpu in gpus):
+        if not any(fitting(gpu.compute_capability, [flavour]) for gpu in gpus):
             warnings.append(
                 f"{flavour.package_name} is built for compute capability {flavour.compute_capability}, and this host"
                 f" has {', '.join(dict.fromkeys(map(str, gpus)))}: the server will find no code for its GPU"
@@ -151,11 +133,6 @@ def _low(gpus: Sequence[Gpu], flavour: Flavour) -> str:
 
 def _listed(flavours: Iterable[Flavour]) -> str:
     return ", ".join(f"{f.name} ({f.compute_capability or 'no GPU'}: {f.summary})" for f in flavours)
-
-
-def _number(capability: str) -> tuple[int, int] | None:
-    major, dot, minor = capability.partition(".")
-    return (int(major), int(minor)) if dot and major.isdecimal() and minor.isdecimal() else None
 
 
 # ---------------------------------------------------------------- the edge

@@ -10,8 +10,9 @@ Rules:
 4. So the files alone record the previous state. An instance that is no longer wanted, or is wanted with another
    flavour, ``leaves``: first its unit stops, then its port is closed, then its files are removed. If a run is killed
    in between, the next one finds the files and continues.
-5. With a unit that leaves its alias ``mistralrs@NAME.service`` is removed: systemd keeps the alias of a disabled
-   instance (seen with 252 and 262), and then refuses to enable another flavour under the same name.
+5. A name has one owner: the unit of the alias ``mistralrs@NAME.service``. With a unit that leaves its alias is removed:
+   systemd keeps the alias of a disabled instance (seen with 252 and 262), and then fails to enable another flavour
+   under the same name. A unit of another flavour that is enabled under a wanted name leaves too, whoever enabled it.
 6. A running instance restarts if a file of it is younger than its process.
 """
 
@@ -42,6 +43,7 @@ UNIT_FOLDERS = tuple(map(Path, ("/etc/systemd/system", "/usr/lib/systemd/system"
 DEFAULT_PORT = 1234
 """Upstream's default, for a whole configuration without a port."""
 
+_FLAVOUR = re.compile(r"mistralrs-[a-z0-9]+(?=@)")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -348,6 +350,18 @@ def installed(units: Iterable[str]) -> tuple[str, ...]:
     """The units whose package is installed. The removal of a package stops and disables its units."""
     templates = ((unit, re.sub(r"@.*\.service", "@.service", unit)) for unit in units)
     return tuple(unit for unit, template in templates if any((folder / template).exists() for folder in UNIT_FOLDERS))
+
+
+def others(wanted: Iterable[Instance], folder: Path = UNIT_FOLDERS[0]) -> tuple[str, ...]:
+    """The units of other flavours that are enabled under these names, or own their aliases (rule 5)."""
+    found = set()
+    for instance in wanted:
+        found |= {path.name for path in folder.glob(f"*.wants/mistralrs-*@{instance.name}.service")}
+        alias = folder / f"mistralrs@{instance.name}.service"
+        if alias.is_symlink() and (owner := _FLAVOUR.match(alias.readlink().name)):
+            found.add(f"{owner[0]}@{instance.name}.service")
+        found.discard(instance.unit)
+    return tuple(sorted(found))
 
 
 def aliases(units: Iterable[str], folder: Path = UNIT_FOLDERS[0]) -> tuple[Path, ...]:

@@ -167,16 +167,33 @@ def stopped(state_dir: Path, *, check: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def served(root: Path, port: int) -> Iterator[None]:
-    """Serve ``root`` in the block and leave no files. If the site is served already, leave it running."""
+def served(root: Path) -> Iterator[str]:
+    """Serve ``root`` in the block, on a port of its own, and leave no files; yields the URL.
+
+    Another run, or ``make serve``, may serve the same folder meanwhile and end when it likes.
+    """
     with tempfile.TemporaryDirectory(prefix="mistralrs-site-") as folder:
-        site = Site(root.resolve(), port, Path(folder))
-        fresh = started(site)
+        site = _started_somewhere(root.resolve(), Path(folder))
         try:
-            yield
+            yield site.url
         finally:
-            if fresh:
-                stopped(site.state_dir)
+            stopped(site.state_dir)
+
+
+def _started_somewhere(root: Path, state_dir: Path) -> Site:
+    """Serve on a free port. Another program may take it first; then on another one."""
+    for _ in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            site = Site(root, probe.getsockname()[1], state_dir)
+        try:
+            started(site)
+        except PipelineError:
+            if not _taken(site.port):
+                raise
+        else:
+            return site
+    raise PipelineError("no port is free for long enough", "127.0.0.1", "Run again")
 
 
 def answers(site: Site) -> bool:
@@ -285,6 +302,14 @@ def _expect_free(port: int) -> None:
 
 
 _OTHER_PORT = "make release PORT=8700, or -e local_port=8700"
+
+
+def _taken(port: int) -> bool:
+    try:
+        _expect_free(port)
+    except PipelineError:
+        return True
+    return False
 
 
 def _holder(port: int) -> str:

@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -104,18 +105,23 @@ class Program:
             yield difference(str(self.launcher), old_launcher, self.launcher_text)
 
     def install(self) -> None:
-        """Lay the version out, switch to it, and remove the others; each step only if needed."""
-        if not self.complete():
-            self._lay_out()
-        if not self.switched():
-            self._switch()
-            if self.others():
-                time.sleep(IMPORTS)
-        for path in self.others():
-            remove(path)
+        """Lay the version out, switch to it, and remove the others; each step only if needed, by one run at a time."""
+        self.versions.mkdir(mode=0o755, parents=True, exist_ok=True)
+        folder = os.open(self.versions, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if not self.complete():
+                self._lay_out()
+            if not self.switched():
+                self._switch()
+                if self.others():
+                    time.sleep(IMPORTS)
+            for path in self.others():
+                remove(path)
+        finally:
+            os.close(folder)
 
     def _lay_out(self) -> None:
-        self.versions.mkdir(mode=0o755, parents=True, exist_ok=True)
         making = self.versions / f"new-{os.getpid()}"
         remove(making)
         (making / self.package).mkdir(parents=True)

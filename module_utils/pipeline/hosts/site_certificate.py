@@ -5,7 +5,8 @@ Rules:
 1. The certificate is read as clients do: by a TLS connection to the host and port of the URL, through the environment's
    proxy if there is one, and verified with the authorities that this machine trusts, or REQUESTS_CA_BUNDLE.
 2. The finding fails if the certificate does not verify, cannot be read, or has less than a fifth of its lifetime
-   left. It is renewed at a third, so less than a fifth means that renewal has failed for some time.
+   left. It is renewed at a third, so less than a fifth means that renewal has failed for some time. Whether the newest
+   one is served at all is compared on the repo host, by the role tls_certificate: ``channel.status``.
 3. Lifetimes are those of the authority; no rule has a fixed number of days.
 """
 
@@ -16,10 +17,10 @@ import os
 import ssl
 import time
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
+from ..base.environment import Proxy, proxy_of
 from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import Record
@@ -31,7 +32,7 @@ DEADLINE = 15.0
 """Seconds in which the site must answer."""
 
 DAY, HOUR = 86400, 3600
-RENEWAL = "on the repo host read journalctl -u mistralrs-certificate, or run repo_host.yml"
+RENEWAL = "on the repo host read journalctl -u 'mistralrs-certificate*', or run repo_host.yml"
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,13 @@ def read(url: str) -> Validity:
         raise PipelineError("only an https URL has a certificate", url, "Skip the check for this site")
     host, port = parts.hostname, parts.port or 443
     where = f"{host}:{port}"
-    proxy = "" if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https", "")
     context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or None)
-    way = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[2] or where
-    connection = http.client.HTTPSConnection(way, timeout=DEADLINE, context=context)
-    if way != where:
-        connection.set_tunnel(host, port)
+    if named := proxy_of(url):
+        proxy = Proxy.parse(named, url)
+        connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=DEADLINE, context=context)
+        connection.set_tunnel(host, port, proxy.headers)
+    else:
+        connection = http.client.HTTPSConnection(host, port, timeout=DEADLINE, context=context)
     try:
         connection.connect()
         found: dict[str, Any] = connection.sock.getpeercert() or {}

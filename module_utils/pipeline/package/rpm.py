@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 from ..base.companions import LICENCE, TEMPLATES
 from ..base.errors import PipelineError
@@ -59,7 +60,8 @@ class Packaging:
             "mistralrs_version": source.rpm_version,
             "mistralrs_flavour": flavour.name,
             "mistralrs_release": self.package_release,
-            "mistralrs_url": source.url,
+            # A tag of a spec holds no blank; a URL that is one stays as it is.
+            "mistralrs_url": quote(source.url, safe="%:/?#[]@!$&'()*+,;=~"),
             "mistralrs_commit": source.commit,
             "mistralrs_summary": flavour.summary,
             "mistralrs_cuda": flavour.cuda or "none",
@@ -146,7 +148,8 @@ class Packaging:
     def _lay_out(self, sources: Path) -> None:
         """Fill SOURCES. The templates become one tar file, since a source of rpmbuild is a file."""
         sources.mkdir(parents=True)
-        for path in (self.handed.binary, *self.own_sources().values()):
+        (sources / self.handed.artifact.flavour.package_name).symlink_to(self.handed.binary.absolute())
+        for path in self.own_sources().values():
             if path.name != SPEC:
                 (sources / path.name).symlink_to(path.absolute())
         if LICENCE in self.handed.files:
@@ -183,6 +186,9 @@ def require_tools() -> None:
     refuse([tools_finding()], "the signer cannot package", "this host", "Nothing was built")
 
 
+_TOPDIR, _SPECS = Path("/rpmbuild"), Path("/rpm")  # inside
+
+
 def run_rpmbuild(
     spec: Path,
     topdir: Path,
@@ -193,15 +199,17 @@ def run_rpmbuild(
 ) -> str:
     """Run rpmbuild in a sandbox that reads the spec's folder and ``readable``, and writes ``topdir``; its output.
 
+    Inside, the spec and ``topdir`` have plain paths of their own: rpm's macros and shell split a path at a blank.
     ``built`` is the time in the package. Raises CommandFailed.
     """
     sandbox = Sandbox(
         readable=(spec.parent, *readable),
-        writable=(topdir,),
-        environment=rpmbuild_environment(topdir, built),
-        cwd=topdir,
+        places={_SPECS: spec.parent},
+        writable_places={_TOPDIR: topdir},
+        environment=rpmbuild_environment(_TOPDIR, built),
+        cwd=_TOPDIR,
     )
-    done = sandbox.run(rpmbuild_argv(spec, topdir, defines), timeout=timeout)
+    done = sandbox.run(rpmbuild_argv(_SPECS / spec.name, _TOPDIR, defines), timeout=timeout)
     return done.stdout + done.stderr
 
 
@@ -238,7 +246,9 @@ def read_package(path: Path) -> Package:
     Checks the header's digest, but no signature: that is the task of the signer and the agent.
     """
     try:
-        text = run(["rpm", "-qp", "--nosignature", "--qf", _QUERY, "--", path], timeout=120).stdout
+        # In its folder: rpm takes quotes and brackets in a path for those of a shell.
+        words = ["rpm", "-qp", "--nosignature", "--qf", _QUERY, "--", path.name]
+        text = run(words, cwd=path.parent, timeout=120).stdout
     except CommandFailed as error:
         raise PipelineError(
             f"not a readable RPM package: {rpm_errors(error.stderr)}",

@@ -10,6 +10,7 @@ Rules:
    Idmapped mounts would do the same; not every file system has them (overlayfs has none).
 3. The client has none of the system's packages: neither rpm's and dnf's state nor, in /usr and in /etc, a name with
    "mistralrs" in it. A system with an installed package does not shadow the package on trial.
+4. dnf's configuration is Fedora's own, whatever the system's is: what a user's dnf would let pass fails here too.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pathlib import Path
 
 DEPTH = 4
 
-EMPTY = frozenset({"src", "lib/sysimage"})
-"""Folders of /usr that are empty in a client: kernels' sources, and the databases of rpm and dnf5."""
+EMPTY = frozenset({"src", "lib/sysimage", "share/dnf5/repos.d"})
+"""Folders of /usr that are empty in a client: kernels' sources, the databases of rpm and dnf5, and repositories."""
 
 ETC = (
     "alternatives",
@@ -59,7 +60,21 @@ FOLDERS = (
     *("var/cache", "var/lib/alternatives", "var/lib/dpkg/alternatives", "var/lib/dnf", "var/log", "var/tmp"),
 )
 
+DNF_CONF = """\
+# see `man dnf.conf` for defaults and possible options
+
+[main]
+gpgcheck=True
+installonly_limit=3
+clean_requirements_on_remove=True
+best=False
+skip_if_unavailable=True
+"""
+"""A copy of Fedora's for dnf 4 (package dnf-data), which Debian ships unchanged for dnf 4 and dnf5. For dnf5 Fedora has
+the last two lines in /usr/share/dnf5/libdnf.conf.d/20-fedora-defaults.conf (package fedora-release-common)."""
+
 FILES = {
+    "etc/dnf/dnf.conf": DNF_CONF,
     "etc/group": "root:x:0:\nnobody:x:65534:\n",
     "etc/gshadow": "root:*::\nnobody:*::\n",
     "etc/hostname": "client\n",

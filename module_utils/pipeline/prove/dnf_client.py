@@ -3,12 +3,14 @@
 Rules:
 
 1. The client is a throw-away copy of a system with an empty rpm database (``sandbox``). dnf, rpm and the C library
-   are that system's. The host keeps nothing but the transcript.
+   are that system's, dnf's configuration is Fedora's (``client_tree``). The host keeps nothing but the transcript.
 2. An exit status proves nothing: after each transaction the rpm database must hold exactly the packages, each signed by
    a trusted key and with every file as packaged.
 3. The metadata that dnf read must be the metadata that the snapshot's id was made from.
 4. The command that users type belongs to the installed package of the newest GPU generation, by the flavour table.
-5. ``proof`` has the steps and the other decisions.
+5. Where a repository has the package mistralrs, the client installs it by that name beside the first flavour: dnf must
+   install that package and choose no other flavour.
+6. ``proof`` has the steps and the other decisions.
 """
 
 from __future__ import annotations
@@ -20,18 +22,19 @@ import shlex
 import shutil
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from ..base.environment import opener
 from ..base.errors import PipelineError
 from ..base.records import Package
 from ..base.run import CommandFailed, ProgramMissing, run
 from ..base.text import last_words
 from ..sign.trust import CLIENT_KEYS, KEYS_NAME, signer_of
 from .proof import (
+    CHOOSER,
+    PROVIDER,
     Proof,
     ProofOrder,
     ProofStep,
@@ -49,7 +52,6 @@ from .proof import (
     upstream_version,
 )
 from .sandbox import PATH, Client
-from .site_door import is_here
 from .transcript import Transcript
 
 COMMAND = "/usr/bin/mistralrs"
@@ -75,7 +77,8 @@ def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
             raise PipelineError(
                 "the account of the program may not read this folder of libraries", folder, f"chmod -R o+rX {folder}"
             )
-    url = f"{order.url.rstrip('/')}/{repo_file_name(order.channel)}"
+    site = (order.at or order.url).rstrip("/")
+    url = f"{site}/{repo_file_name(order.channel)}"
     repo = read_repo_file(fetch(url).decode(errors="replace"), order.url, url)
     try:
         trusted = fingerprints_of(Path(order.trusted_keys).read_bytes(), order.trusted_keys)
@@ -83,7 +86,7 @@ def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
         raise PipelineError(
             f"the trusted keys cannot be read: {error.strerror}", order.trusted_keys, "Export them from the signer"
         ) from error
-    key = f"{order.url.rstrip('/')}/{KEYS_NAME}"
+    key = f"{site}/{KEYS_NAME}"
     offered = as_gpg_reads(fetch(key), key)
     if strangers := set(fingerprints_of(offered, key)) - set(trusted):
         raise PipelineError(
@@ -92,10 +95,10 @@ def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
             f"Find out who put it there; the trusted keys are in {order.trusted_keys}",
         )
 
-    with Client(transcript, order.library_path, Path(order.system), order.url) as client:
+    with Client(transcript, order.library_path, Path(order.system), order.url, order.at) as client:
         fingerprints = (f for primary, subkeys in trusted.items() for f in (primary, *subkeys))
         prover = Prover(order, client, program, repo, fingerprints)
-        versions = prover.prepare()
+        versions = prover.client_versions()
         client.write(CLIENT_KEYS, offered)
         for step in steps:
             with _name_in_errors(step):
@@ -108,7 +111,7 @@ def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
         seconds=round(time.monotonic() - start, 3),
         dnf_seconds=round(prover.dnf_seconds, 3),
         provided=prover.provided,
-        transcript=order.transcript,
+        transcript=str(transcript.path),
     )
 
 
@@ -135,6 +138,8 @@ class Prover:
             self._repos[order.snapshot] = repo.at(f"{repository}snapshots/{order.snapshot}/")
         self._pointed: str | None = None
         self._caches: set[str] = set()
+        self._choosers: set[str] = set()
+        self._chosen = False
         self._missing: set[str] = set()
         self._before: set[str] = set()
         self._installed: dict[str, Package] = {}
@@ -145,12 +150,8 @@ class Prover:
         getattr(self, step.verb)(*step.what)
         self.steps.append(ProofStep(step.verb, step.what, round(time.monotonic() - start, 3)))
 
-    def prepare(self) -> str:
-        """Write dnf.conf, as strict as dnf allows. Returns the versions of the client's dnf and rpm."""
-        self.client.write(
-            "/etc/dnf/dnf.conf",
-            "[main]\ngpgcheck=1\nskip_if_unavailable=0\nbest=1\nplugins=0\nreposdir=/etc/yum.repos.d\n",
-        )
+    def client_versions(self) -> str:
+        """The versions of the client's dnf and rpm."""
         versions = []
         for program in (self.program, "rpm"):
             found = re.search(r"\d+(\.\d+)+", self._command(program, "--version"))
@@ -192,6 +193,9 @@ class Prover:
                     "Publish the package, or prove a package of the repository",
                 )
             self._missing |= metadata.missing[package.nevra]
+        if chooser := metadata.chooser:
+            self._missing |= metadata.missing[chooser]
+            self._choosers.add(snapshot)
 
     def provide(self) -> None:
         """Install the provider package (rule 3 of ``proof``)."""
@@ -213,8 +217,9 @@ class Prover:
 
     def install(self, *nevras: str) -> None:
         # Users have the previous packages from the published head, before the snapshot becomes the head.
-        self._point("" if set(nevras) <= set(self.previous) else self.order.snapshot)
-        self._transaction("install", *nevras)
+        snapshot = "" if set(nevras) <= set(self.previous) else self.order.snapshot
+        self._point(snapshot)
+        self._transaction("install", *nevras, choose=snapshot in self._choosers and not self._chosen)
 
     def upgrade(self, nevra: str) -> None:
         self._point(self.order.snapshot)
@@ -235,7 +240,9 @@ class Prover:
 
     def remove(self, *nevras: str) -> None:
         names = [self.packages[nevra].name for nevra in nevras]
-        self._dnf("remove", *names)
+        last = self._chosen and set(names) == set(self._installed)
+        self._dnf("remove", *names, *([CHOOSER] if last else []))
+        self._chosen &= not last
         for name, nevra in zip(names, nevras, strict=True):
             if self.client.run("rpm", "-q", name)[0] == 0:
                 raise self._failed(f"{nevra} is still installed after its removal", "")
@@ -256,26 +263,43 @@ class Prover:
             self.client.write(f"/etc/yum.repos.d/{repo_file_name(self.order.channel)}", self._repos[snapshot])
             self._pointed = snapshot
 
-    def _transaction(self, verb: str, *nevras: str) -> None:
+    def _transaction(self, verb: str, *nevras: str, choose: bool = False) -> None:
         """Run a dnf transaction and check its result.
 
         After it exactly these packages are installed, signed by a trusted key, and their scriptlets ran: the command
-        that users type is the newest package's, and the account of the service exists.
+        that users type is the newest package's, and the account of the service exists. With ``choose`` dnf is asked
+        for the package mistralrs too (rule 5).
         """
-        output = self._dnf(verb, *nevras)
+        output = self._dnf(verb, *nevras, *([CHOOSER] if choose else []))
+        self._chosen |= choose
         for nevra in nevras:
             name = self.packages[nevra].name
             installed = self.client.run("rpm", "-q", name)[1].splitlines()
             if installed != [nevra]:
                 listed = ", ".join(installed)
                 raise self._failed(f"dnf succeeded, but rpm does not list {nevra} but {listed!r}", output)
-            signer = signer_of(self._command("rpm", "-qi", name))
-            if signer not in self.trusted:
-                raise self._failed(f"{nevra} is signed by {signer or 'nobody'}, not by a trusted key", "")
-            self._command("rpm", "-V", name)
+            self._check_package(name, nevra)
             self._installed[name] = self.packages[nevra]
+        if choose:
+            self._check_choice(output)
         self._check_command()
         self._command("getent", "passwd", ACCOUNT)
+
+    def _check_package(self, name: str, nevra: str) -> None:
+        """The installed package is signed by a trusted key, and its files are as packaged."""
+        signer = signer_of(self._command("rpm", "-qi", name))
+        if signer not in self.trusted:
+            raise self._failed(f"{nevra} is signed by {signer or 'nobody'}, not by a trusted key", "")
+        self._command("rpm", "-V", name)
+
+    def _check_choice(self, output: str) -> None:
+        """The name mistralrs is that of a package, and brought no flavour along."""
+        installed = set(self._command("rpm", "-qa", "--qf", r"%{NAME}\n", "mistralrs*").split())
+        if more := sorted(installed - {CHOOSER, PROVIDER, *self._installed}):
+            raise self._failed(f"dnf install {CHOOSER} installed {', '.join(more)}, which nobody asked for", output)
+        if CHOOSER not in installed:
+            raise self._failed(f"dnf install {CHOOSER} did not install the package of that name", output)
+        self._check_package(CHOOSER, CHOOSER)
 
     def _check_command(self) -> None:
         """The command that users type is a file of the newest generation's package."""
@@ -289,7 +313,9 @@ class Prover:
     def _dnf(self, verb: str, *words: str) -> str:
         start = time.monotonic()
         try:
-            return self._command(self.program, "-y", f"--releasever={self.order.releasever}", verb, *words)
+            # Plugins are those of the client's system, and no default of Fedora's.
+            options = ("-y", "--setopt=plugins=0", f"--releasever={self.order.releasever}")
+            return self._command(self.program, *options, verb, *words)
         finally:
             self.dnf_seconds += time.monotonic() - start
 
@@ -329,9 +355,8 @@ def find_program(wanted: str, system: str) -> str:
 
 def fetch(url: str) -> bytes:
     """A small file of the site."""
-    direct = [urllib.request.ProxyHandler({})] if is_here(urlsplit(url).hostname or "") else []
     try:
-        with urllib.request.build_opener(*direct).open(url, timeout=30) as answer:
+        with opener(url).open(url, timeout=30) as answer:
             data = bytes(answer.read(LARGEST + 1))
     except (OSError, ValueError) as error:
         raise PipelineError(

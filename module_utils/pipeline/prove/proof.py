@@ -9,7 +9,8 @@ Values in, values out; ``dnf_client`` carries the steps out. The steps:
 Rules:
 
 1. The client gets the channel's .repo file and the site's keys as users get them. The .repo file must enable the check
-   of the signatures of packages and metadata, and name no key but the client's own file. The keys must be trusted keys.
+   of the signatures of packages and metadata, fail if the repository cannot be read (Fedora's dnf.conf does not), and
+   name no key but the client's own file. The keys must be trusted keys.
 2. A staged snapshot is complete under its final URL before any mirrorlist names it. The client reads it by that URL
    as baseurl; every other line of the .repo file stays. Only previous packages still come from the published head.
 3. What a Fedora system would provide (symbols of libc, systemd, the libraries of CUDA) comes from one provider package,
@@ -33,6 +34,8 @@ from ..base.text import SNAPSHOT_ID
 from ..sign.trust import CLIENT_KEYS
 
 PROVIDER = "mistralrs-client-provider"
+CHOOSER = "mistralrs"
+"""The package that names a flavour and is none."""
 SOURCES = ("mirrorlist", "metalink", "baseurl")
 """The options of a .repo file that name a place to read from."""
 
@@ -41,13 +44,14 @@ SOURCES = ("mirrorlist", "metalink", "baseurl")
 class ProofOrder(Record):
     """The input of a proof.
 
-    ``url`` is the site's root, with the .repo files; ``path`` is the repository's path below it. ``snapshot`` is the id
-    of a staged snapshot; if empty, the published head is proven, read ``by`` mirrorlist or baseurl. ``trusted_keys``
-    is an armored file. ``previous`` holds, for some of the packages by name, the version to upgrade from and to
-    downgrade to; other names are ignored. ``flavours`` ranks several packages by GPU generation. ``expect`` is a
-    part of the output of ``--version``; if empty, the package's own version. ``library_path`` lists folders with
-    the libraries of the GPU's driver and CUDA; only the binary sees them. ``system`` is the root of the system that
-    the client copies, and ``program`` its dnf; if empty, the newest one.
+    ``url`` is the site's root, with the .repo files; ``path`` is the repository's path below it. ``at`` is the address
+    at which this host reaches the site, if that is not ``url``. ``snapshot`` is the id of a staged snapshot; if empty,
+    the published head is proven, read ``by`` mirrorlist or baseurl. ``trusted_keys`` is an armored file. ``previous``
+    holds, for some of the packages by name, the version to upgrade from and to downgrade to; other names are ignored.
+    ``flavours`` ranks several packages by GPU generation. ``expect`` is a part of the output of ``--version``; if
+    empty, the package's own version. ``library_path`` lists folders with the libraries of the GPU's driver and CUDA;
+    only the binary sees them. ``system`` is the root of the system that the client copies, and ``program`` its dnf; if
+    empty, the newest one.
     """
 
     url: str
@@ -57,6 +61,7 @@ class ProofOrder(Record):
     transcript: str
     previous: tuple[Package, ...] = ()
     path: str = ""
+    at: str = ""
     snapshot: str = ""
     by: str = "mirrorlist"
     flavours: tuple[Flavour, ...] = ()
@@ -122,6 +127,11 @@ class PrimaryMetadata:
 
     digests: dict[str, str]
     missing: dict[str, frozenset[str]]
+
+    @property
+    def chooser(self) -> str:
+        """The NEVRA of a package ``CHOOSER``, or ""."""
+        return next((nevra for nevra in self.digests if nevra.rsplit("-", 2)[0] == CHOOSER), "")
 
 
 def steps_of(order: ProofOrder) -> tuple[ProofStep, ...]:
@@ -201,8 +211,8 @@ def read_repo_file(text: str, url: str, where: str) -> RepoFile:
         }
         if unchecked := sorted(option for option, on in checks.items() if not on):
             raise refuse(f"the .repo file does not set {' and '.join(f'{name}=1' for name in unchecked)}")
-        if repo.getboolean("skip_if_unavailable", fallback=False):
-            raise refuse("the .repo file sets skip_if_unavailable: a bad signature would go unnoticed")
+        if repo.getboolean("skip_if_unavailable", fallback=True):
+            raise refuse("the .repo file does not set skip_if_unavailable=0: a bad signature would go unnoticed")
     except (configparser.Error, ValueError) as error:
         raise refuse(f"not a .repo file: {str(error).splitlines()[0]}") from error
     # dnf -y imports whatever key an address serves.

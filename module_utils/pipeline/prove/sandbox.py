@@ -114,16 +114,23 @@ _HOLDER = r"""
 class Client:
     """A throw-away copy of the system whose root is ``system``; it ends with the context.
 
-    ``folders`` of the host are visible in it, read-only, at ``places``. ``site`` is the URL that it may reach.
+    ``folders`` of the host are visible in it, read-only, at ``places``. ``site`` is the URL that it may reach, ``at``
+    the address at which this host reaches that site, if it is another one.
     """
 
     def __init__(
-        self, transcript: Transcript, folders: Sequence[str] = (), system: Path = Path("/"), site: str = ""
+        self,
+        transcript: Transcript,
+        folders: Sequence[str] = (),
+        system: Path = Path("/"),
+        site: str = "",
+        at: str = "",
     ) -> None:
         self.transcript = transcript
         self.folders = folders
         self.system = system
-        self._route = route_of(site) if site else None
+        route = route_of(site) if site else None
+        self._route = route.leading(at) if route and at else route
         self._door: SiteDoor | None = None
         self._said = b""
         self._commands = -1

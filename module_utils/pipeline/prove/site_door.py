@@ -20,12 +20,12 @@ import select
 import socket
 import struct
 import threading
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
+from ..base.environment import Proxy, proxy_of
 from ..base.errors import PipelineError
 
 MOST = 32
@@ -38,22 +38,26 @@ SIOCSIFADDR = 0x8916
 
 @dataclass(frozen=True)
 class Route:
-    """The way to a site: its own address, and that of the proxy if there is one. ``login`` is user:password."""
+    """The way to a site: its own address, and that of the proxy if there is one. ``login`` is user:password.
+
+    ``at`` is where this host reaches the site, if not at its own address.
+    """
 
     host: str
     port: int
     proxy: tuple[str, int] | None = None
     login: str = ""
+    at: tuple[str, int] | None = None
+
+    def leading(self, url: str) -> Route:
+        """The same site, reached at another address of this host: no proxy knows the way."""
+        here = urlsplit(url)
+        return replace(self, proxy=None, at=(str(here.hostname), here.port or 80))
 
     @property
     def inside(self) -> str:
         """The address in the client that stands for the site: its own if the URL has one, so that the URL holds."""
         return self.host if _is_address(self.host) else "127.0.0.1"
-
-
-def is_here(host: str) -> bool:
-    """Whether a site of this name is on this machine: to a proxy 127.0.0.1 is another host."""
-    return host == "localhost" or host.startswith("127.")
 
 
 def _is_address(host: str) -> bool:
@@ -62,29 +66,18 @@ def _is_address(host: str) -> bool:
     return False
 
 
-def route_of(
-    url: str, proxies: dict[str, str] | None = None, bypass: Callable[[str], object] = urllib.request.proxy_bypass
-) -> Route:
-    """The way to the site of ``url``. ``proxies`` are by scheme, by default those of the environment."""
+def route_of(url: str, caller: Mapping[str, str] | None = None) -> Route:
+    """The way to the site of ``url``, through the proxy that the variables of ``caller`` name for it."""
     site = urlsplit(url)
     host, port = site.hostname or "", site.port or {"http": 80, "https": 443}.get(site.scheme, 0)
     if not host or not port:
         raise PipelineError("this is not the URL of a site", url, "Give channel_url as http:// or https://")
     if ":" in host:
         raise PipelineError("a client has no IPv6", url, "Give the site a name or an IPv4 address in channel_url")
-    known = urllib.request.getproxies() if proxies is None else proxies
-    proxy = known.get(site.scheme) or known.get("all")
-    if not proxy or is_here(host) or bypass(f"{host}:{port}") or bypass(host):
+    if not (named := proxy_of(url, caller)):
         return Route(host, port)
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise PipelineError(
-            f"the proof cannot use a proxy of the kind {parts.scheme}",
-            f"the proxy for {site.scheme} in the environment",
-            "Give an http proxy, or name the site in no_proxy",
-        )
-    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
-    return Route(host, port, (parts.hostname, parts.port or 80), login)
+    proxy = Proxy.parse(named, url)
+    return Route(host, port, (proxy.host, proxy.port), proxy.login)
 
 
 class SiteDoor:
@@ -126,7 +119,7 @@ class SiteDoor:
 
 def connected(route: Route) -> socket.socket:
     """A connection to the site. OSError with the reason."""
-    link = socket.create_connection(route.proxy or (route.host, route.port), SECONDS)
+    link = socket.create_connection(route.at or route.proxy or (route.host, route.port), SECONDS)
     try:
         if route.proxy:
             _connect_through(link, route)

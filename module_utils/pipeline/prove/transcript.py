@@ -6,16 +6,19 @@ Rules:
    folders and the file are made and opened with that account's rights: root's rights open nothing for it. They belong
    to that account, so a person can delete them.
 2. A folder of root's in which others may replace files is refused. The file is no link and has one name.
+3. A file belongs to one proof at a time: while another run writes to it, this one takes the next name of
+   client.log, client-2.log, … A killed run holds nothing.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pwd
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..base.errors import PipelineError
@@ -24,13 +27,16 @@ LINKS = 40
 """The number of links in a path after which it is taken for a loop; the kernel's own limit."""
 
 
+FILES = 100
+"""The number of proofs at once, by rule 3."""
+
+
 class Transcript:
     """An open transcript, empty at first; ``path`` is its name in messages."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         try:
-            self._file = _opened(path.absolute(), LINKS)
+            self.path, self._file = _free(path)
         except OSError as error:
             reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
             raise _refused(path, f"{reason}", "Remove what is there, or choose another path") from error
@@ -48,6 +54,15 @@ class Transcript:
 
 def _refused(path: Path, reason: str, remedy: str) -> PipelineError:
     return PipelineError(f"the transcript cannot be written: {reason}", str(path), remedy)
+
+
+def _free(path: Path) -> tuple[Path, int]:
+    """Open the first file of rule 3 that no other process holds."""
+    for number in range(1, FILES + 1):
+        name = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        with suppress(BlockingIOError):
+            return name, _opened(name.absolute(), LINKS)
+    raise OSError(errno.EBUSY, f"{FILES} others are being written")
 
 
 def _opened(path: Path, links: int) -> int:
@@ -90,7 +105,12 @@ def _made(parts: tuple[str, ...], here: int) -> int:
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(file)
         raise OSError(errno.EEXIST, "it is not a file of its own")
-    os.ftruncate(file, 0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(file, 0)
+    except OSError:
+        os.close(file)
+        raise
     return file
 
 

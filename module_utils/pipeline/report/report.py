@@ -14,12 +14,14 @@ Rules:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ..base.errors import PipelineError
-from .report_data import BuildReport, hit_share, requests
+from .report_data import BuildReport, Unit, hit_share, requests
 from .report_page import page
 
 ENOUGH = 20
@@ -30,6 +32,11 @@ MARGIN = 0.2
 
 LARGEST_PROGRAMS = 5
 """The number of programs that are listed by memory."""
+
+GIB = 1 << 30
+
+EARLIER = 5
+"""The number of earlier reports that a page links to."""
 
 _NAME = re.compile(r"(?P<flavour>.+)-[^-]+-(?P<time>\d{8}T\d{6}Z)\.(?:log|json|html|log\.alive)")
 _CUDA = ("CUDA", "CUDA (Device code)", "PTX", "CUBIN")
@@ -109,12 +116,12 @@ def _causes(now: BuildReport, was: BuildReport) -> list[_Cause]:
     if new.limit and new.size >= new.limit * 0.95:
         causes.append(
             _Cause(
-                f"the cache is full ({new.size / 1e9:.1f} of {new.limit / 1e9:.1f} GB) and evicts entries",
+                f"the cache is full ({new.size / GIB:.1f} of {new.limit / GIB:.1f} GiB) and evicts entries",
                 "Raise compile_cache_size",
             )
         )
     elif new.size < old.size * 0.95:
-        causes.append(_Cause(f"the cache was deleted ({old.size / 1e9:.1f} GB before, now {new.size / 1e9:.1f} GB)"))
+        causes.append(_Cause(f"the cache was deleted ({old.size / GIB:.1f} GiB before, now {new.size / GIB:.1f} GiB)"))
     changed = len(now.crates - was.crates)
     if changed > len(now.crates) * 0.1:
         causes.append(
@@ -137,9 +144,12 @@ def _changed(what: str, old: str, new: str, *kinds: str, remedy: str = "") -> _C
 # ---------------------------------------------------------------- the folder of logs
 
 
-def html(report: BuildReport, previous: BuildReport | None) -> str:
-    """The report as one page, compared with the flavour's build before it. Raises ImportError without Jinja2."""
-    return page(report, previous, [*report.unprotected, *drops(report, previous)])
+def html(report: BuildReport, previous: BuildReport | None, earlier: Sequence[str] = ()) -> str:
+    """The report as one page, compared with the flavour's build before it. Raises ImportError without Jinja2.
+
+    ``earlier`` are the names of earlier pages of the flavour.
+    """
+    return page(report, previous, [*report.unprotected, *drops(report, previous)], earlier)
 
 
 def leave(report: BuildReport) -> tuple[str, list[str]]:
@@ -153,13 +163,19 @@ def leave(report: BuildReport) -> tuple[str, list[str]]:
     try:
         previous = last(log.parent, flavour, incremental=report.artifact.incremental, trust=report.trust)
         try:
-            target.write_text(html(report, previous))
+            target.write_text(html(report, previous, _pages(log, flavour)))
         except ImportError:
             warnings.append(f"{flavour}: the report {data} has no page: install python3-jinja2 on the builder")
         report.write(data)
     except OSError as error:
         return "", [f"the report of this build could not be written ({error}); the build itself succeeded"]
     return "" if warnings else str(target), [*warnings, *report.unprotected, *drops(report, previous)]
+
+
+def _pages(log: Path, flavour: str) -> list[str]:
+    """The names of the flavour's newest pages but that of ``log``."""
+    pages = [path.name for _, files in _builds(log.parent, flavour) for path in files if path.suffix == ".html"]
+    return [name for name in pages if name != log.with_suffix(".html").name][:EARLIER]
 
 
 def last(folder: Path, flavour: str, *, incremental: bool = False, trust: str = "release") -> BuildReport | None:
@@ -172,6 +188,21 @@ def last(folder: Path, flavour: str, *, incremental: bool = False, trust: str = 
                     if (found.artifact.incremental, found.trust) == (incremental, trust):
                         return found
     return None
+
+
+def usual(folder: Path, flavour: str) -> tuple[Unit, ...]:
+    """The units of the flavour's last whole build with their times.
+
+    Most builds compile the difference and know nothing of the rest: whole are those with nearly the most units.
+    """
+    found: list[BuildReport] = []
+    for _, files in _builds(folder, flavour):
+        for path in files:
+            if path.suffix == ".json":
+                with suppress(OSError, PipelineError):
+                    found.append(BuildReport.read(path))
+    most = max((len(one.units) for one in found), default=0)
+    return next((one.units for one in found if len(one.units) >= 0.8 * most), ())
 
 
 def rotate(folder: Path, flavour: str, keep: int, writing: Path | None = None) -> list[Path]:
@@ -189,10 +220,14 @@ def rotate(folder: Path, flavour: str, keep: int, writing: Path | None = None) -
 
 
 def _builds(folder: Path, flavour: str) -> list[tuple[str, list[Path]]]:
-    """The files of each build of a flavour, the newest build first."""
+    """The files of each build of a flavour, the newest build first.
+
+    A build that began more than an hour from now ran before the clock was set back: it is among the oldest.
+    """
+    now = f"{datetime.now(UTC) + timedelta(hours=1):%Y%m%dT%H%M%SZ}"
     builds: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(f"{flavour}-*")):
         found = _NAME.fullmatch(path.name)
         if found and found["flavour"] == flavour:
             builds.setdefault(found["time"], []).append(path)
-    return sorted(builds.items(), reverse=True)
+    return sorted(builds.items(), key=lambda build: (build[0] <= now, build[0]), reverse=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,8 @@ from ..base.records import Artifact, CacheCount, Parallel, Record
 SLOWEST = 10
 """The number of units and kernels that are listed."""
 
+_RUN, _SCRIPT = "its build script", "compile of its build script"
+_LABELS = {_RUN: "(build)", _SCRIPT: "(build.rs)", "program": "(bin)"}
 _UNITS = re.compile(r"^const UNIT_DATA = (\[.*?^\]);$", re.DOTALL | re.MULTILINE)
 # "  [16] .text  PROGBITS  0000000001958100 1957100 305b861 00  AX  0   0 64": name, type, address, offset, size, flags.
 _SECTION = re.compile(r"^ *\[ *\d+\] (\S*) +(\S+) +[0-9a-f]{16} [0-9a-f]+ ([0-9a-f]+) \S+ +([A-Za-z]*)", re.MULTILINE)
@@ -24,12 +26,16 @@ _SECTION = re.compile(r"^ *\[ *\d+\] (\S*) +(\S+) +[0-9a-f]{16} [0-9a-f]+ ([0-9a
 
 @dataclass(frozen=True)
 class Unit(Record):
-    """A unit of cargo: ``crate`` is "serde 1.0.2", ``part`` the part of it; ``began`` counts from cargo's start."""
+    """A unit of cargo: ``crate`` is "serde 1.0.2", ``part`` the part of it; ``began`` counts from cargo's start.
+
+    ``label`` is its name in cargo's progress: "serde", "serde(build.rs)", "serde(build)" for its run, "tool(bin)".
+    """
 
     crate: str
     part: str
     began: float
     seconds: float
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,34 @@ class Level(Record):
 
 
 @dataclass(frozen=True)
+class Machine(Record):
+    """The builder: its name, the model of its processors, what a build may use of them and of its memory (bytes).
+
+    ``limits`` name what gives a build less than the host has.
+    """
+
+    host: str = ""
+    cpu: str = ""
+    processors: int = 0
+    memory: int = 0
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Link(Record):
+    """Something that belongs to the build, at its URL."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True)
 class Costs(Record):
     """What a finished build cost, as read where upstream's code ran: for display only.
 
-    ``compiled`` and ``fresh`` are units as "serde 1.0.2", build scripts as "serde 1.0.2 (build script)". ``within``
-    are parts of the compile.
+    ``compiled`` and ``fresh`` are units as "serde 1.0.2", build scripts as "serde 1.0.2 (build script)", and their runs
+    as "serde 1.0.2 (run of its build script)": together as many as cargo's progress counts. ``within`` are parts of the
+    compile, ``units`` all that took time, in the order of their start.
     """
 
     compiled: tuple[str, ...] = ()
@@ -76,6 +105,7 @@ class Costs(Record):
     not_cached: tuple[Amount, ...] = ()
     cache: Level = field(default_factory=Level)
     slowest: tuple[Unit, ...] = ()
+    units: tuple[Unit, ...] = ()
     kernels: int = 0
     kernel_seconds: float = 0.0
     slowest_kernels: tuple[Kernel, ...] = ()
@@ -88,7 +118,7 @@ class BuildReport(Costs):
     """One finished build.
 
     ``phases`` follow each other. ``memory`` is the peak, 0 where unknown. ``trust`` is the build's. ``unprotected``
-    names the protections that the operator has switched off.
+    names the protections that the operator has switched off. ``links`` lead to what becomes of the artifact.
     """
 
     artifact: Artifact
@@ -101,6 +131,8 @@ class BuildReport(Costs):
     host_compiler: str = ""
     trust: str = "release"
     unprotected: tuple[str, ...] = ()
+    machine: Machine = field(default_factory=Machine)
+    links: tuple[Link, ...] = ()
 
     @property
     def crates(self) -> frozenset[str]:
@@ -139,20 +171,24 @@ def hit_share(*kinds: CacheCount) -> float:
 
 def costs(output: Output) -> Costs:
     """The costs of a build."""
-    units, calls = timings(output.timings), nvcc_calls(output.calls, output.root)
+    every, calls = every_unit(output.timings), nvcc_calls(output.calls, output.root)
+    units = timings(every)
     kernels = sorted((kernel for kernel, _ in calls), key=lambda kernel: kernel.seconds, reverse=True)
     programs = [unit.seconds for unit in units if unit.part == "program"]
+    # A script may take less than a hundredth of a second, but it starts after it was compiled.
+    ran = {unit.crate for unit in every if unit.part == _RUN and (unit.began or unit.seconds)}
     within = [
-        *([Amount("with nvcc running", round(_covered(span for _, span in calls), 1))] if calls else []),
+        *([Amount("with nvcc running", round(covered(span for _, span in calls), 1))] if calls else []),
         *([Amount("for the program's own crate and its link", programs[-1])] if programs else []),
     ]
     return Costs(
-        compiled=unit_names(output.messages, fresh=False),
-        fresh=unit_names(output.messages, fresh=True),
+        compiled=unit_names(output.messages, ran, fresh=False),
+        fresh=unit_names(output.messages, ran, fresh=True),
         kinds=tuple(sorted(output.kinds, key=lambda kind: kind.kind)),
         not_cached=tuple(Amount(reason, float(count)) for reason, count in sorted(output.not_cached.items())),
         cache=output.cache,
         slowest=units[:SLOWEST],
+        units=tuple(sorted(units, key=lambda unit: unit.began)),
         kernels=len(kernels),
         kernel_seconds=round(sum((kernel.seconds for kernel in kernels), 0.0), 1),
         slowest_kernels=tuple(kernels[:SLOWEST]),
@@ -174,13 +210,17 @@ def amounts(values: Mapping[str, float]) -> tuple[Amount, ...]:
 # ---------------------------------------------------------------- the output of programs
 
 
-def unit_names(messages: Iterable[Mapping[str, Any]], *, fresh: bool) -> tuple[str, ...]:
-    """The units that cargo found fresh, or that it compiled."""
-    names = set()
+def unit_names(messages: Iterable[Mapping[str, Any]], ran: Collection[str], *, fresh: bool) -> tuple[str, ...]:
+    """The units that cargo found fresh, or that it compiled or ran. ``ran`` are the crates whose build scripts ran."""
+    names = []
     for message in messages:
-        if message.get("reason") == "compiler-artifact" and bool(message.get("fresh")) is fresh:
+        name, reason = crate(message.get("package_id", "")), message.get("reason")
+        if reason == "compiler-artifact" and bool(message.get("fresh")) is fresh:
             script = "custom-build" in message.get("target", {}).get("kind", ())
-            names.add(crate(message.get("package_id", "")) + (" (build script)" if script else ""))
+            names.append(name + (" (build script)" if script else ""))
+        # cargo reports a script that it did not run again in the same way.
+        elif reason == "build-script-executed" and (name not in ran) is fresh:
+            names.append(f"{name} (run of its build script)")
     return tuple(sorted(names))
 
 
@@ -193,11 +233,16 @@ def crate(package_id: str) -> str:
     return f"{name} {version}"
 
 
-def timings(text: str) -> tuple[Unit, ...]:
-    """The compiled units in the page of ``cargo build --timings``, the slowest first.
+def timings(units: Iterable[Unit]) -> tuple[Unit, ...]:
+    """The units that took time, the slowest first."""
+    return tuple(sorted((unit for unit in units if unit.seconds), key=lambda unit: unit.seconds, reverse=True))
 
-    The page's format is not specified. cargo 1.95 writes ``const UNIT_DATA = [`` and the units as JSON, with a duration
-    of 0 for fresh ones.
+
+def every_unit(text: str) -> tuple[Unit, ...]:
+    """The units in the page of ``cargo build --timings``.
+
+    The page's format is not specified. cargo 1.95 writes ``const UNIT_DATA = [`` and the units as JSON, with a start
+    and a duration of 0 for fresh ones.
     """
     found = _UNITS.search(text)
     if not found:
@@ -205,16 +250,18 @@ def timings(text: str) -> tuple[Unit, ...]:
     units = []
     with suppress(ValueError, LookupError, TypeError):
         for data in json.loads(found[1]):
-            part = "its build script" if data["mode"] == "run-custom-build" else _part(str(data["target"]).strip())
+            target = str(data["target"]).strip()
+            part = _RUN if data["mode"] == "run-custom-build" else _part(target)
+            label = f"{target.split()[0] if part == 'program' else data['name']}{_LABELS.get(part, '')}"
             name = f"{data['name']} {data['version']}"
-            units.append(Unit(name, part, float(data["start"]), float(data["duration"])))
-    return tuple(sorted((unit for unit in units if unit.seconds), key=lambda unit: unit.seconds, reverse=True))
+            units.append(Unit(name, part, float(data["start"]), float(data["duration"]), label))
+    return tuple(units)
 
 
 def _part(target: str) -> str:
     if target.endswith('"bin"'):
         return "program"
-    return "compile of its build script" if target == "build-script" else target or "library"
+    return _SCRIPT if target == "build-script" else target or "library"
 
 
 def nvcc_calls(text: str, root: str) -> list[tuple[Kernel, tuple[float, float]]]:
@@ -230,7 +277,7 @@ def nvcc_calls(text: str, root: str) -> list[tuple[Kernel, tuple[float, float]]]
     return found
 
 
-def _covered(spans: Iterable[tuple[float, float]]) -> float:
+def covered(spans: Iterable[tuple[float, float]]) -> float:
     """The length of the union of the spans."""
     total = end = 0.0
     for start, stop in sorted(spans):

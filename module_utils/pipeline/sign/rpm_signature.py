@@ -165,14 +165,19 @@ def add_signature(path: Path, keyring: Keyring, key: SigningKey) -> None:
     # rpm expands macros in the values, so a % in a path is doubled.
     pairs = [f"{name} {value.replace('%', '%%')}" for name, value in macros.items()]
     defines = [word for pair in pairs for word in ("--define", pair)]
-    run(["rpmsign", *defines, "--addsign", path], env={"GNUPGHOME": str(keyring.home)}, timeout=600)
+    run(
+        ["rpmsign", *defines, "--addsign", path.name],
+        cwd=path.parent,
+        env={"GNUPGHOME": str(keyring.home)},
+        timeout=600,
+    )
 
 
 def verify_signed(path: Path, trusted_keys: Path) -> None:
     """PipelineError unless rpm accepts ``path``, with every check required, by ``trusted_keys`` alone."""
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder)
-        run(["rpmkeys", "--dbpath", database, "--import", trusted_keys])
+        run(["rpmkeys", "--dbpath", database, "--import", trusted_keys.name], cwd=trusted_keys.parent)
         lines = _check(path, database).splitlines()
     signatures = [line for line in lines if "signature" in line.lower() and line.endswith(": OK")]
     bad = [line.strip() for line in lines if any(word in line for word in (": BAD", ": NOKEY", ": NOTTRUSTED"))]
@@ -187,7 +192,10 @@ def verify_signed(path: Path, trusted_keys: Path) -> None:
 
 
 def _check(path: Path, database: Path) -> str:
-    """rpm's verdict on each digest and signature, one a line."""
+    """rpm's verdict on each digest and signature, one a line.
+
+    It runs in the package's folder: rpm repeats the path, whose words would pass for verdicts.
+    """
     done = run(
         [
             "rpmkeys",
@@ -197,8 +205,9 @@ def _check(path: Path, database: Path) -> str:
             "_pkgverify_level all",
             "--checksig",
             "--verbose",
-            path,
+            path.name,
         ],
+        cwd=path.parent,
         accept=(0, 1),
     )
     return done.stdout + done.stderr

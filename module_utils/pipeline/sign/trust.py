@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,7 @@ def certificates(text: str, where: str) -> dict[str, str]:
 def write_certificates(path: Path, certificates: Mapping[str, str]) -> None:
     """Replace the file by these certificates, whole or not at all, with mode 0644."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.new")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text("".join(certificates.values()))
     partial.chmod(0o644)
     partial.replace(path)

@@ -11,28 +11,27 @@ clone, and later fetches from upstream still work.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ..base.errors import PipelineError
-from ..base.git import git, has, initialise, parents_and_time
+from ..base.git import fetch, git, has, parents_and_time, shallow
 from ..base.records import Record, Source
 from ..base.run import CommandFailed, run
-from .manifest import look
+from .git_folder import drop_conflicting, whole
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Checkout(Record):
-    """The checkout at a commit: ``crate_version`` and ``rust_version`` as in ``manifest.Tree``.
-
-    ``moved``: the checkout was at another commit before.
-    """
+    """The checkout at a commit; ``moved``: it was at another one before."""
 
     folder: str
     commit: str
-    crate_version: str
-    rust_version: str
     moved: bool
 
 
@@ -46,25 +45,40 @@ def current_commit(folder: Path) -> str:
         return ""
 
 
-def move(folder: Path, source: Source, package: str) -> Checkout:
+def move(folder: Path, source: Source) -> Checkout:
     """Move the checkout to exactly ``source``'s commit: removes local changes and stray files.
 
-    Fetches the commit if it is missing. ``package`` is the cargo package whose version counts.
+    Fetches the commit if it is missing. The builder's lock is held.
     """
-    bring(folder, source)
+    return whole(folder, lambda: _move(folder, source))
+
+
+def _move(folder: Path, source: Source) -> Checkout:
+    _bring(folder, source)
     before = current_commit(folder)
-    dirty = before == source.commit and git("status", "--porcelain", repository=folder).strip()
-    if before != source.commit or dirty:
+    if before != source.commit or git("status", "--porcelain", repository=folder).strip():
+        if not (folder / ".git/index").is_file():
+            git("read-tree", source.commit, repository=folder)
+        # A new index, or that of a copied folder, does not know the files: git would write all of them again, with new
+        # times.
+        with suppress(CommandFailed):  # a file differs
+            git("update-index", "-q", "--really-refresh", repository=folder)
         git("checkout", "--quiet", "--force", "--detach", source.commit, repository=folder)
         git("clean", "-ffdxq", repository=folder)
-    tree = look(folder, source.commit, package)
-    return Checkout(str(folder), source.commit, tree.crate_version, tree.rust_version, before != source.commit)
+    return Checkout(str(folder), source.commit, before != source.commit)
 
 
-def known(folder: Path) -> list[str]:
-    """The commits whose files are all here: the one that is checked out, and those that a ref names."""
+def known(folder: Path, lock: Path) -> list[str]:
+    """The commits whose files are all here: the one that is checked out, and those that a ref names.
+
+    ``lock`` is the builder's, which need not be held.
+    """
     if not current_commit(folder):
         return []
+    return whole(folder, lambda: _known(folder), lock=lock)
+
+
+def _known(folder: Path) -> list[str]:
     named = git("for-each-ref", "--format=%(objecttype) %(objectname) %(*objectname)", repository=folder)
     rows = [line.split() for line in named.splitlines()]
     # An annotated tag names its commit third.
@@ -74,9 +88,13 @@ def known(folder: Path) -> list[str]:
 def receive(folder: Path, commit: str, pack: Path) -> bool:
     """Add a commit from a pack that lacks the objects of the ``known`` commits; False if it was here already.
 
-    Raises PipelineError, and leaves the checkout as it was, if the commit is not complete afterwards.
+    Raises PipelineError, and leaves the checkout as it was, if the commit is not complete afterwards. The builder's
+    lock is held.
     """
-    initialise(folder, bare=False)
+    return whole(folder, lambda: _receive(folder, commit, pack))
+
+
+def _receive(folder: Path, commit: str, pack: Path) -> bool:
     if has(folder, commit) and _whole(folder, commit):
         return False
     try:
@@ -106,12 +124,15 @@ def receive(folder: Path, commit: str, pack: Path) -> bool:
 def seed(folder: Path, origin: Path) -> None:
     """Make a checkout's files those of ``origin``, with their modification times. Its own commits stay.
 
-    The two never share a git folder: objects, which never change, are hard links.
+    The two never share a git folder: objects, which never change, are hard links. The builder's lock is held.
     """
-    initialise(folder, bare=False)
     commit = current_commit(origin)
-    if not commit:
-        return
+    if commit and (origin / ".git/index").is_file():
+        with suppress(CommandFailed):  # origin is damaged: the next move fetches what is missing
+            whole(folder, lambda: _seed(folder, origin, commit))
+
+
+def _seed(folder: Path, origin: Path, commit: str) -> None:
     share_objects(folder, origin)
     for path in folder.iterdir():
         if path.name != ".git":
@@ -121,9 +142,6 @@ def seed(folder: Path, origin: Path) -> None:
     # With its times, which tell git that the files did not change since.
     shutil.copy2(origin / ".git" / "index", folder / ".git" / "index")
     git("update-ref", "--no-deref", "HEAD", commit, repository=folder)
-    # The index holds inode numbers: git would otherwise write all files again, with new times.
-    with suppress(CommandFailed):  # a file differs: the next move writes it
-        git("update-index", "-q", "--really-refresh", repository=folder)
 
 
 def share_objects(folder: Path, origin: Path) -> None:
@@ -139,12 +157,27 @@ def share_objects(folder: Path, origin: Path) -> None:
         shutil.copyfile(shallow, folder / ".git" / "shallow")
 
 
-def bring(folder: Path, source: Source) -> None:
-    """Fetch ``source``'s commit if it is missing; the work tree stays as it is."""
-    initialise(folder, bare=False)
+def bring(folder: Path, source: Source, lock: Path, read: Callable[[], T]) -> T:
+    """What ``read`` finds in the checkout's git folder, which has ``source``'s commit then; no file moves.
+
+    ``read`` may be called again: the folder is made anew where it is damaged. ``lock`` is the builder's, which need not
+    be held.
+    """
+
+    def work() -> T:
+        _bring(folder, source)
+        return read()
+
+    return whole(folder, work, lock=lock)
+
+
+def _bring(folder: Path, source: Source) -> None:
+    if has(folder, source.commit):
+        return
+    stored = _fetch(folder, source)
     if not has(folder, source.commit):
-        _fetch(folder, source)
-    if not has(folder, source.commit):
+        if not stored:
+            raise shallow(source.url)
         raise PipelineError(
             f"{source.ref} no longer contains commit {source.commit}",
             where=source.url,
@@ -152,20 +185,20 @@ def bring(folder: Path, source: Source) -> None:
         )
 
 
-def _fetch(folder: Path, source: Source) -> None:
+def _fetch(folder: Path, source: Source) -> bool:
     if source.kind != "commit":
         ref = f"refs/{'tags' if source.kind == 'tag' else 'heads'}/{source.ref}"
-        _fetch_refs(folder, source, f"+{ref}:refs/upstream/{source.ref}")
-        return
+        return _fetch_refs(folder, source, f"+{ref}:refs/upstream/{source.ref}")
     try:
-        _fetch_refs(folder, source, f"+{source.commit}:refs/upstream/{source.commit}")
+        return _fetch_refs(folder, source, f"+{source.commit}:refs/upstream/{source.commit}")
     except CommandFailed:
-        # A server may serve its branches, but no commit by its id.
-        _fetch_refs(folder, source, "+refs/heads/*:refs/upstream/*")
+        # A server may serve its branches, but no commit by its id. Pruning drops references that conflict.
+        return _fetch_refs(folder, source, "+refs/heads/*:refs/upstream/*", "--prune")
 
 
-def _fetch_refs(folder: Path, source: Source, refspec: str) -> None:
-    git("fetch", "--quiet", "--no-tags", "--", source.url, refspec, repository=folder, timeout=3600)
+def _fetch_refs(folder: Path, source: Source, refspec: str, *options: str) -> bool:
+    drop_conflicting(folder, [refspec.partition(":")[2]])
+    return fetch(folder, source.url, "--no-tags", *options, "--", source.url, refspec)
 
 
 def _whole(folder: Path, commit: str) -> bool:

@@ -8,8 +8,8 @@ Rules:
    Its rules for ignored files and for comparing files apply, and those of the developer's own configuration: the
    developer's git wrote those files. Submodules stay at the commits that the index names: git
    would enter them with their own configuration.
-3. Uncommitted work becomes a commit on top of HEAD, one second later so that its package sorts above that of HEAD. Its
-   names and dates are fixed: the same files give the same commit. A clean tree is HEAD itself.
+3. Uncommitted work becomes a commit on top of HEAD, one second later. Its names and dates are fixed: the same files
+   give the same commit. A clean tree is HEAD itself.
 4. The pack holds the commit and those of its files that no commit of the builder has; with uncommitted work also those
    of HEAD, so that the next pack is small. It has no history, so a shallow clone is enough.
 5. A commit's version comes from upstream's releases, not from the clone's own tags.
@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shutil
 import tempfile
@@ -28,11 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import PipelineError
-from ..base.git import OFFLINE, account, default_excludes, git, has, initialise, parents_and_time, remote_refs
+from ..base.git import OFFLINE, account, default_excludes, git, has, parents_and_time, remote_refs
 from ..base.records import Flavour, Source
 from ..base.run import CommandFailed
-from ..base.versions import commit_version
-from .upstream import BRANCHES, base_release, refuse_account, update_mirror
+from .git_folder import initialise
+from .upstream import BRANCHES, from_mirror, refuse_account, versions_of
 
 CHANNEL = "unstable"
 """The one channel for packages of commits."""
@@ -142,7 +143,7 @@ class Clone:
         """The commit of a ref; ``objects`` is a git directory that sees the clone's objects."""
         try:
             name = self._ask("rev-parse", "--verify", "--quiet", "--end-of-options", ref).split()[-1]
-            return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", repository=objects).strip()
+            commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", repository=objects).strip()
         except (CommandFailed, IndexError) as error:
             refs = self._ask("for-each-ref", "--format=%(refname:short)").split()
             near = ", ".join(difflib.get_close_matches(ref, refs, cutoff=0.4))
@@ -151,6 +152,16 @@ class Clone:
                 where=str(self.path),
                 remedy=f"The nearest are: {near}" if near else "Set ref= (REF= with make) to a branch, tag or id",
             ) from error
+        # git takes the tag, with a warning (gitrevisions(7)).
+        listed = self._ask("for-each-ref", "--format=%(refname) %(objectname)", f"refs/heads/{ref}").splitlines()
+        branch = dict(line.split() for line in listed).get(f"refs/heads/{ref}", commit)
+        if branch != commit:
+            raise PipelineError(
+                f"{ref} is a tag of commit {commit}, and a branch at {branch}",
+                where=str(self.path),
+                remedy=f"Set ref= (REF= with make) to refs/heads/{ref} or refs/tags/{ref}",
+            )
+        return commit
 
     def index(self) -> str:
         """Its entries as git lists them, "mode id stage<tab>path", each ended by NUL."""
@@ -186,6 +197,15 @@ class ResolvedClone:
     warnings: tuple[str, ...]
 
 
+def from_caller(path: str, environ: Mapping[str, str]) -> str:
+    """A path of the operator, who stands in the folder where make or ansible-playbook was started.
+
+    Ansible itself would count from playbooks/. make names that folder, since its recipes run elsewhere with -C.
+    """
+    folder = environ.get("MISTRALRS_RPM_CALLER") or environ.get("PWD") or ""
+    return os.path.normpath(Path(folder, path)) if path and Path(folder).is_absolute() else path
+
+
 def resolve_local(request: DevRequest, url: str, mirror: Path, known: Iterable[str], packs: Path) -> ResolvedClone:
     """The commit of ``request.source``, and a pack in ``packs`` for a builder that has the commits ``known``.
 
@@ -201,22 +221,15 @@ def resolve_local(request: DevRequest, url: str, mirror: Path, known: Iterable[s
         try:
             # The mirror is a partial clone: there a missing commit would pass for one that was left out on purpose.
             git("rev-list", "--quiet", commit, repository=scratch)
-            base = base_release(mirror, commit, str(clone.path), objects=scratch / "objects")
+            versions = versions_of(mirror, commit, str(clone.path), objects=scratch / "objects", dirty=commit != head)
         except CommandFailed as error:
             raise PipelineError(
                 f"the history of commit {commit} ends before a release: {error.what}",
                 where=str(clone.path),
                 remedy="A shallow clone has to reach a commit of upstream: git fetch --unshallow there",
             ) from error
-        source = Source(
-            url=url if has(mirror, commit) else clone.path.as_uri(),
-            ref=request.ref or "HEAD",
-            kind="commit",
-            commit=commit,
-            commit_time=moment,
-            version=base.version,
-            rpm_version=commit_version(base, commit, moment, dirty=commit != head),
-        )
+        address = url if has(mirror, commit) else clone.path.as_uri()
+        source = Source(address, request.ref or "HEAD", "commit", commit, moment, *versions)
         pack = None if commit in known else packs / f"{commit}.pack"
         try:
             warnings += _beyond(commit, scratch)
@@ -321,8 +334,12 @@ def _without_submodules(listed: str) -> str:
 
 def _update(url: str, mirror: Path) -> list[str]:
     """Update the mirror. If that fails and there is a mirror already, returns a warning."""
+
+    def read() -> None:
+        git("rev-list", "--quiet", "--all", repository=mirror, env=OFFLINE)
+
     try:
-        update_mirror(url, mirror, remote_refs(url), BRANCHES)
+        from_mirror(url, mirror, remote_refs(url), BRANCHES, read)
     except PipelineError as error:
         if not (mirror / "HEAD").is_file():
             raise

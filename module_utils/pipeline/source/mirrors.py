@@ -14,8 +14,8 @@ Rules:
 4. cudaforge (0.1.4, src/dependency.rs) needs no network for CUTLASS where ``include/`` is in
    ``$CUDAFORGE_HOME/git/checkouts/cutlass-<first 16 hex>`` and HEAD there is the commit. It is placed there whole or
    not at all, and kept.
-5. The build scripts name the commit of CUTLASS. They may name more commits than a build uses (a branch for another
-   GPU), never fewer.
+5. The build scripts name the commits of CUTLASS. Those that only another GPU or feature uses are left out as far as
+   a script's text shows that (build_script).
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..base.errors import PipelineError
-from ..base.git import git
+from ..base.git import fatal, git, remote_remedy
 from ..base.lock import held
 from ..base.run import CommandFailed
 from ..base.text import last_words
+from .build_script import used_commits
 
 CUTLASS = "https://github.com/NVIDIA/cutlass.git"
 # The folders that cudaforge itself checks out and passes to nvcc.
@@ -85,8 +86,8 @@ class Mirrors:
         return self.git[prefix] + address.removeprefix(prefix)
 
     def blamed(self, output: str) -> str:
-        """The remedy if a git mirror occurs in the output of a failed download, or ""."""
-        return "; ".join(
+        """The remedy if a repository of another account or a git mirror occurs in a failed download's output, or ""."""
+        return remote_remedy("", output) or "; ".join(
             f"git_mirrors sends {prefix} to {mirror}: check that it answers and holds the commits that upstream needs"
             for prefix, mirror in self.git.items()
             if prefix in output or mirror in output
@@ -172,7 +173,15 @@ def place_registry(cargo_home: Path, registry: str) -> None:
         file.unlink()
 
 
-def build_scripts(metadata: Mapping[str, Any], package: str) -> dict[str, Path]:
+@dataclass(frozen=True)
+class Script:
+    """A build script, and the features of its package."""
+
+    path: Path
+    features: tuple[str, ...]
+
+
+def build_scripts(metadata: Mapping[str, Any], package: str) -> dict[str, Script]:
     """The build scripts of ``package`` and its dependencies, by package, from ``cargo metadata``.
 
     Without development dependencies. The name cudaforge maps to its own folder.
@@ -187,39 +196,34 @@ def build_scripts(metadata: Mapping[str, Any], package: str) -> dict[str, Path]:
                 reached.add(edge["pkg"])
                 waiting.append(edge["pkg"])
     found = {}
-    for entry in (packages[key] for key in reached):
+    for key, entry in ((key, packages[key]) for key in reached):
+        features = tuple(nodes[key].get("features", ()))
         if entry["name"] == "cudaforge":
-            found["cudaforge"] = Path(entry["manifest_path"]).parent
+            found["cudaforge"] = Script(Path(entry["manifest_path"]).parent, features)
         for target in entry["targets"]:
             if "custom-build" in target["kind"]:
-                found[f"{entry['name']} {entry['version']}"] = Path(target["src_path"])
+                found[f"{entry['name']} {entry['version']}"] = Script(Path(target["src_path"]), features)
     return found
 
 
-def cutlass_commits(script: str, default: str = "") -> tuple[str, ...]:
-    """The commits of CUTLASS that a build script names; ``default`` is cudaforge's own, for a script without one."""
-    if "with_cutlass(" not in script:
-        return ()
-    named = dict.fromkeys(_COMMIT.findall(script))
-    if default and (not named or "with_cutlass(None)" in script):
-        named[default] = None
-    return tuple(named)
+def cutlass_wanted(metadata: Mapping[str, Any], package: str, compute_cap: str = "") -> dict[str, str]:
+    """The commits of CUTLASS that the build scripts of ``package`` use, each with the package that uses it.
 
-
-def cutlass_wanted(metadata: Mapping[str, Any], package: str) -> dict[str, str]:
-    """The commits of CUTLASS that the build scripts of ``package`` need, each with the package that needs it."""
+    ``compute_cap`` is the GPU's ("89"); without it those of every GPU.
+    """
     scripts = build_scripts(metadata, package)
     home = scripts.pop("cudaforge", None)
-    own = home / "src" / "dependency.rs" if home else None
+    own = home.path / "src" / "dependency.rs" if home else None
     match = _DEFAULT.search(own.read_text(errors="replace")) if own and own.is_file() else None
+    default = match[1] if match else ""
     wanted: dict[str, str] = {}
-    for name, path in sorted(scripts.items()):
-        text = path.read_text(errors="replace")
-        commits = cutlass_commits(text, match[1] if match else "")
-        if "with_cutlass(" in text and not commits:
+    for name, script in sorted(scripts.items()):
+        text = script.path.read_text(errors="replace")
+        commits = used_commits(text, default, compute_cap, script.features)
+        if "" in commits:
             raise PipelineError(
                 f"the build script of {name} uses CUTLASS, but names no readable commit",
-                where=str(path),
+                where=str(script.path),
                 remedy="Set cutlass_commits to the commits that it uses",
             )
         for commit in commits:
@@ -267,9 +271,10 @@ def seed_cutlass(home: Path, commit: str, asked_by: str, mirrors: Mirrors, envir
                     git(*words, repository=tree, env=variables, timeout=1800)
             except CommandFailed as error:
                 raise PipelineError(
-                    f"CUTLASS {commit}, which {asked_by} needs, could not be fetched: {last_words(error.stderr)}",
+                    f"CUTLASS {commit}, which {asked_by} needs, could not be fetched: "
+                    f"{fatal(error.stderr) or last_words(error.stderr)}",
                     where=mirrors.sent(CUTLASS),
-                    remedy=mirrors.blamed(CUTLASS)
+                    remedy=mirrors.blamed(CUTLASS + error.stderr)
                     or f"Check the network, or name a mirror of {CUTLASS} in git_mirrors; then run again",
                 ) from error
             if not (tree / "include").is_dir():

@@ -7,18 +7,22 @@ treeless partial clone), is updated only when the remote's refs moved, and can b
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from ..base.errors import PipelineError
-from ..base.git import OFFLINE, git, initialise, peeled, remote_refs
+from ..base.git import OFFLINE, fetch, git, peeled, remote_refs, shallow
 from ..base.lock import held
 from ..base.records import Source
 from ..base.run import CommandFailed
 from ..base.text import without_account
-from ..base.versions import Release, commit_version, nearest, releases
+from ..base.versions import Release, commit_version, corrected_time, nearest, parse_tag, releases
+from .git_folder import drop_conflicting, whole
+
+T = TypeVar("T")
 
 
 def refuse_account(url: str) -> None:
@@ -48,10 +52,10 @@ def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str
     known = releases(name.removeprefix("refs/tags/") for name in refs if name.startswith("refs/tags/"))
     if kind == "tag":
         release = choose_release(known, version, url)
+        refuse_ambiguous(release, known, refs, url)
         ref = f"refs/tags/{release.tag}"
         commit = peeled(refs, ref)
-        update_mirror(url, mirror, refs, ref)
-        time = commit_time(mirror, commit)
+        time = from_mirror(url, mirror, refs, ref, lambda: commit_time(mirror, commit))
         return Source(url, release.tag, "tag", commit, time, release.version, release.rpm_version)
     if version:
         raise PipelineError(
@@ -61,10 +65,10 @@ def resolve(url: str, mirror: Path, *, kind: str, version: str = "", branch: str
         )
     ref = choose_branch(refs, branch, url)
     commit = refs[ref]
-    update_mirror(url, mirror, refs, ref)
-    time, base = commit_time(mirror, commit), base_release(mirror, commit, url)
-    name = ref.removeprefix("refs/heads/")
-    return Source(url, name, "branch", commit, time, base.version, commit_version(base, commit, time))
+    time, versions = from_mirror(
+        url, mirror, refs, ref, lambda: (commit_time(mirror, commit), versions_of(mirror, commit, url))
+    )
+    return Source(url, ref.removeprefix("refs/heads/"), "branch", commit, time, *versions)
 
 
 BRANCHES = "refs/heads/*"
@@ -84,12 +88,14 @@ def resolve_commit(url: str, mirror: Path, wanted: str) -> tuple[Source, list[st
             where=url,
             remedy="Give 7 to 40 hexadecimal digits; for a branch or a tag, set source= and ref= to a local clone",
         )
-    update_mirror(url, mirror, remote_refs(url), BRANCHES)
-    commit = find_commit(url, mirror, wanted)
-    time, base = commit_time(mirror, commit), base_release(mirror, commit, url)
-    source = Source(url, wanted, "commit", commit, time, base.version, commit_version(base, commit, time))
-    form = "--format=%(refname:lstrip=2)"
-    return source, git("for-each-ref", form, "--contains", commit, "refs/heads", repository=mirror).split()
+
+    def read() -> tuple[Source, list[str]]:
+        commit = find_commit(url, mirror, wanted)
+        source = Source(url, wanted, "commit", commit, commit_time(mirror, commit), *versions_of(mirror, commit, url))
+        words = ("for-each-ref", "--format=%(refname:lstrip=2)", "--contains", commit, "refs/heads")
+        return source, git(*words, repository=mirror).split()
+
+    return from_mirror(url, mirror, remote_refs(url), BRANCHES, read)
 
 
 def find_commit(url: str, mirror: Path, wanted: str) -> str:
@@ -97,8 +103,9 @@ def find_commit(url: str, mirror: Path, wanted: str) -> str:
     found = _commits(mirror, wanted)
     if not found and len(wanted) == 40:
         try:
-            git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "origin", f"+{wanted}:refs/commits/{wanted}",
-                repository=mirror, timeout=1800)  # fmt: skip
+            fetch(
+                mirror, url, "--filter=tree:0", "--no-tags", "origin", f"+{wanted}:refs/commits/{wanted}", timeout=1800
+            )
         except CommandFailed:
             pass
         else:
@@ -126,11 +133,15 @@ def _commits(mirror: Path, wanted: str) -> list[str]:
 
 
 def choose_release(known: list[Release], version: str, url: str) -> Release:
-    """The release of ``version``, with or without v; the newest final release if it is empty."""
+    """The release of ``version``, in any spelling of its tag or of rpm; the newest final release if it is empty.
+
+    Of several tags of one version it is always the same one, however the version is spelled.
+    """
     if version:
-        for release in known:
-            if version.removeprefix("v") in (release.version, release.rpm_version, release.tag):
-                return release
+        wanted = parse_tag(version.replace("~", "-"))
+        named = [release for release in known if wanted and release.rpm_version == wanted.rpm_version]
+        if named:
+            return named[-1]
         likely = ", ".join(nearest(version, known)) or "none: upstream has no release tags"
         raise PipelineError(f"upstream has no version {version}", where=url, remedy=f"The nearest are: {likely}")
     final = [release for release in known if release.final]
@@ -141,6 +152,21 @@ def choose_release(known: list[Release], version: str, url: str) -> Release:
             remedy="Tags look like v1.2.3; name a version= to build an rc",
         )
     return final[-1]
+
+
+def refuse_ambiguous(release: Release, known: list[Release], refs: Mapping[str, str], url: str) -> None:
+    """PipelineError if tags of the release's version are on different commits: nothing decides which one it is."""
+    tags = {
+        other.tag: peeled(refs, f"refs/tags/{other.tag}") for other in known if other.rpm_version == release.rpm_version
+    }
+    if len(set(tags.values())) > 1:
+        each = " and ".join(f"{tag} is {commit}" for tag, commit in tags.items())
+        raise PipelineError(
+            f"upstream has several tags of version {release.version} on different commits: {each}",
+            where=url,
+            remedy="Find out from upstream which one is the release: one has to go. Nothing was built; another release"
+            " can be named with version= (VERSION= with make)",
+        )
 
 
 def choose_branch(refs: Mapping[str, str], branch: str, url: str) -> str:
@@ -161,10 +187,26 @@ def commit_time(mirror: Path, commit: str) -> int:
     return int(git("rev-list", "--max-count=1", "--timestamp", commit, repository=mirror).split()[0])
 
 
+def versions_of(
+    mirror: Path, commit: str, url: str, *, objects: Path | None = None, dirty: bool = False
+) -> tuple[str, str]:
+    """The base release of a commit, and the version of its package; ``objects`` is a folder with more commits."""
+    base = base_release(mirror, commit, url, objects)
+    # From the base release on: a clock that was ahead before it does not count for ever.
+    listed = git("rev-list", "--topo-order", "--reverse", "--timestamp", "--parents", commit,
+                 "--not", f"refs/tags/{base.tag}^{{commit}}^@", repository=mirror, env=_more(objects))  # fmt: skip
+    rows = (line.split() for line in listed.splitlines())
+    time = corrected_time((int(time), commit, parents) for time, commit, *parents in rows)
+    return base.version, commit_version(base, commit, time, dirty=dirty)
+
+
+def _more(objects: Path | None) -> dict[str, str]:
+    return OFFLINE | ({"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)} if objects else {})
+
+
 def base_release(mirror: Path, commit: str, url: str, objects: Path | None = None) -> Release:
     """The highest release among the commit's ancestors; ``objects`` is an object folder with more commits."""
-    others = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)} if objects else {}
-    tags = releases(git("tag", "--merged", commit, repository=mirror, env=others | OFFLINE).split())
+    tags = releases(git("tag", "--merged", commit, repository=mirror, env=_more(objects)).split())
     if not tags:
         raise PipelineError(
             "no release tag is an ancestor of this commit, so it has no version",
@@ -174,19 +216,38 @@ def base_release(mirror: Path, commit: str, url: str, objects: Path | None = Non
     return tags[-1]
 
 
-def update_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> None:
-    """Fetch the commits of ``ref``, which may be ``BRANCHES``, and all tags into the mirror, unless it has them.
+def released(mirror: Path) -> list[str]:
+    """The versions of upstream's releases, oldest first, in rpm's spelling; ``resolve`` has updated the mirror."""
+    return [release.rpm_version for release in releases(git("tag", "--list", repository=mirror).split())]
 
-    Holds the mirror's lock, so that two runs on one controller do not fetch into it at once.
+
+def from_mirror(url: str, mirror: Path, refs: Mapping[str, str], ref: str, read: Callable[[], T]) -> T:
+    """What ``read`` finds in the mirror, which has the commits of ``ref``, which may be ``BRANCHES``, and all tags.
+
+    Holds the mirror's lock. A damaged mirror is made anew, and read again.
     """
+
+    def work() -> T:
+        _update(url, mirror, refs, ref)
+        return read()
+
     with held(mirror.with_suffix(".lock")):
-        initialise(mirror, bare=True, commits_of=url)
-        wanted = {
-            name: value for name, value in refs.items() if fnmatchcase(name, ref) or name.startswith("refs/tags/")
-        }
-        listed = git("for-each-ref", "--format=%(objectname) %(refname)", repository=mirror)
-        present = {name: value for value, name in (line.split(" ", 1) for line in listed.splitlines())}
-        if all(present.get(name) == value for name, value in wanted.items() if not name.endswith("^{}")):
-            return
-        git("fetch", "--quiet", "--filter=tree:0", "--no-tags", "--prune", "origin",
-            f"+{ref}:{ref}", "+refs/tags/*:refs/tags/*", repository=mirror, timeout=1800)  # fmt: skip
+        return whole(mirror, work, bare=True, commits_of=url)
+
+
+def _update(url: str, mirror: Path, refs: Mapping[str, str], ref: str) -> None:
+    wanted = {
+        name: value
+        for name, value in refs.items()
+        if (fnmatchcase(name, ref) or name.startswith("refs/tags/")) and not name.endswith("^{}")
+    }
+    listed = git("for-each-ref", "--format=%(objectname) %(refname)", repository=mirror)
+    present = {name: value for value, name in (line.split(" ", 1) for line in listed.splitlines())}
+    # A tag that upstream lost is a difference too: versions are made of the mirror's tags.
+    lost = {name for name in present if name.startswith("refs/tags/")} - wanted.keys()
+    if not lost and wanted.items() <= present.items():
+        return
+    drop_conflicting(mirror, wanted)
+    words = ("--filter=tree:0", "--no-tags", "--prune", "origin", f"+{ref}:{ref}", "+refs/tags/*:refs/tags/*")
+    if not fetch(mirror, url, *words, timeout=1800):
+        raise shallow(url)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..base.environment import opener
 from ..base.errors import PipelineError
 from ..base.run import CommandFailed, run
 from .verified import record
@@ -80,7 +81,7 @@ def download(url: str, target: Path, sha256: str) -> None:
     """Download a file with this SHA-256, through the proxies of the environment."""
     digest = hashlib.sha256()
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer, target.open("wb") as stream:  # noqa: S310
+        with opener(url).open(url, timeout=60) as answer, target.open("wb") as stream:
             while data := answer.read(1 << 20):
                 digest.update(data)
                 stream.write(data)

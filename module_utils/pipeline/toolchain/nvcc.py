@@ -6,6 +6,7 @@ import inspect
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ..base.lock import held
@@ -17,19 +18,21 @@ DIGEST = digest_of(inspect.getsource(nvcc_wrapper))[:8]
 """The wrapper's digest. It is part of an artifact's inputs, since another wrapper may produce other bytes."""
 
 
-def wrapped(toolkit: Path, root: Path, version: str) -> Path:
+def wrapped(toolkit: Path, root: Path, version: str, inside: Callable[[Path], Path] = lambda path: path) -> Path:
     """The folder ``<root>/toolchain/nvcc-<version>``, created or replaced unless it wraps this toolkit already.
 
-    ``version`` is nvcc's own: another toolkit has another path, which cargo detects.
+    ``version`` is nvcc's own: another toolkit has another path, which cargo detects. ``inside`` gives the path under
+    which the compile sees one of the host.
     """
     folder = root / "toolchain" / f"nvcc-{version}"
     # The interpreter itself: a sandbox does not show the virtual environment that links to it.
-    program = f"#!{Path(sys.executable).resolve()} -IS\n{inspect.getsource(nvcc_wrapper)}"
-    if _matches(folder, toolkit, program):
+    program = f"#!{inside(Path(sys.executable).resolve())} -IS\n{inspect.getsource(nvcc_wrapper)}"
+    seen = inside(toolkit)
+    if _matches(folder, seen, program):
         return folder
     with held(folder.parent / ".lock"):
-        if not _matches(folder, toolkit, program):
-            _create(folder, toolkit, program)
+        if not _matches(folder, seen, program):
+            _create(folder, toolkit, seen, program)
     return folder
 
 
@@ -41,17 +44,17 @@ def _matches(folder: Path, toolkit: Path, program: str) -> bool:
         return False
 
 
-def _create(folder: Path, toolkit: Path, program: str) -> None:
+def _create(folder: Path, toolkit: Path, seen: Path, program: str) -> None:
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as name:
         new = Path(name) / "tree"
         (new / "bin").mkdir(parents=True)
-        (new / "real").symlink_to(toolkit)
+        (new / "real").symlink_to(seen)
         for entry in toolkit.iterdir():
             if entry.name not in ("bin", LIST):
-                (new / entry.name).symlink_to(toolkit / entry.name)
+                (new / entry.name).symlink_to(seen / entry.name)
         for entry in (toolkit / "bin").iterdir():
             if entry.name != "nvcc":
-                (new / "bin" / entry.name).symlink_to(entry)
+                (new / "bin" / entry.name).symlink_to(seen / "bin" / entry.name)
         (new / "bin" / "nvcc").write_text(program)
         (new / "bin" / "nvcc").chmod(0o755)
         record(new)

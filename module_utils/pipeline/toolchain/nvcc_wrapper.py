@@ -140,7 +140,7 @@ def object_of(words: Sequence[str]) -> str:
 def _compile(nvcc: str, words: list[str], environ: Mapping[str, str]) -> int:
     cache, prefix = environ.get("MISTRALRS_RPM_SCCACHE", ""), environ.get("MISTRALRS_RPM_PREFIX_MAP", "")
     words = absolute(words)
-    began = time.time()
+    began = time.monotonic()
     status = subprocess.call([*([cache] if cache else []), nvcc, *mapped(words, prefix, nvcc), *words])  # noqa: S603
     if status == 0 and (output := object_of(words)):
         # Symbols of files, and of the functions that run a file's constructors.
@@ -149,7 +149,7 @@ def _compile(nvcc: str, words: list[str], environ: Mapping[str, str]) -> int:
     if log:
         entry = {
             "source": str(Path(words[sources(words)[-1]]).absolute()), "began": round(began, 2),
-            "seconds": round(time.time() - began, 2), "status": status, "ptx": any(word in _PTX for word in words),
+            "seconds": round(time.monotonic() - began, 2), "status": status, "ptx": any(word in _PTX for word in words),
         }  # fmt: skip
         # One short write per line: lines of several processes do not mix.
         with Path(log).open("a") as stream:

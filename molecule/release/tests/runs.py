@@ -20,7 +20,11 @@ TIMEOUT = 420
 
 def environment() -> dict[str, str]:
     """The operator's: the records of the scenario's own actions stay as they are."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("MOLECULE", "ANSIBLE_CALLBACK"))}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MOLECULE", "ANSIBLE_CALLBACK", "ANSIBLE_STDOUT"))
+    }
     return own | {"PATH": f"{BIN}:{own['PATH']}", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 
 

@@ -13,6 +13,7 @@ import pytest
 testinfra_hosts = ["ansible://repo_host"]
 
 SERVICE = "mistralrs-certificate.service"
+SERVED = "mistralrs-certificate-served.service"
 
 
 @pytest.fixture
@@ -115,8 +116,40 @@ def test_a_certificate_that_is_due_is_renewed_and_served_at_once(host, state, si
     assert host.check_output("systemctl show -P MainPID nginx.service") == nginx, "it was restarted, not reloaded"
 
 
-def test_the_service_is_sandboxed(host):
-    report = host.check_output("systemd-analyze security --no-pager %s", SERVICE)
+@pytest.fixture
+def other_site(host):
+    """During the test a file of another site is in error."""
+    path = "/etc/nginx/conf.d/another.conf"
+    host.check_output("echo nonsense >%s", path)
+    yield path
+    host.check_output("rm -f %s", path)
+
+
+def test_a_renewal_whose_reload_fails_is_shown_and_healed_by_the_next_timer(
+    host, state, site_name, live, due, other_site
+):
+    before, _ = served(host, state, site_name)
+    assert host.run("systemctl start %s", SERVICE).rc == 0  # certbot succeeds all the same
+    renewed = serial_of(host, live)
+    assert renewed != before
+    assert served(host, state, site_name)[0] == before
+    host.check_output("rm -r /run/systemd/system/%s.d && systemctl daemon-reload", SERVICE)
+    assert host.run("systemctl start %s", SERVED).rc != 0
+    verdict = json.loads(host.file("/var/lib/mistralrs-certificate/state.json").content_string)
+    assert f"{site_name} is served with the certificate that ends on" in verdict["fault"]
+    assert "the reload failed" in verdict["fault"]
+    host.check_output("rm %s", other_site)
+    # What the timer starts.
+    assert host.check_output("systemctl show -P Unit mistralrs-certificate.timer") == SERVED
+    assert host.run("systemctl start %s", SERVED).rc == 0
+    assert served(host, state, site_name)[0] == serial_of(host, live) == renewed
+    assert json.loads(host.file("/var/lib/mistralrs-certificate/state.json").content_string)["fault"] == ""
+    host.check_output("mkdir -p /run/systemd/system/%s.d", SERVICE)  # for the fixture
+
+
+@pytest.mark.parametrize("service", [SERVICE, SERVED])
+def test_the_services_are_sandboxed(host, service):
+    report = host.check_output("systemd-analyze security --no-pager %s", service)
     exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", report)
     assert exposure
     assert float(exposure[1]) <= 2, report

@@ -27,7 +27,10 @@ def test_the_repo_file_is_the_packages_own_and_unchanged(host: Host) -> None:
     assert host.check_output("rpm -V mistralrs-release") == ""
     repo = host.file("/etc/yum.repos.d/mistralrs.repo").content_string
     key = "gpgkey=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-mistralrs"
-    assert {"gpgcheck=1", "repo_gpgcheck=1", key} <= set(repo.splitlines())
+    assert {"gpgcheck=1", "repo_gpgcheck=1", "skip_if_unavailable=0", key} <= set(repo.splitlines())
+    # Of both channels: an earlier package's file, which somebody changed, lacks it.
+    override = host.file("/etc/dnf/repos.override.d/50-mistralrs.repo").content_string
+    assert override.count("\nskip_if_unavailable=0\n") == 2
     enabled = host.check_output("dnf5 -q repo list")
     assert "mistralrs " in enabled
     assert "mistralrs-unstable" not in enabled

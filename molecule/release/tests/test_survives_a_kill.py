@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.environ.get("FAULTS") != "long", reason="make
 )
 def test_the_same_command_completes_a_killed_host(name, host, task):
     hosts("reset", host)
-    status, output = playbook(name, kill=(host, rf"^TASK \[{re.escape(task)}"))
+    status, output = playbook(name, "-v", kill=(host, rf"^TASK \[{re.escape(task)}"))
     assert status != 0
     assert re.search(rf"{host} +: .*unreachable=1", output), output
 

@@ -4,7 +4,7 @@ It runs as the forced command of an ssh key (``--ssh``: the command is in SSH_OR
 machine, in place of ssh (``--rsh HOST WORD...``). Both read one command and answer with one line of JSON:
 
     head CHANNEL                                 {"snapshot": ID or "", "path", "time",
-                                                 "room": bytes that may be uploaded}
+                                                  "room": bytes that may be uploaded, "files": free inodes or null}
     rsync --server FLAGS . CHANNEL/TRANSACTION/  receives an upload; rsync on the client sends this command
     stage CHANNEL TRANSACTION --parent ID|-      verifies the upload and lays it ready: {"snapshot": ID}
     publish CHANNEL TRANSACTION --parent ID|-    makes the staged snapshot the head, stages it first if needed:

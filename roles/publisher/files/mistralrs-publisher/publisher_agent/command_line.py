@@ -27,7 +27,7 @@ from .publish import drop, stage_or_publish
 from .refusal import Refused, refusal
 from .report import status, verify
 from .staged import interrupted, recover
-from .upload import receive, room, slot
+from .upload import free_files, receive, room, slot
 
 MAX_LOG = 1 << 20  # bytes until the log is rotated
 
@@ -101,7 +101,13 @@ def serve(config: Config, text: str, only: Iterable[str]) -> int:
         case "status":
             answer = status(channel)
         case _:
-            answer = {"snapshot": channel.head(), "path": channel.row.path, "room": room(channel), "time": time.time()}
+            answer = {
+                "snapshot": channel.head(),
+                "path": channel.row.path,
+                "room": room(channel),
+                "files": free_files(channel.config),
+                "time": time.time(),
+            }
     print(json.dumps(answer))
     return 0
 

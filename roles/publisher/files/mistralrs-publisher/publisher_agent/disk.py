@@ -143,12 +143,13 @@ def flock(descriptor: int) -> bool:
 
 
 def run(
-    *argv: str | Path, stdin: bytes = b"", enter: Callable[[], None] | None = None
+    *argv: str | Path, stdin: bytes = b"", enter: Callable[[], None] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; ``enter`` confines it (see confine.confined)."""
     try:
         done = subprocess.run(  # noqa: S603  a list of words, no shell
             argv,
+            cwd=cwd,
             env=ENVIRONMENT,
             input=stdin,
             capture_output=True,

@@ -6,6 +6,7 @@ no packages.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -36,6 +37,9 @@ from .refusal import FINAL, Refused, refusal
 from .staged import LOCK_WAIT, staged_transactions
 from .trust import Trust
 from .upload import age, free_bytes, room
+
+CERTIFICATE = Path("/var/lib/mistralrs-certificate/state.json")
+"""The verdict of the role tls_certificate on the certificate that this host serves."""
 
 
 def verify(channel: Channel) -> dict[str, Any]:
@@ -146,7 +150,8 @@ def status(channel: Channel) -> dict[str, Any]:
     ``orphans`` are files of the pool that no snapshot names, ``since`` when by prune's record (null: prune has not
     seen them). ``missing`` are packages that a snapshot names and the pool lacks. ``journal`` has the last
     publications, ``refusals`` the last refused commands. ``landlock`` is the kernel's version of it, 0 for none: then
-    rsync, gpgv and rpm are confined by limits alone. Over ssh, ids of transactions are shortened: whoever knows one
+    rsync, gpgv and rpm are confined by limits alone. ``certificate`` is null without one of the role tls_certificate.
+    Over ssh, ids of transactions are shortened: whoever knows one
     can occupy or drop the upload.
     """
     channel.make_state()
@@ -162,6 +167,7 @@ def status(channel: Channel) -> dict[str, Any]:
             "room": room(channel),
             "free": free_bytes(channel.config),
             "landlock": landlock(),
+            "certificate": certificate(),
             "snapshots": [
                 {
                     "id": id_,
@@ -186,6 +192,20 @@ def status(channel: Channel) -> dict[str, Any]:
                 if row["status"] in FINAL
             ][-10:],
         }
+
+
+def certificate(state: Path = CERTIFICATE) -> dict[str, Any] | None:
+    """When the certificate that is served was last compared with that on the disk, and what was wrong ("": nothing).
+
+    None on a host that compares none.
+    """
+    try:
+        found = json.loads(state.read_text())
+        return {"time": int(found["time"]), "fault": str(found["fault"])[:1000]}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return {"time": 0, "fault": f"{state} cannot be read: {error!r}"}
 
 
 def shown(channel: Channel, text: str) -> str:

@@ -103,7 +103,8 @@ class Trust(NamedTuple):
         enter = confined(OF_RPM, read=[self.rpmdb, path])
         # Without the level, rpmkeys accepts an unsigned package.
         level = ("--define", "_pkgverify_level all")
-        done = run("rpmkeys", "--dbpath", self.rpmdb, *level, "--checksig", path, enter=enter)
+        # In its folder: rpm takes quotes and brackets in a path for those of a shell.
+        done = run("rpmkeys", "--dbpath", self.rpmdb, *level, "--checksig", path.name, enter=enter, cwd=path.parent)
         if done.returncode:
             self.expect_space()
             raise Refused(
@@ -112,8 +113,8 @@ class Trust(NamedTuple):
                 "Sign it with the key that the repo host trusts (publisher_key), then compose again",
             )
         query = "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm"
-        words = ("--query", "--package", "--queryformat", query, path)
-        name = run("rpm", "--dbpath", self.rpmdb, *words, enter=enter).stdout
+        words = ("--query", "--package", "--queryformat", query, path.name)
+        name = run("rpm", "--dbpath", self.rpmdb, *words, enter=enter, cwd=path.parent).stdout
         if name != path.name:
             raise Refused(f"the file is not named after its package, {name}", path.name)
 

@@ -190,6 +190,12 @@ def free_bytes(config: Config) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
+def free_files(config: Config) -> int | None:
+    """The free inodes; None on a file system without a fixed number of them."""
+    disk = os.statvfs(config.root)
+    return disk.f_favail if disk.f_files else None
+
+
 def uploaded_bytes(channel: Channel) -> int:
     return sum(size_of(upload) for upload in paths_in(channel.state / "incoming"))
 

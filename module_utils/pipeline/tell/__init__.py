@@ -1,0 +1,1 @@
+"""What people read of a run: its rows, its failures, its end."""

@@ -1,0 +1,3 @@
+from typing import Any
+
+def parse_kv(args: str) -> dict[str, Any]: ...
