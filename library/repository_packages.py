@@ -11,7 +11,7 @@ description:
   - Compares the head with what the signer knows, and remembers it outside check mode. An older, rewritten or unrelated
     head is an error.
   - If a flavour is missing, asks the agent once for the room on the repo host, and looks at the signer's disk. Too
-    little is an error before anything is built.
+    little is an error before anything is built, and so is a signer whose clock is ahead of the repo host's.
   - Read-only.
 author: mistralrs-rpm
 options:
@@ -126,6 +126,7 @@ from ansible.module_utils.pipeline.channel.heads import Memory
 from ansible.module_utils.pipeline.channel.reader import Repository
 from ansible.module_utils.pipeline.plan import room
 from ansible.module_utils.pipeline.plan.compare import ALL, plan, predecessors, refuse_lost, select_flavours, unknown
+from ansible.module_utils.pipeline.sign import clocks
 from ansible.module_utils.pipeline.sign.signer import Signer
 from ansible.module_utils.pipeline_module import REPOSITORY, SIGNER, ArgumentSpec, run, step
 
@@ -198,8 +199,10 @@ def look_for_room(repository: dict[str, Any], signer: Signer, sizes: dict[str, i
     # A site of this machine that is not there yet is made later in the run, and its agent with it.
     if agent and agent.installed and ("://" in location or Path(location).is_dir()):
         try:
-            answer = room.Room(*agent.free(str(repository["channel"]), max(sum(sizes.values()), room.FLOOR)))
-            findings.append(room.on_repo_host(answer, sizes, agent.host))
+            seen = agent.offer(str(repository["channel"]), max(sum(sizes.values()), room.FLOOR))
+            findings.append(room.on_repo_host(room.Room(seen.room, seen.files), sizes, agent.host))
+            if seen.ahead > 0:
+                findings.append(clocks.check(seen.ahead))
         except PipelineError as error:
             findings.append(Finding.bad("publisher agent", error.what, "an answer", error.remedy))
     return findings

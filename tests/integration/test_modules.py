@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -315,3 +316,27 @@ def test_a_site_of_this_machine_that_somebody_deleted_is_made_later_in_the_run(r
     compared = run_module("repository_packages", repository_of(site) | {"source": source} | rows)
     assert [row["name"] for row in compared["missing"]] == ["ada"], compared
     assert [(row["check"], row["fits"]) for row in compared["room"]] == [("room on the signer", True)]
+
+
+def test_a_signer_whose_clock_is_ahead_is_found_before_the_build(run_module, tmp_path, flavours, monkeypatch):
+    """Nothing that it signs can be installed; before, hours of building came first."""
+    from ansible.module_utils.pipeline.channel.agent_client import AgentClient
+
+    real, late = AgentClient._ask, 480
+    monkeypatch.setattr(
+        AgentClient,
+        "_ask",
+        lambda self, *words, **more: (row := real(self, *words, **more)) | {"time": row["time"] - late},
+    )
+    site = Site.make(tmp_path)
+    site.publish(site.package())
+    source = {"url": "https://example.org/up.git", "ref": "v0.9.3", "kind": "tag", "commit": "f" * 40, "commit_time": 1}
+    source |= {"version": "0.9.3", "rpm_version": "0.9.3"}
+    rows = {"flavours": list(flavours.values()), "flavour": "ada", "dist": ".fc43"}
+    refused = run_module("repository_packages", repository_of(site) | {"source": source} | rows)
+    assert re.search(r"clocks: found the signer's is 4[78]\d s ahead of the repo host's: .* UTC here", refused["msg"])
+    assert "timedatectl" in refused["msg"]
+    assert "Nothing was built" in refused["msg"]
+    late = -480
+    behind = run_module("repository_packages", repository_of(site) | {"source": source} | rows)
+    assert [row["name"] for row in behind["missing"]] == ["ada"]

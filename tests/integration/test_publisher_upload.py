@@ -185,17 +185,17 @@ def test_the_room_for_uploads_shrinks_with_each_upload(host: Host, second: Trans
     assert host.publisher.room("stable") == 8 << 20
     full = replace(host, space={"reserve_mib": 1 << 40}).publisher
     assert full.room("stable") == 0
-    room, files = full.free("stable", 1)
-    assert room == 0
-    assert files is None or files > 0
+    seen = full.offer("stable", 1)
+    assert seen.room == 0
+    assert seen.files is None or seen.files > 0
 
 
 def test_an_upload_that_waits_is_room_for_the_run_that_continues_it(host: Host, second: Transaction) -> None:
     host = replace(host, space={"reserve_mib": 1, "incoming_mib": 8})
     host.publisher.upload(large(second, 2))
     left = (8 << 20) - received(host, second)
-    assert host.publisher.free("stable", left)[0] == left
-    assert host.publisher.free("stable", left + 1)[0] == 8 << 20
+    assert host.publisher.offer("stable", left).room == left
+    assert host.publisher.offer("stable", left + 1).room == 8 << 20
 
 
 def test_an_upload_beyond_the_channels_share_is_stopped(host: Host, second: Transaction) -> None:

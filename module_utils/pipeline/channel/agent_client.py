@@ -19,7 +19,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
@@ -90,12 +90,14 @@ def _require_ids(answer: Mapping[str, Any]) -> None:
 class Look:
     """The id of the published snapshot ("" for none), and the number of bytes that an upload may have.
 
-    ``ahead`` is by how many seconds this host's clock is ahead of the repo host's, see ``clocks``.
+    ``ahead`` is by how many seconds this host's clock is ahead of the repo host's, see ``clocks``. ``files`` is the
+    number of free inodes, None where it is not known.
     """
 
     snapshot: str
     room: int
     ahead: float = 0.0
+    files: int | None = None
 
 
 class Agent(Protocol):
@@ -140,7 +142,13 @@ class AgentClient:
     def look(self, channel: str) -> Look:
         """The published snapshot, the room for an upload, and the difference of the clocks."""
         answer = self._timed("head", channel, wanted="room")
-        return Look(str(answer["snapshot"]), int(answer["room"]), float(answer["ahead"]))
+        files = answer.get("files")
+        return Look(
+            str(answer["snapshot"]),
+            int(answer["room"]),
+            float(answer["ahead"]),
+            files if isinstance(files, int) else None,
+        )
 
     def head(self, channel: str) -> str:
         """The id of the published snapshot, "" for none."""
@@ -156,17 +164,16 @@ class AgentClient:
         program = Path(self.rsh[0])
         return not program.is_absolute() or program.exists()
 
-    def free(self, channel: str, needed: int) -> tuple[int, int | None]:
-        """The bytes and inodes that a new upload may have; None: their number is not known.
+    def offer(self, channel: str, needed: int) -> Look:
+        """The look at the channel before a release, with the room that its upload may have.
 
         One request. Only where ``needed`` bytes are not free, a second one counts the uploads that wait: this run
         continues one of them, or the agent removes it.
         """
-        answer = self._ask("head", channel, wanted="room")
-        room, files = int(answer["room"]), answer.get("files")
-        if room < needed:
-            room += sum(int(row["bytes"]) for row in self.status(channel)["incoming"])
-        return room, files if isinstance(files, int) else None
+        seen = self.look(channel)
+        if seen.room >= needed:
+            return seen
+        return replace(seen, room=seen.room + sum(int(row["bytes"]) for row in self.status(channel)["incoming"]))
 
     def upload(self, transaction: Transaction) -> None:
         """Upload the transaction's files, for ``stage`` or ``publish``."""
