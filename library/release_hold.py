@@ -6,7 +6,8 @@ module: release_hold
 short_description: Hold releases, resume them, or stop a run that is held
 description:
   - Writes or removes the hold of a signer, one file beside its memory of the heads. While it stands, no run of this
-    signer builds, stages or publishes a release; rollback, yank and prune work as ever.
+    signer stages or publishes a release, and one that would ends before it builds. Rollback, yank and prune work as
+    ever.
 author: mistralrs-rpm
 options:
   state:

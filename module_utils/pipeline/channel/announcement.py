@@ -3,7 +3,7 @@
 Rules:
 
 1. The commands are those of docs/user.md: the key is compared before anything is installed, and the release package is
-   verified by it.
+   verified by it. Here dnf5 has its own name, since dnf may be dnf 4.
 2. Users compare the primary key's fingerprint, since another key can contain a known subkey. dnf shows the subkey's.
 """
 

@@ -1,1 +1,1 @@
-"""Which flavours are missing, which builder builds them, and what became of them."""
+"""Which flavours are missing, who builds them, is there room, do a run's variables fit, and what came of it."""
