@@ -24,6 +24,8 @@ LEASE = 60
 PERIOD = 2.0
 """Seconds between two reads of the log."""
 
+MARK = "--log--"
+
 display = Display()
 
 
@@ -58,17 +60,18 @@ class ActionModule(ActionBase):
         while True:
             last = done.wait(PERIOD)
             # The log exists once the module has started; the lease begins with the first touch.
-            # In base64: with sudo the command has a terminal, which makes two bytes of the end of a line.
-            script = f"test -e {log} && touch {alive} && tail -c +{offset} {log} | base64; true"
+            # In base64: with sudo the command has a terminal, which makes two bytes of the end of a line. Below a mark:
+            # an account's shell may print words of its own first.
+            script = f"test -e {log} && touch {alive} && echo {MARK} && tail -c +{offset} {log} | base64; true"
             try:
                 answer = self._low_level_execute_command(script, executable="/bin/sh")
+                data = base64.b64decode(answer.get("stdout", "").partition(MARK)[2])
             except Exception as error:  # noqa: BLE001  a failed read never ends a build
                 display.vv(f"{prefix}cannot read the log: {error}")
                 if last:
                     return
                 time.sleep(PERIOD)
                 continue
-            data = base64.b64decode(answer.get("stdout", ""))
             offset += len(data)
             *lines, rest = (rest + decoder.decode(data)).split("\n")
             for line in lines:

@@ -48,7 +48,8 @@ class CallbackModule(CallbackBase):
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
     CALLBACK_NAME = "pipeline_summary"
-    CALLBACK_NEEDS_ENABLED = True
+    # Without it no failure is shown, and an interruption hangs: a caller's list of callbacks must not leave it out.
+    CALLBACK_NEEDS_ENABLED = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -46,5 +46,7 @@ class LookupModule(LookupBase):
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[dict[str, str]]:
         found = reaching() if terms[0] == "local" else {}
-        # Everything is reached directly then. As an option that is not logged, "*" would blank every star of a result.
-        return [{} if found.get("no_proxy") == "*" else found]
+        # Without a proxy all is reached directly. As an option that is not logged, hosts of no_proxy would be blanked
+        # in every result.
+        used = any(name.lower().endswith("_proxy") and name.lower() != "no_proxy" for name in found)
+        return [found if used and found.get("no_proxy") != "*" else {}]

@@ -163,7 +163,7 @@ def test_ctrl_c_stops_the_compile_and_a_second_run_completes_it(pipeline):
     assert process.returncode == 128 + signal.SIGINT
     assert re.search(r"^Interrupted after [\d.]+ s, in: Build \(localhost\)$", output, re.MULTILINE), output
     assert "  done: resolve, compare ada" in output
-    assert "Nothing was published: clients see what they saw before" in output
+    assert "No snapshot was published: clients see the packages that they saw before" in output
     wait_until(lambda: compiling(pipeline) == [], 10)
     assert pipeline.state() == before
     run = pipeline.run("release", version="0.9.0-rc1")

@@ -136,7 +136,7 @@ def test_while_workers_print(folder: Path, attempt: int) -> None:
     time.sleep(random.random())  # noqa: S311  any moment
     output = end(folder, process)
     assert "Interrupted after" in output
-    assert "Nothing was published: clients see what they saw before" in output
+    assert "No snapshot was published: clients see the packages that they saw before" in output
     assert "Run the same command again: it continues where this run stopped" in output
     assert "Traceback" not in output
 

@@ -116,3 +116,32 @@ def test_a_damaged_head_that_the_signer_does_not_know_stays(
     with pytest.raises(PipelineError, match="the signature does not fit the file.*Restore the file"):
         site.engine.rollback()
     assert site.served() == before
+
+
+def test_a_rollback_trusts_no_name_of_a_damaged_head_and_no_snapshot_that_was_only_staged(
+    prepared: tuple[Site, list[Package]], tmp_path: Path
+) -> None:
+    """The repo host chooses both: what its list of files says, and which snapshots it calls published."""
+    original, (_, good, late) = prepared
+    site = original.another(tmp_path)
+    staged = site.engine.stage([site.package("0.9.3")], reason="its proof fails")
+    assert staged.snapshot
+    known = site.engine.repository.read().head
+    head = site.root / STABLE / "snapshots" / known
+    gone("repodata/repomd.xml.asc")(head)
+    with (head / "packages.txt").open("a") as stream:
+        stream.write(f"{'0' * 64}  ../../up-1.0-1.noarch.rpm\n{'1' * 64}  \x1b[2J-1.0-1.noarch.rpm\n")
+    real = type(site.agent).status
+
+    def every_snapshot_published(self: object, channel: str) -> dict[str, object]:
+        answer = real(self, channel)
+        return answer | {"snapshots": [row | {"staged": False} for row in answer["snapshots"]]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(site.agent), "status", every_snapshot_published)
+        with pytest.raises(PipelineError, match=f"the channel has no snapshot {staged.snapshot.id}"):
+            site.engine.rollback(staged.snapshot.id)
+        done = site.engine.rollback()
+    assert done.snapshot
+    assert done.snapshot.removed == (late.filename,)
+    assert site.names() == [good.filename]

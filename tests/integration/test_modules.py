@@ -340,3 +340,31 @@ def test_a_signer_whose_clock_is_ahead_is_found_before_the_build(run_module, tmp
     late = -480
     behind = run_module("repository_packages", repository_of(site) | {"source": source} | rows)
     assert [row["name"] for row in behind["missing"]] == ["ada"]
+
+
+def test_an_agent_of_before_is_refused_before_the_build_and_renewed_on_this_machine(
+    run_module, tmp_path, flavours, monkeypatch
+):
+    from ansible.module_utils.pipeline.channel.agent_client import AgentClient
+
+    real = AgentClient._ask
+
+    def ask(self, *words, **more):
+        answer = real(self, *words, **more)
+        return {name: answer[name] for name in answer if name not in ("time", "files")}
+
+    monkeypatch.setattr(AgentClient, "_ask", ask)
+    site = Site.make(tmp_path)
+    site.publish(site.package())
+    source = {"url": "https://example.org/up.git", "ref": "v0.9.3", "kind": "tag", "commit": "f" * 40, "commit_time": 1}
+    source |= {"version": "0.9.3", "rpm_version": "0.9.3"}
+    rows = {"flavours": list(flavours.values()), "flavour": "ada", "dist": ".fc43"}
+    wanted = repository_of(site) | {"source": source} | rows
+    assert AgentClient(["/usr/bin/true"], "x").local
+    assert not AgentClient(["ssh", "-F", "none"], "x").local
+    monkeypatch.setattr(AgentClient, "local", True)
+    assert [row["name"] for row in run_module("repository_packages", wanted)["missing"]] == ["ada"]
+    monkeypatch.setattr(AgentClient, "local", False)
+    refused = run_module("repository_packages", wanted)
+    assert "clocks: found the agent sends no time: it is of an earlier version" in refused["msg"]
+    assert "Run playbooks/repo_host.yml" in refused["msg"]

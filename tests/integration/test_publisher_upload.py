@@ -7,12 +7,11 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pipeline.base.errors import PipelineError
 from pipeline.base.records import Snapshot, Transaction
-from pipeline.channel.agent_client import AgentClient, Busy
+from pipeline.channel.agent_client import Busy
 from publisher_agent import command_line, staged
 from support.publisher_fixtures import account_host
 from support.publisher_host import CHANNELS, Host, own, ssh
@@ -274,21 +273,3 @@ def test_abandoned_uploads_are_removed(host: Host, second: Transaction, monkeypa
     monkeypatch.setattr(staged, "ABANDONED", -1)
     assert command_line.main(["--config", str(host.config), "--rsh", "local", "drop stable another-transaction"]) == 0
     assert not host.incoming(second).exists()
-
-
-def test_an_agent_of_before_is_renewed_here_and_refused_elsewhere(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = AgentClient._ask
-
-    def without_time(self: AgentClient, *words: str, **more: Any) -> dict[str, Any]:
-        answer = real(self, *words, **more)
-        return {name: answer[name] for name in answer if name != "time"}
-
-    monkeypatch.setattr(AgentClient, "_ask", without_time)
-    here, elsewhere = (AgentClient([rsh], host.publisher.host) for rsh in ("/usr/bin/true", "ssh"))
-    assert (here.local, elsewhere.local) == (True, False)
-    monkeypatch.setattr(AgentClient, "installed", True)
-    monkeypatch.setattr(AgentClient, "local", True)
-    assert host.publisher.offer("stable", 1).ahead == 0
-    monkeypatch.setattr(AgentClient, "local", False)
-    with pytest.raises(PipelineError, match="sends no time: it is of an earlier version.*Run playbooks/repo_host.yml"):
-        host.publisher.offer("stable", 1)

@@ -9,12 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pipeline.base.git import initialise
 from pipeline.base.records import Flavour, Source
 from pipeline.check import builder, commit, trials
 from pipeline.check.builder import is_mended
 from pipeline.check.compatibility import Compatibility, Cutlass
 from pipeline.check.trials import Trials
+from pipeline.source.git_folder import initialise
 from pipeline.source.manifest import look
 from pipeline.source.mirrors import cutlass_folder
 from pipeline.toolchain.cuda import Toolkit, Wheels, provide
@@ -70,14 +70,27 @@ def test_a_kernel_includes_the_headers_of_cutlass_that_upstream_includes(toolkit
         file.write_text(header.format("set_slice") + "template struct M<int>;\n")
     headers = trials.tried_headers(tmp_path / "cutlass", included)
     assert headers == ["cutlass/cutlass.h"]
-    assert trials.compiles(toolkit.nvcc, "sm_89", PATH, tmp_path / "cutlass", headers) == ""
+    assert trials.compiles_cutlass(toolkit.nvcc, "sm_89", PATH, tmp_path / "cutlass", headers) == ""
     (tmp_path / "cutlass/include/cutlass/cutlass.h").write_text(header.format("other") + "template struct M<int>;\n")
-    reason = trials.compiles(toolkit.nvcc, "sm_89", PATH, tmp_path / "cutlass", headers)
+    reason = trials.compiles_cutlass(toolkit.nvcc, "sm_89", PATH, tmp_path / "cutlass", headers)
     assert "cutlass/cutlass.h" in reason
     assert "set_slice" in reason
     finding = trials.check_cutlass_compiles(reason, "12.2.0", "7" * 40)
     assert not finding.fits
     assert "another gcc (first on the build's PATH" in finding.remedy
+
+
+def test_headers_of_upstreams_choice_read_nothing_of_the_host(toolkit: Toolkit, tmp_path: Path) -> None:
+    secret = tmp_path / "netrc"
+    secret.write_text("password hunter2 ;\n")
+    header = tmp_path / "cutlass/include/cutlass/cutlass.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(f'#include "{secret}"\n')
+    arguments = (toolkit.nvcc, "sm_89", PATH, tmp_path / "cutlass", ["cutlass/cutlass.h"])
+    reason = trials.compiles_cutlass(*arguments)
+    assert "No such file or directory" in reason
+    assert "hunter2" not in reason
+    assert "password" in trials.compiles_cutlass(*arguments, protected=False), "without a sandbox it is read"
 
 
 OLD = "7d49e6c7e2f8896c47f586706e67e1fb215529dc"

@@ -40,7 +40,11 @@ def through_a_terminal(script: str, executable: str) -> dict[str, str]:
     return {"stdout": data.decode()}
 
 
-@pytest.mark.parametrize("execute", [through_a_pipe, through_a_terminal])
+def through_a_talkative_shell(script: str, executable: str) -> dict[str, str]:
+    return through_a_pipe(f"echo 'Welcome to this host, today is AAAA'; {script}", executable)
+
+
+@pytest.mark.parametrize("execute", [through_a_pipe, through_a_terminal, through_a_talkative_shell])
 def test_each_progress_line_is_shown_once(action, tmp_path, monkeypatch, execute):
     log, shown = tmp_path / "a build's.log", []
     lines = [b"[ada] crates are here\n", b"$ cargo build\nnot \xff UTF-8, \xc3", b"\xa4\r\n"]

@@ -133,6 +133,13 @@ def test_a_proxy_is_parsed_with_its_login() -> None:
     assert caught.value.where == "https_proxy or all_proxy in the environment, for https://x/y"
 
 
+def test_an_address_of_a_proxy_that_cannot_be_read_shows_no_password() -> None:
+    with pytest.raises(PipelineError, match="the proxy's address cannot be read .*%2F") as caught:
+        Proxy.parse("http://user:se/cret@proxy.lan:3128", "https://x/y")
+    assert "cret" not in str(caught.value)
+    assert "'se'" not in str(caught.value)
+
+
 def test_only_one_place_reads_the_variables_of_proxies() -> None:
     """urllib knows no all_proxy; what opens a URL by it alone refuses a host that can fetch."""
     own = re.compile(r"urlopen\(|getproxies|proxy_bypass|build_opener\((?!\s*urllib\.request\.ProxyHandler\(\{\}\))")

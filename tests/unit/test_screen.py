@@ -246,8 +246,8 @@ def test_last_words_say_what_stands_and_what_to_do():
     assert words == [
         "Interrupted after 12.3 s, in: Build (anvil)",
         "  done: resolve, build ada",
-        "  Nothing was published: clients see what they saw before",
-        "  On anvil a build ends by itself within 60 s",
+        "  No snapshot was published: clients see the packages that they saw before",
+        "  What runs on anvil ends by itself, a build within 60 s",
         "  Run the same command again: it continues where this run stopped",
     ]
 

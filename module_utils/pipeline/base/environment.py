@@ -164,7 +164,15 @@ class Proxy:
                 "Give an http proxy, or name the host in no_proxy",
             )
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
-        return cls(parts.hostname, parts.port or 80, login)
+        try:
+            port = parts.port or 80
+        except ValueError as error:  # its text holds a piece of the password
+            raise PipelineError(
+                "the proxy's address cannot be read",
+                f"{urlsplit(url).scheme}_proxy or all_proxy in the environment, for {url}",
+                "Write http://USER:PASSWORD@HOST:PORT, with / @ : and % in the password as %2F %40 %3A %25",
+            ) from error
+        return cls(parts.hostname, port, login)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -164,7 +164,13 @@ class Engine:
     def rollback(self, snapshot: str = "", *, reason: str = "", check: bool = False) -> Result:
         """Publish the packages of an older snapshot again; "" is the parent of the head as it is at the start."""
         head, damage = self.repository.left_state(lambda: self.agent.head(self.channel))
-        published = [row["id"] for row in self.agent.status(self.channel)["snapshots"] if not row["staged"]]
+        # What the agent calls published may be one of this signer's that failed its proof.
+        staged = self.repository.staged()
+        published = [
+            row["id"]
+            for row in self.agent.status(self.channel)["snapshots"]
+            if not row["staged"] and row["id"] not in staged
+        ]
         earlier = [id_ for id_ in published if id_ < head.id]
         target = snapshot or (max(earlier, default="") if damage else head.record.parent)
         if target not in published:
@@ -271,7 +277,8 @@ class Engine:
                 if not changed or check:
                     return done
                 id_ = transaction_id(self.signer.root, request)
-                clocks.require_present(seen[0].ahead, self.repository.location)
+                if seen[0].ahead is not None:
+                    clocks.require_present(seen[0].ahead, self.repository.location)
                 self._require_room(id_, change.add, seen[0].room)
                 # Along the chain time only rises, even if the signer's clock goes back.
                 moment = max(int(self.now()), parent.index.revision + 1)

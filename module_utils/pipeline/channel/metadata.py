@@ -298,7 +298,9 @@ def write_gzip(blocks: Iterable[bytes], path: Path) -> createrepo_c.RepomdRecord
 
 def listed_identities(text: str) -> tuple[Identity, ...]:
     """The packages of a packages.txt, which nobody verified: other lines are ignored."""
-    rows = re.findall(r"^([0-9a-f]{64})  (\S+)-([^-\s]+)-([^-\s]+)\.(\w+)\.rpm$", text, re.MULTILINE)
+    word = r"[A-Za-z0-9._+~^]+"
+    row = rf"^([0-9a-f]{{64}})  ([A-Za-z0-9][A-Za-z0-9._+~^-]{{0,127}})-({word})-({word})\.([a-z0-9_]{{1,16}})\.rpm$"
+    rows = re.findall(row, text, re.MULTILINE | re.ASCII)
     return tuple(Identity(digest, name, arch, version, release) for digest, name, version, release, arch in rows)
 
 

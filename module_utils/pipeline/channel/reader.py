@@ -130,6 +130,11 @@ class Repository:
         """The head as the parent of the next snapshot. ``ask`` returns its id, by default that of the mirrorlist."""
         return self._with_packages(self._head(ask or self.head))
 
+    def staged(self) -> tuple[str, ...]:
+        """The snapshots that the signer staged and never published, as far as it remembers."""
+        known = self.memory.recall() if self.memory else None
+        return known.staged if known else ()
+
     def left_state(self, ask: Callable[[], str]) -> tuple[State, str]:
         """The head for a rollback, which may be damaged, and the damage ("" for none).
 

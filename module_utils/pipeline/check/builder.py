@@ -53,6 +53,7 @@ from .trials import (
     check_cutlass_compiles,
     check_library,
     compiles,
+    compiles_cutlass,
     identity,
     links,
     system_libraries,
@@ -344,7 +345,9 @@ def check_with_cutlass(
             reason = trials.failure(
                 f"nvcc {request.nvcc} {arch} CUTLASS {one[:12]}",
                 [*depends, one, headers, identity(folder)],
-                functools.partial(compiles, request.nvcc, arch, path, folder, headers),
+                functools.partial(
+                    compiles_cutlass, request.nvcc, arch, path, folder, headers, protected=request.protected
+                ),
             )
             known.append(check_cutlass_compiles(reason, gcc, one))
     return known

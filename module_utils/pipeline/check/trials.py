@@ -4,7 +4,7 @@ Rules:
 
 1. A trial is a small piece of the build: one kernel through nvcc and the host's gcc, the same with the headers of
    CUTLASS that upstream's kernels include, one empty program linked with every library. It runs with the build's PATH
-   and nothing of the caller's environment.
+   and nothing of the caller's environment; with files of upstream's choice in a sandbox.
 2. A trial that passes is recorded with its dependencies (programs and folders by path, time and size) and runs again
    only after one of them changes. A trial that fails runs again each time: its remedy may lie elsewhere.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -23,9 +24,12 @@ from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.records import digest_of
 from ..base.run import run
-from ..base.text import ended
+from ..base.sandbox import Sandbox, outside_the_system
+from ..base.text import ended, shown
 
 TIMEOUT = 600
+# A header of upstream's choice may be endless.
+_LIMITED = ("prlimit", f"--as={16 << 30}", f"--cpu={TIMEOUT}")
 _KERNEL = "__global__ void kernel(float *x) { *x = rsqrtf(*x); }\n"
 # The headers of CUTLASS that upstream's kernels for every GPU include (v0.8.4 to v0.9.2).
 _CUTLASS = (
@@ -111,20 +115,44 @@ def error_line(output: str) -> str:
     return next((line for line in lines if any(word in line for word in wanted)), lines[-1] if lines else "")[:300]
 
 
-def compiles(nvcc: str, arch: str, path: str, cutlass: Path | None = None, headers: Sequence[str] = ()) -> str:
-    """Why nvcc and the gcc of ``path`` do not compile a kernel for ``arch`` ("sm_89"), or "".
+def compiles(nvcc: str, arch: str, path: str) -> str:
+    """Why nvcc and the gcc of ``path`` do not compile a kernel for ``arch`` ("sm_89"), or ""."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "trial.cu").write_text(_KERNEL)
+        return alone(_command(nvcc, arch, Path(folder)), path)
 
-    ``headers`` are those of the checkout ``cutlass`` that the kernel includes.
+
+def compiles_cutlass(
+    nvcc: str, arch: str, path: str, cutlass: Path, headers: Sequence[str], *, protected: bool = True
+) -> str:
+    """The same for a kernel that includes ``headers`` of the checkout ``cutlass``.
+
+    Upstream chooses the commit, so they may include any file: the compiler runs in a sandbox that shows toolkit and
+    checkout alone, with limits of memory and processor time.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "trial.cu")
-        source.write_text("".join(f"#include <{name}>\n" for name in headers) + _KERNEL)
-        # As upstream's build scripts call it: the architecture is the flavour's alone.
-        words: list[str | Path] = [nvcc, f"-arch={arch}", "-c", "-o", Path(folder, "trial.o"), source]
-        if cutlass:
-            words += ["-w", "-std=c++17", "--expt-relaxed-constexpr", f"-I{cutlass / 'include'}"]
-            words += [f"-I{cutlass / 'tools/util/include'}"]
-        return alone(words, path)
+        Path(folder, "trial.cu").write_text("".join(f"#include <{name}>\n" for name in headers) + _KERNEL)
+        inside = Path("/trial") if protected else Path(folder)
+        programs = [found for name in (nvcc, "gcc", "g++") if (found := shutil.which(name, path=path))]
+        places = [place for program in programs for place in (Path(program), Path(program).resolve())]
+        sandbox = Sandbox(
+            readable=outside_the_system([*(place.parents[1] for place in places), cutlass]),
+            writable_places={inside: Path(folder)},
+            environment={"PATH": path, "TMPDIR": str(inside), "LC_ALL": "C.UTF-8"},
+            protected=protected,
+        )  # fmt: skip
+        words = [*_LIMITED, *_command(nvcc, arch, inside), "-w", "-std=c++17", "--expt-relaxed-constexpr"]
+        words += [f"-I{cutlass / 'include'}", f"-I{cutlass / 'tools/util/include'}"]
+        try:
+            done = sandbox.run(words, timeout=TIMEOUT, accept=range(-64, 256))
+        except PipelineError as error:
+            return error.what
+    return "" if done.returncode == 0 else shown(error_line(done.stderr or done.stdout)) or ended(done.returncode)
+
+
+def _command(nvcc: str, arch: str, folder: Path) -> list[str | Path]:
+    """As upstream's build scripts call it: the architecture is the flavour's alone."""
+    return [nvcc, f"-arch={arch}", "-c", "-o", folder / "trial.o", folder / "trial.cu"]
 
 
 def tried_headers(cutlass: Path, included: Collection[str]) -> list[str]:

@@ -44,7 +44,11 @@ def require_present(seconds: float, where: str) -> None:
         )
 
 
-def check(seconds: float) -> Finding:
+def check(seconds: float | None) -> Finding:
+    """The finding about the two clocks; None: the repo host's is not known."""
+    if seconds is None:
+        remedy = "Run playbooks/repo_host.yml, which installs the agent of this version"
+        return Finding.bad("clocks", "the agent sends no time: it is of an earlier version", "the repo host's", remedy)
     return Finding.of(
         "clocks",
         f"the signer's is {_difference(seconds)}" if abs(seconds) > TOLERANCE else "agree",

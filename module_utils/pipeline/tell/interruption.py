@@ -84,9 +84,9 @@ def last_words(
     if publishing:
         lines.append("  A publication was under way: clients see the old or the new snapshot, as make status shows")
     elif not seen:
-        lines.append("  Nothing was published: clients see what they saw before")
+        lines.append("  No snapshot was published: clients see the packages that they saw before")
     if elsewhere:
-        lines.append(f"  On {', '.join(elsewhere)} a build ends by itself within {LEASE} s")
+        lines.append(f"  What runs on {', '.join(elsewhere)} ends by itself, a build within {LEASE} s")
     return [*lines, "  Run the same command again: it continues where this run stopped"]
 
 
