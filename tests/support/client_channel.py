@@ -175,7 +175,9 @@ class Channel:
         (work / KEYS_NAME).write_bytes(self.key.public.read_bytes())
         shutil.copy(PROJECT / "rpm" / PROGRAM, work)
         (work / "flavours").write_text(table(FLAVOURS))
-        repo = "gpgcheck=1\nrepo_gpgcheck=1\ngpgkey=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-mistralrs\n"
+        repo = ChannelRow("stable", "fedora/$releasever/$basearch", "mistralrs.repo").repo_file(
+            self.site.url, enabled=True
+        )
         (work / "mistralrs.repo").write_text(repo)
         spec = (PROJECT / "rpm/mistralrs-release.spec").read_text()
         (work / "p.spec").write_text(

@@ -147,7 +147,9 @@ def compiles_cutlass(
             done = sandbox.run(words, timeout=TIMEOUT, accept=range(-64, 256))
         except PipelineError as error:
             return error.what
-    return "" if done.returncode == 0 else shown(error_line(done.stderr or done.stdout)) or ended(done.returncode)
+    if done.returncode == 0:
+        return ""
+    return shown(error_line(done.stderr or done.stdout), 300) or ended(done.returncode)
 
 
 def _command(nvcc: str, arch: str, folder: Path) -> list[str | Path]:
