@@ -390,7 +390,7 @@ def test_a_staged_program_that_does_not_start_fails_and_the_published_head_stays
     channel.publish(packages["old"])
     staged = channel.stage(packages["old"], packages["broken"])
     before = channel.state()
-    options = order.to_dict() | {
+    options = {name: value for name, value in order.to_dict().items() if name != "at"} | {
         "snapshot": staged,
         "packages": [packages["broken"].to_dict()],
         "previous": [packages["old"].to_dict()],
