@@ -20,13 +20,15 @@ def pipeline(released):
 
 
 @pytest.fixture(autouse=True)
-def nothing_published_changes(pipeline):
+def nothing_published_changes(pipeline, request):
     """Asserted around every test of this file."""
     if not pipeline.published():
         assert pipeline.run("release").status == 0
-    before = pipeline.state()
+    # With another table of flavours the package mistralrs changes too, as it should.
+    state = pipeline.published if "flavours" in request.fixturenames else pipeline.state
+    before = state()
     yield
-    assert pipeline.state() == before
+    assert state() == before
 
 
 def refused(run, *patterns):
