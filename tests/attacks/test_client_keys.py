@@ -260,7 +260,7 @@ def a_package_of_another_key_in_signed_metadata(address: Address) -> Path:
 def a_release_package_of_another_key_in_signed_metadata(address: Address) -> Path:
     """It would replace the key file and the .repo files."""
     root = address.copy()
-    newer = build(address.other.request().contents(), 2, address.folder / "newer", PROJECT / "rpm")
+    newer, _ = build(address.other.request().contents(), 2, address.folder / "newer", PROJECT / "rpm")
     address.compose(root, [Path(address.other.sign(newer).path)], address.honest)
     return root
 
