@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 from ..base.environment import SSH_AGENT
 from ..base.errors import PipelineError
@@ -100,28 +100,6 @@ class Look:
     room: int
     ahead: float | None = 0.0
     files: int | None = None
-
-
-class Agent(Protocol):
-    """The part of ``AgentClient`` that the engine calls."""
-
-    def head(self, channel: str) -> str: ...
-
-    def look(self, channel: str) -> Look: ...
-
-    def upload(self, transaction: Transaction) -> None: ...
-
-    def stage(self, transaction: Transaction) -> str: ...
-
-    def publish(self, transaction: Transaction) -> str: ...
-
-    def drop(self, channel: str, transaction: str) -> str: ...
-
-    def prune(self, channel: str, dry_run: bool = False) -> dict[str, Any]: ...
-
-    def verify(self, channel: str) -> dict[str, Any]: ...
-
-    def status(self, channel: str) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
