@@ -130,10 +130,6 @@ class AgentClient:
         """The id of the published snapshot, "" for none."""
         return self.look(channel).snapshot
 
-    def room(self, channel: str) -> int:
-        """The number of bytes that an upload may have."""
-        return self.look(channel).room
-
     @property
     def local(self) -> bool:
         """Whether the agent is on this machine: it is called in place of ssh."""
