@@ -114,19 +114,16 @@ step:
   type: dict
 """
 
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pipeline.base.errors import PipelineError
-from ansible.module_utils.pipeline.base.findings import Finding, refuse
+from ansible.module_utils.pipeline.base.findings import refuse
 from ansible.module_utils.pipeline.base.records import Flavour, Source
-from ansible.module_utils.pipeline.channel.agent_client import AgentClient
+from ansible.module_utils.pipeline.channel.agent_client import check_repo_host
 from ansible.module_utils.pipeline.channel.heads import Memory
 from ansible.module_utils.pipeline.channel.reader import Repository
 from ansible.module_utils.pipeline.plan import room
 from ansible.module_utils.pipeline.plan.compare import ALL, plan, predecessors, refuse_lost, select_flavours, unknown
-from ansible.module_utils.pipeline.sign import clocks
 from ansible.module_utils.pipeline.sign.signer import Signer
 from ansible.module_utils.pipeline_module import REPOSITORY, SIGNER, ArgumentSpec, run, step
 
@@ -168,7 +165,10 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         module.warn(sentence)
     # 4. The room for them.
     sizes = room.expected(found.missing, published.packages)
-    findings = look_for_room(p["repository"], signer, sizes) if found.missing else []
+    findings = []
+    if found.missing:
+        on_signer = room.on_signer(room.free(signer.root), sizes, str(signer.root))
+        findings = [on_signer, *check_repo_host(p["repository"], sizes)]
     if not p["report_only"]:
         refuse(findings, "the release cannot be published", channel, "Nothing was built")
     missing = ", ".join(flavour.name for flavour in found.missing)
@@ -189,24 +189,6 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             where=location,
         ),
     }
-
-
-def look_for_room(repository: dict[str, Any], signer: Signer, sizes: dict[str, int]) -> list[Finding]:
-    """The findings about the hosts that take the packages."""
-    findings = [room.on_signer(room.free(signer.root), sizes, str(signer.root))]
-    agent = AgentClient.of(repository) if repository.get("agent") else None
-    location = str(repository["location"])
-    # A site of this machine that is not there yet is made later in the run, and its agent with it.
-    if agent and agent.installed and ("://" in location or Path(location).is_dir()):
-        try:
-            seen = agent.offer(str(repository["channel"]), max(sum(sizes.values()), room.FLOOR))
-            findings.append(room.on_repo_host(room.Room(seen.room, seen.files), sizes, agent.host))
-            # The run renews an agent of this machine. A signer that is behind does no harm.
-            if (seen.ahead is None and not agent.local) or (seen.ahead or 0) > 0:
-                findings.append(clocks.check(seen.ahead))
-        except PipelineError as error:
-            findings.append(Finding.bad("publisher agent", error.what, "an answer", error.remedy))
-    return findings
 
 
 def summary(source: Source, missing: str, *, only_first: bool) -> str:

@@ -145,7 +145,8 @@ def operations(attacked: Attacked) -> dict[str, Callable[[], object]]:
     """Every operation of the signer that reads a head."""
     engine, packages = attacked.engine, [attacked.next]
     rows = (ChannelRow.of("stable", {"path": STABLE, "repo": "mistralrs.repo"}),)
-    release = Request(rows, str(attacked.site.root), "http://repo.invalid", "43", attacked.site.signer, PROJECT / "rpm")
+    root, signer = str(attacked.site.root), attacked.site.signer
+    release = Request(rows, root, "http://repo.invalid", "43", signer, PROJECT / "rpm", ())
     return {
         "compare": attacked.watched.read,
         "publish": lambda: engine.publish(packages),

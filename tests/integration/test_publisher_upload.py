@@ -176,15 +176,15 @@ def received(host: Host, transaction: Transaction) -> int:
 
 def test_the_room_for_uploads_shrinks_with_each_upload(host: Host, second: Transaction) -> None:
     host = replace(host, space={"reserve_mib": 1, "incoming_mib": 8})
-    assert host.publisher.room("stable") == 8 << 20
+    assert host.publisher.look("stable").room == 8 << 20
     host.publisher.upload(large(second, 2))
     assert received(host, second) > 2 << 20
-    assert host.publisher.room("stable") == (8 << 20) - received(host, second)
-    assert host.publisher.room("unstable") == 8 << 20
+    assert host.publisher.look("stable").room == (8 << 20) - received(host, second)
+    assert host.publisher.look("unstable").room == 8 << 20
     host.publisher.drop("stable", second.id)
-    assert host.publisher.room("stable") == 8 << 20
+    assert host.publisher.look("stable").room == 8 << 20
     full = replace(host, space={"reserve_mib": 1 << 40}).publisher
-    assert full.room("stable") == 0
+    assert full.look("stable").room == 0
     seen = full.offer("stable", 1)
     assert seen.room == 0
     assert seen.files is None or seen.files > 0
@@ -206,7 +206,7 @@ def test_an_upload_beyond_the_channels_share_is_stopped(host: Host, second: Tran
     assert "publisher_incoming_mib" in error.value.remedy
     assert not isinstance(error.value, Busy)
     assert 8 << 20 <= received(host, second) < 3000 << 20, "rsync was stopped midway"
-    assert narrow.publisher.room("stable") == 0
+    assert narrow.publisher.look("stable").room == 0
     with pytest.raises(PipelineError, match="there is no room"):
         narrow.publisher.upload(replace(second, id="another-transaction"))
     assert not (host.state / "incoming/another-transaction").exists()

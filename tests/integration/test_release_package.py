@@ -123,6 +123,8 @@ WANTED = Contents(
     {"A": "a"},
     1,
     "spec",
+    "program",
+    (),
 )
 SAME, OTHER = WANTED.digest, "0" * 64
 

@@ -24,7 +24,7 @@ IMPORTS = {
     "cache": {"source", "toolchain"},
     "build": {"source", "toolchain", "cache", "report"},
     "check": {"source", "toolchain", "cache", "build"},
-    "channel": {"sign", "package"},
+    "channel": {"sign", "plan", "package"},
     "prove": {"sign", "package"},
     "hosts": {"sign", "package"},
     "tell": set(),

@@ -21,13 +21,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 from ..base.environment import SSH_AGENT
 from ..base.errors import PipelineError
+from ..base.findings import Finding
 from ..base.records import Transaction
 from ..base.run import CommandFailed, run
 from ..base.text import SNAPSHOT_ID, last_words
+from ..plan import room
 from ..sign import clocks
 
 SILENCE = 120  # seconds without a byte until an upload counts as cut off
@@ -100,28 +102,6 @@ class Look:
     files: int | None = None
 
 
-class Agent(Protocol):
-    """The part of ``AgentClient`` that the engine calls."""
-
-    def head(self, channel: str) -> str: ...
-
-    def look(self, channel: str) -> Look: ...
-
-    def upload(self, transaction: Transaction) -> None: ...
-
-    def stage(self, transaction: Transaction) -> str: ...
-
-    def publish(self, transaction: Transaction) -> str: ...
-
-    def drop(self, channel: str, transaction: str) -> str: ...
-
-    def prune(self, channel: str, dry_run: bool = False) -> dict[str, Any]: ...
-
-    def verify(self, channel: str) -> dict[str, Any]: ...
-
-    def status(self, channel: str) -> dict[str, Any]: ...
-
-
 @dataclass(frozen=True)
 class AgentClient:
     """The agent behind the remote shell ``rsh`` (with its options) on ``host``."""
@@ -149,10 +129,6 @@ class AgentClient:
     def head(self, channel: str) -> str:
         """The id of the published snapshot, "" for none."""
         return self.look(channel).snapshot
-
-    def room(self, channel: str) -> int:
-        """The number of bytes that an upload may have."""
-        return self.look(channel).room
 
     @property
     def local(self) -> bool:
@@ -294,3 +270,24 @@ class AgentClient:
             "Check that the host is up, that ssh knows its host key, and that the role publisher installed the "
             "publishing key; then run again: uploaded files are kept",
         )
+
+
+def check_repo_host(repository: Mapping[str, Any], sizes: Mapping[str, int]) -> list[Finding]:
+    """Whether the agent answers, has room for packages of these sizes, and a clock that the signer's is not ahead of.
+
+    Nothing is found where there is no agent to ask: a site of this machine that does not exist yet is made later in the
+    run, and its agent with it.
+    """
+    location = str(repository["location"])
+    agent = AgentClient.of(repository) if repository.get("agent") else None
+    if agent is None or not agent.installed or not ("://" in location or Path(location).is_dir()):
+        return []
+    try:
+        seen = agent.offer(str(repository["channel"]), max(sum(sizes.values()), room.FLOOR))
+    except PipelineError as error:
+        return [Finding.bad("publisher agent", error.what, "an answer", error.remedy)]
+    found = [room.on_repo_host(room.Room(seen.room, seen.files), sizes, agent.host)]
+    # The run renews an agent of this machine. A signer that is behind does no harm.
+    if (seen.ahead is None and not agent.local) or (seen.ahead or 0) > 0:
+        found.append(clocks.check(seen.ahead))
+    return found

@@ -46,7 +46,7 @@ from ..sign import clocks
 from ..sign.keyring import opened
 from ..sign.signer import Signer
 from ..sign.trust import verify_detached
-from .agent_client import Agent, Busy, Look, ParentMoved
+from .agent_client import AgentClient, Busy, Look, ParentMoved
 from .changes import Change, added, noted, pruned, removed, rolled_back, yanked_again
 from .heads import HeadRefused
 from .hold import expect_none
@@ -106,7 +106,7 @@ class Engine:
 
     channel: str
     repository: Repository
-    agent: Agent
+    agent: AgentClient
     signer: Signer
     now: Callable[[], float] = time.time
     tries: int = TRIES

@@ -61,8 +61,8 @@ class Contents:
     keys: Mapping[str, str]
     time: int
     spec: str
-    program: str = ""
-    flavours: tuple[Flavour, ...] = ()
+    program: str
+    flavours: tuple[Flavour, ...]
 
     @property
     def sources(self) -> dict[str, str]:
@@ -77,8 +77,8 @@ class Contents:
         return digest_of([self.fedora, self.url, self.sources, sorted(self.keys), self.time, self.spec])
 
     def packages(self, number: int) -> tuple[Package, ...]:
-        """The packages before they are built: without path, digest and size."""
-        return tuple(Package(name, self.fedora, str(number), "noarch", "", "", "", 0) for name in NAMES)
+        """The packages before they are built."""
+        return unbuilt(self.fedora, number)
 
     def defines(self, number: int) -> dict[str, str]:
         """The spec's macros, by name."""
@@ -90,6 +90,11 @@ class Contents:
             "mistralrs_content": self.digest,
             "mistralrs_url": self.url,
         }
+
+
+def unbuilt(fedora: str, number: int) -> tuple[Package, ...]:
+    """The packages of a release number, without path, digest and size."""
+    return tuple(Package(name, fedora, str(number), "noarch", "", "", "", 0) for name in NAMES)
 
 
 @dataclass(frozen=True)
@@ -187,7 +192,7 @@ class Request:
     fedora: str
     signer: Signer
     spec_folder: Path
-    flavours: tuple[Flavour, ...] = ()
+    flavours: tuple[Flavour, ...]
     without: str = ""
     note: Callable[[str], object] = lambda _: None
 
@@ -220,8 +225,7 @@ def provide(request: Request, *, check: bool = False) -> Decision:
     With ``check`` nothing is built or fetched; without trusted keys, which may not exist yet, nothing is read.
     """
     if check and not request.signer.trusted_keys.is_file():
-        first = Contents(request.fedora, "", (), {}, 0, "").packages(1)
-        return Decision(True, first, (), "the first")
+        return Decision(True, unbuilt(request.fedora, 1), (), "the first")
     repositories = request.repositories(keep=not check)
     if request.without:
         require_unused(request.without, repositories, request.signer, ignore=NAMES)

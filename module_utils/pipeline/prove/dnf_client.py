@@ -20,7 +20,6 @@ import hashlib
 import re
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -29,9 +28,9 @@ from pathlib import Path
 from ..base.environment import opener
 from ..base.errors import PipelineError
 from ..base.records import Package
-from ..base.run import CommandFailed, ProgramMissing, run
+from ..base.run import ProgramMissing
 from ..base.text import last_words
-from ..sign.trust import CLIENT_KEYS, KEYS_NAME, signer_of
+from ..sign.trust import CLIENT_KEYS, KEYS_NAME, gpg_output, signer_of
 from .proof import (
     CHOOSER,
     PROVIDER,
@@ -88,7 +87,7 @@ def _prove(order: ProofOrder, transcript: Transcript) -> Proof:
         ) from error
     key = f"{site}/{KEYS_NAME}"
     offered = as_gpg_reads(fetch(key), key)
-    if strangers := set(fingerprints_of(offered, key)) - set(trusted):
+    if strangers := set(fingerprints_of(offered.encode(), key)) - set(trusted):
         raise PipelineError(
             f"the site offers a key that is not trusted: {', '.join(sorted(strangers))}",
             key,
@@ -369,20 +368,12 @@ def fetch(url: str) -> bytes:
 
 def as_gpg_reads(keys: bytes, where: str) -> str:
     """The keys that gpg finds, as users write them (docs/user.md): in a damaged file rpm finds keys that gpg hides."""
-    return _gpg(keys, where, "--armor", "--import-options", "import-export", "--import")
+    return gpg_output(keys, where, "--armor", "--import-options", "import-export", "--import")
 
 
-def _gpg(keys: bytes | str, where: str, *words: str) -> str:
-    with tempfile.TemporaryDirectory(prefix="mistralrs-keys-") as home:
-        try:
-            return run(["gpg", "--batch", "--homedir", home, *words], stdin=keys).stdout
-        except CommandFailed as error:
-            raise PipelineError(f"not a public key: {error.what}", where, "Export the key again") from error
-
-
-def fingerprints_of(keys: bytes | str, where: str) -> dict[str, tuple[str, ...]]:
+def fingerprints_of(keys: bytes, where: str) -> dict[str, tuple[str, ...]]:
     """The primary keys of an armored file, with their subkeys."""
-    listing = _gpg(keys, where, "--with-colons", "--show-keys")
+    listing = gpg_output(keys, where, "--with-colons", "--show-keys")
     if not (found := parse_fingerprints(listing)):
         raise PipelineError("no public key in this file", where, "Export the key again")
     return found

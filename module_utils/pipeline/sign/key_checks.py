@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..base.errors import PipelineError
 from ..base.findings import Finding
 from ..base.text import day
-from .keyring import SigningKey, next_key, opened, parse_keys, present_key, short
+from .keyring import SigningKey, judged, next_key, opened, parse_keys, present_key, short
 from .rotation import DAY, describe
 from .signer import Signer
-from .strength import weaknesses
 from .trust import list_packets, list_public_keys
 
 WARN_DAYS = 60
@@ -52,8 +51,7 @@ def key_states(signer: Signer, now: float) -> list[KeyState]:
 
 def trusted_signing_keys(file: Path) -> list[SigningKey]:
     """The keys of the file that can sign, with their weaknesses."""
-    weak = weaknesses(list_packets(file))
-    return [replace(key, weakness=weak.get(key.subkey[-16:], "")) for key in parse_keys(list_public_keys(file))]
+    return judged(parse_keys(list_public_keys(file)), list_packets(file))
 
 
 def check_keys(keys: Sequence[KeyState], now: float) -> list[Finding]:

@@ -124,6 +124,12 @@ def parse_keys(colons: str) -> list[SigningKey]:
     return found
 
 
+def judged(keys: Iterable[SigningKey], packets: str) -> list[SigningKey]:
+    """The keys with their weaknesses, by gpg's --list-packets listing of their certificates."""
+    weak = weaknesses(packets)
+    return [replace(key, weakness=weak.get(key.subkey[-16:], "")) for key in keys]
+
+
 def whole_fingerprint(text: str) -> str:
     """A certificate's fingerprint as gpg lists it; spaces and lower case are accepted."""
     fingerprint = text.replace(" ", "").upper()
@@ -164,10 +170,8 @@ class Keyring:
         if not keys:
             return []
         times = self._use_from()
-        weak = weaknesses(self.run_gpg("--list-packets", stdin=self.run_gpg("--armor", "--export")))
-        return [
-            replace(key, use_from=times.get(key.subkey, 0), weakness=weak.get(key.subkey[-16:], "")) for key in keys
-        ]
+        packets = self.run_gpg("--list-packets", stdin=self.run_gpg("--armor", "--export"))
+        return [replace(key, use_from=times.get(key.subkey, 0)) for key in judged(keys, packets)]
 
     def revoked(self) -> bool:
         """Whether a revoked secret key is here."""

@@ -67,7 +67,7 @@ def list_public_keys(path: Path) -> str:
 
 def list_packets(path: Path) -> str:
     """gpg's --list-packets listing of an armored file, for ``strength``."""
-    return _gpg(read_public_keys(path), str(path), "--list-packets")
+    return gpg_output(read_public_keys(path), str(path), "--list-packets")
 
 
 def read_certificates(path: Path) -> dict[str, str]:
@@ -103,10 +103,11 @@ def write_certificates(path: Path, certificates: Mapping[str, str]) -> None:
 
 
 def _listed(keys: bytes, where: str) -> str:
-    return _gpg(keys, where, "--with-colons", "--show-keys")
+    return gpg_output(keys, where, "--with-colons", "--show-keys")
 
 
-def _gpg(keys: bytes, where: str, *words: str) -> str:
+def gpg_output(keys: bytes, where: str, *words: str) -> str:
+    """The output of gpg, in a home of its own, that reads ``keys``; PipelineError if it cannot."""
     with tempfile.TemporaryDirectory() as home:
         try:
             return run(["gpg", "--homedir", home, "--batch", *words], stdin=keys).stdout
