@@ -127,9 +127,9 @@ def this_host(root: Path = Path("/")) -> Host:
     )
 
 
-def machine(host: Host | None = None) -> Machine:
+def machine() -> Machine:
     """This host for a report."""
-    host = host or this_host()
+    host = this_host()
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
     limits = tuple(bound.source for bound in (host.processors, host.memory) if bound.source)
     return Machine(os.uname().nodename, model[1] if model else "", host.processors.amount, host.memory.amount, limits)
