@@ -6,8 +6,9 @@ Rules:
    line ``error…`` and ends where cargo or rustc change the subject.
 2. A build script's block contains all output of the script and its compilers. Lines that name an error are shown, with
    the source line that a compiler points at. Commands (``#$ …``), cargo's instructions and settings are omitted.
-3. ``CAUSES`` is one table, read from the top. The first row that matches the block, or the compilers' lines shortly
-   before it, gives the cause and the remedy. A name in braces is the match of the pattern's group of that name.
+3. The first match in the block, or in the compilers' lines shortly before it, gives the cause and the remedy: of the
+   rows of ``RESOURCES``, of a signal (rule 6), of the rows of ``CAUSES``, of a shell's status after a signal. A name in
+   braces is the match of the pattern's group of that name.
 4. An error without a row is named by its kind. Its lines are always shown.
 5. The sources are at fault only if a row says so and no line names a system error or a signal. An unknown error may be
    the builder's fault.
