@@ -334,7 +334,7 @@ def check_with_cutlass(
 ) -> list[Finding]:
     """The headers of CUTLASS with this gcc: by the table, else by a trial of each commit that is here already."""
     checkout, arch, home = request.checkout, request.flavour.arch, request.root / "cudaforge"
-    commits = request.mirrors.cutlass_commits or commit.cutlass_commits(checkout, tree, request.flavour.compute_cap)
+    commits = commit.cutlass_commits(checkout, tree, request.flavour.compute_cap, request.mirrors)
     known = check_cutlass(gcc, commits, request.facts.cutlass)
     if not all(finding.fits for finding in known):
         return known
