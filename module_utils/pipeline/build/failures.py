@@ -31,7 +31,7 @@ from typing import Any
 
 from ..base.errors import PipelineError
 from ..base.run import NO_SPACE
-from ..base.text import ended
+from ..base.text import signal_named
 
 SHOWN = 25
 """The number of an error's lines that are shown."""
@@ -296,7 +296,7 @@ def explain(lines: Iterable[str], killed: int | None = None) -> Failure:
 
 def signalled(program: str, number: int, killed: int | None) -> tuple[str, str]:
     """The cause and the remedy where a signal ended a program; ``killed`` as in ``explain``."""
-    what = f"{program or 'a program'} was ended by {ended(-number)}"
+    what = f"{program or 'a program'} was ended by signal {signal_named(number)}"
     if number == signal.SIGKILL:
         if killed:
             processes = "a process" if killed == 1 else f"{killed} processes"
