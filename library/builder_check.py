@@ -86,11 +86,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base import findings
 from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.git import git_mirrors
 from ansible.module_utils.pipeline.base.records import Flavour, Source
 from ansible.module_utils.pipeline.cache.compile_cache import Cache
 from ansible.module_utils.pipeline.check.builder import BuildRequest, check
 from ansible.module_utils.pipeline.check.compatibility import Compatibility
-from ansible.module_utils.pipeline.source.mirrors import Mirrors, git_mirrors
+from ansible.module_utils.pipeline.source.mirrors import Mirrors
 from ansible.module_utils.pipeline.source.trust import state_of
 from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, SANDBOX, TRUST, ArgumentSpec, run, step
 

@@ -114,13 +114,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pipeline.base.errors import PipelineError
+from ansible.module_utils.pipeline.base.git import git_mirrors
 from ansible.module_utils.pipeline.base.records import Artifact, Flavour, Source
 from ansible.module_utils.pipeline.base.text import clock
 from ansible.module_utils.pipeline.build import cargo_build
 from ansible.module_utils.pipeline.build.inputs import Build
 from ansible.module_utils.pipeline.build.limits import of_this_host
 from ansible.module_utils.pipeline.cache.compile_cache import Cache
-from ansible.module_utils.pipeline.source.mirrors import Mirrors, git_mirrors
+from ansible.module_utils.pipeline.source.mirrors import Mirrors
 from ansible.module_utils.pipeline.source.trust import refuse_unfit
 from ansible.module_utils.pipeline.toolchain.rust import find_rust
 from ansible.module_utils.pipeline_module import BUILD, BUILDER_ROOT, SANDBOX, TRUST, ArgumentSpec, run, step

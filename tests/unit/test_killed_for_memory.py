@@ -9,6 +9,11 @@ from pipeline.base.text import ended
 from pipeline.build.processes import killed_for_memory
 
 EVENTS = "low 0\nhigh 3\nmax 12\noom 4\noom_kill {}\noom_group_kill 0\n"
+MOUNTS = (
+    "20 1 8:1 / / rw - ext4 /dev/sda rw\n"
+    "31 20 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    "32 20 0:32 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -31,19 +36,20 @@ EVENTS = "low 0\nhigh 3\nmax 12\noom 4\noom_kill {}\noom_group_kill 0\n"
     ],
 )
 def test_the_nearest_counter_counts(tmp_path: Path, group: str, files: dict[str, str], killed: int) -> None:
-    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    proc, cgroups = tmp_path / "proc", tmp_path / "sys/fs/cgroup"
     for path, text in {
         proc / "self/cgroup": group,
+        proc / "self/mountinfo": MOUNTS,
         proc / "vmstat": "pgfault 9\noom_kill 7\n",
         **{cgroups / name: text for name, text in files.items()},
     }.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert killed_for_memory(proc, cgroups) == killed
+    assert killed_for_memory(tmp_path) == killed
 
 
 def test_a_kernel_that_does_not_count_is_no_evidence(tmp_path: Path) -> None:
-    assert killed_for_memory(tmp_path, tmp_path) is None
+    assert killed_for_memory(tmp_path) is None
 
 
 def test_this_host_counts() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleFilterError
 from pipeline.base.errors import PipelineError
+from pipeline.base.git import git_mirrors
 from pipeline.build.fetch import reasons
 from pipeline.source.mirrors import (
     Mirrors,
     build_scripts,
     cutlass_wanted,
-    git_mirrors,
     registry_source,
     source_replacement,
 )

@@ -136,11 +136,11 @@ def opener(url: str, *handlers: urllib.request.BaseHandler) -> urllib.request.Op
     """
     import urllib.request  # noqa: PLC0415  slow to import, and every module of this project loads this file
 
-    proxy = proxy_of(url)
-    if proxy:
+    known: dict[str, str] = {}
+    if proxy := proxy_of(url):
         Proxy.parse(proxy, url)
-    # Both schemes: a server may redirect from one to the other.
-    known = {scheme: proxies()[scheme] for scheme in ("http", "https") if proxies().get(scheme)} if proxy else {}
+        # Both schemes: a server may redirect from one to the other.
+        known = {scheme: named for scheme, named in proxies().items() if scheme in ("http", "https") and named}
     return urllib.request.build_opener(urllib.request.ProxyHandler(known), *handlers)
 
 

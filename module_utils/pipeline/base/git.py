@@ -129,6 +129,11 @@ def mirrors(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield key, environ.get(f"GIT_CONFIG_VALUE_{number}", "")
 
 
+def git_mirrors(environ: Mapping[str, str]) -> dict[str, str]:
+    """The mirrors of a configuration in environment variables, by the prefix of addresses that each replaces."""
+    return {prefix: key[len("url.") : -len(".insteadof")] for key, prefix in mirrors(environ)}
+
+
 def access() -> tuple[tuple[str, str], ...]:
     """The account's settings that reach a remote, as pairs of key and value."""
     return account(_ACCESS)
@@ -231,7 +236,7 @@ def remote_remedy(url: str, output: str, otherwise: str = "") -> str:
             "The repository belongs to another account: give it to the one that runs git here, or name its https or ssh"
             " address (upstream_url, git_mirrors)"
         )
-    sent = mirrored(url, os.environ)
+    sent = mirrored(url, git_mirrors(os.environ))
     if sent != url:
         return f"git_mirrors sends this address to {sent}: check that it answers and holds what upstream has"
     return otherwise
@@ -241,18 +246,15 @@ def shallow(url: str) -> PipelineError:
     """The error for a remote whose history is incomplete."""
     return PipelineError(
         "this repository is a shallow clone: it lacks the history that versions and builds are made from",
-        where=mirrored(url, os.environ),
+        where=mirrored(url, git_mirrors(os.environ)),
         remedy="Run git fetch --unshallow --tags there, or name a complete repository (upstream_url, git_mirrors)",
     )
 
 
-def mirrored(url: str, environ: Mapping[str, str]) -> str:
-    """The address that git uses for ``url`` with the mirrors of an environment: the longest prefix wins."""
-    prefixes = {
-        prefix: key[len("url.") : -len(".insteadof")] for key, prefix in mirrors(environ) if url.startswith(prefix)
-    }
-    longest = max(prefixes, key=len, default="")
-    return prefixes.get(longest, "") + url.removeprefix(longest)
+def mirrored(url: str, by_prefix: Mapping[str, str]) -> str:
+    """The address that git uses for ``url`` with these mirrors (``git_mirrors``): the longest prefix wins."""
+    longest = max(filter(url.startswith, by_prefix), key=len, default="")
+    return by_prefix.get(longest, "") + url.removeprefix(longest)
 
 
 def parse_refs(text: str) -> dict[str, str]:

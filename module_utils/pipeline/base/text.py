@@ -25,12 +25,15 @@ def last_words(output: str, lines: int = 3) -> str:
 
 def ended(status: int) -> str:
     """How a program ended, by subprocess's status: "status 1", or "signal 9 (SIGKILL)"."""
-    if status >= 0:
-        return f"status {status}"
+    return f"status {status}" if status >= 0 else f"signal {signal_named(-status)}"
+
+
+def signal_named(number: int) -> str:
+    """A signal's number with its name: "9 (SIGKILL)"."""
     try:
-        return f"signal {-status} ({signal.Signals(-status).name})"
+        return f"{number} ({signal.Signals(number).name})"
     except ValueError:
-        return f"signal {-status}"
+        return str(number)
 
 
 def shown(text: str, longest: int = 200) -> str:

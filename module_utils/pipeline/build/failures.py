@@ -6,12 +6,12 @@ Rules:
    line ``error…`` and ends where cargo or rustc change the subject.
 2. A build script's block contains all output of the script and its compilers. Lines that name an error are shown, with
    the source line that a compiler points at. Commands (``#$ …``), cargo's instructions and settings are omitted.
-3. ``CAUSES`` is one table, read from the top. The first row that matches the block, or the compilers' lines shortly
-   before it, gives the cause and the remedy. A name in braces is the match of the pattern's group of that name.
+3. The first match in the block, or in the compilers' lines shortly before it, gives the cause and the remedy: of the
+   rows of ``RESOURCES``, of a signal (rule 6), of the rows of ``CAUSES``, of a shell's status after a signal. A name in
+   braces is the match of the pattern's group of that name.
 4. An error without a row is named by its kind. Its lines are always shown.
 5. The sources are at fault only if a row says so and no line names a system error or a signal. An unknown error may be
    the builder's fault.
-
 6. A signal is named with the program that it ended. That SIGKILL came for lack of memory is the kernel's to say
    (processes.killed_for_memory), or the program's: anybody may send it.
 
@@ -31,6 +31,7 @@ from typing import Any
 
 from ..base.errors import PipelineError
 from ..base.run import NO_SPACE
+from ..base.text import signal_named
 
 SHOWN = 25
 """The number of an error's lines that are shown."""
@@ -225,7 +226,7 @@ _SIGNALLED = [re.compile(pattern, re.MULTILINE) for pattern in (
     r"linking with `(?P<program>[^`]+)` failed: signal: (?P<number>\d+)",
     r"`(?P<command>[^`\n]+)` \(signal: (?P<number>\d+)",
     r"[Cc]ommand '(?P<command>[^'\n]+)' died with <Signals\.SIG\w+: (?P<number>\d+)>",
-    r"signal: (?P<number>\d+)\b|killed by signal (?P<number_>\d+)|died with <Signals\.SIG\w+: (?P<number__>\d+)>",
+    r"(?:signal: |killed by signal |died with <Signals\.SIG\w+: )(?P<number>\d+)\b",
     rf"^\s*(?:\S+: line \d+: +\d+ |make\S* \*\*\* \[[^\]]*\] )?(?P<words>{_WORDS})(?: +\(core dumped\))?(?:  .*)?$",
 )]  # fmt: skip
 _WRAPPED = re.compile(
@@ -295,11 +296,7 @@ def explain(lines: Iterable[str], killed: int | None = None) -> Failure:
 
 def signalled(program: str, number: int, killed: int | None) -> tuple[str, str]:
     """The cause and the remedy where a signal ended a program; ``killed`` as in ``explain``."""
-    try:
-        name = f" ({signal.Signals(number).name})"
-    except ValueError:
-        name = ""
-    what = f"{program or 'a program'} was ended by signal {number}{name}"
+    what = f"{program or 'a program'} was ended by signal {signal_named(number)}"
     if number == signal.SIGKILL:
         if killed:
             processes = "a process" if killed == 1 else f"{killed} processes"
@@ -358,10 +355,8 @@ def _signal(text: str) -> tuple[str, int] | None:
             if len(words) > 1 and PurePosixPath(words[0]).name in ("sccache", "env", "sh", "nice"):
                 words = words[1:]
             name = PurePosixPath(words[0]).name if words else ""
-            number = groups.get("number") or groups.get("number_") or groups.get("number__")
-            return "the build script" if name.startswith("build-script") else name, int(
-                number or _SHELL[groups["words"]]
-            )
+            number = int(groups.get("number") or _SHELL[groups["words"]])
+            return "the build script" if name.startswith("build-script") else name, number
     return None
 
 

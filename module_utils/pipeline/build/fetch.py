@@ -21,7 +21,7 @@ from ..base.errors import PipelineError
 from ..source.git_folder import remove_locks
 from ..source.mirrors import Mirrors, cutlass_wanted, place_registry, seed_cutlass
 from ..toolchain.rust import TARGET
-from .failures import RUST, explain, first_error
+from .failures import RUST, Failure, explain, first_error
 from .progress import LineReader
 
 _NEUTRAL = Path("/")
@@ -106,9 +106,14 @@ def _crates(
 def _remedy(output: Sequence[str], mirrors: Mirrors) -> str:
     """The remedy for a failed download: the sources' or cargo's own fault, else the network's."""
     failure = explain(output)
-    if failure.upstreams or failure.remedy == RUST:
+    if _is_settled(failure):
         return f"{failure.cause[0].upper()}{failure.cause[1:]}: {failure.remedy[0].lower()}{failure.remedy[1:]}"
     return f"{_suspect(output, mirrors)}. Then run again: finished downloads are kept"
+
+
+def _is_settled(failure: Failure) -> bool:
+    """Whether the sources or cargo itself are at fault, whatever the network and the settings are."""
+    return failure.upstreams or failure.remedy == RUST
 
 
 def _suspect(output: Sequence[str], mirrors: Mirrors) -> str:
@@ -151,8 +156,6 @@ def packages(
         raise PipelineError(
             "cargo metadata failed: " + " | ".join(first_error(output, 6)),
             where=str(checkout),
-            remedy=failure.remedy
-            if failure.upstreams or failure.remedy == RUST
-            else "Check that upstream has all features of the flavour",
+            remedy=failure.remedy if _is_settled(failure) else "Check that upstream has all features of the flavour",
         )
     return dict(json.loads(done.stdout))

@@ -114,7 +114,7 @@ def this_host(root: Path = Path("/")) -> Host:
     A quota of processors is rounded down, to one at least, as Rust's ``available_parallelism`` does: cargo's own
     programs count in the same way.
     """
-    groups = _groups(root)
+    groups = control_groups(root)
     online = len(os.sched_getaffinity(0))
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = re.search(r"^MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)
@@ -127,9 +127,9 @@ def this_host(root: Path = Path("/")) -> Host:
     )
 
 
-def machine(host: Host | None = None) -> Machine:
+def machine() -> Machine:
     """This host for a report."""
-    host = host or this_host()
+    host = this_host()
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
     limits = tuple(bound.source for bound in (host.processors, host.memory) if bound.source)
     return Machine(os.uname().nodename, model[1] if model else "", host.processors.amount, host.memory.amount, limits)
@@ -140,7 +140,7 @@ def _least(bounds: list[Bound]) -> Bound:
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """A control group of this process, or one above it: ``name`` is its path, ``folder`` its files.
 
     ``controller`` is that of version 1 ("cpu"), and "" in version 2, where one group has all.
@@ -156,24 +156,29 @@ class _Group:
             return int((self.folder / file).read_text())
         return None
 
-    def statistic(self, name: str) -> int:
-        """A row of memory.stat, 0 where it is missing."""
-        with suppress(OSError):
-            found = re.search(rf"^{name} (\d+)$", (self.folder / "memory.stat").read_text(), re.MULTILINE)
-            return int(found[1]) if found else 0
-        return 0
+    def row(self, file: str, name: str) -> int | None:
+        """The number in a row of a file; None where it is missing."""
+        return counted(self.folder / file, name)
 
     def of(self, file: str) -> str:
         return f"{file} of {self.name}"
 
 
-def _groups(root: Path) -> list[_Group]:
+def counted(path: Path, name: str) -> int | None:
+    """The number in a row "name number" of a file of the kernel; None where it is missing."""
+    with suppress(OSError):
+        found = re.search(rf"^{name} (\d+)$", path.read_text(), re.MULTILINE)
+        return int(found[1]) if found else None
+    return None
+
+
+def control_groups(root: Path) -> list[Group]:
     """The control groups of this process and those above them, as far as they are mounted (cgroups(7))."""
     own: dict[str, str] = {}
     for line in (root / "proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         own |= dict.fromkeys(controllers.split(","), path)
-    found: list[_Group] = []
+    found: list[Group] = []
     for line in (root / "proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
@@ -186,12 +191,12 @@ def _groups(root: Path) -> list[_Group]:
     return found
 
 
-def _upwards(top: Path, shown: str, controller: str, own: str) -> Iterator[_Group]:
+def _upwards(top: Path, shown: str, controller: str, own: str) -> Iterator[Group]:
     """The group ``own`` below a mount of ``shown``, and those above it. A container may see only the top."""
     path = Path(own)
     inside = path.relative_to(shown) if path.is_relative_to(shown) else Path()
     for folder in (inside, *inside.parents):
-        yield _Group(controller, str(Path(shown) / folder), top / folder)
+        yield Group(controller, str(Path(shown) / folder), top / folder)
 
 
 def _unescaped(word: str) -> str:
@@ -199,7 +204,7 @@ def _unescaped(word: str) -> str:
     return re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), word)
 
 
-def _quotas(groups: list[_Group]) -> Iterator[Bound]:
+def _quotas(groups: list[Group]) -> Iterator[Bound]:
     for group in groups:
         quota: float | None = None
         if group.controller == "cpu":
@@ -215,7 +220,7 @@ def _quotas(groups: list[_Group]) -> Iterator[Bound]:
             yield Bound(max(1, math.floor(quota)), f"{group.of(file)}: {quota:g}")
 
 
-def _memory_limits(groups: list[_Group]) -> Iterator[Bound]:
+def _memory_limits(groups: list[Group]) -> Iterator[Bound]:
     """Beyond memory.high a group is slowed down until it is below again: no build ends there."""
     for group in groups:
         files = {"memory": ("memory.limit_in_bytes",), "": ("memory.max", "memory.high")}.get(group.controller, ())
@@ -224,17 +229,17 @@ def _memory_limits(groups: list[_Group]) -> Iterator[Bound]:
                 yield Bound(limit, group.of(file))
 
 
-def _free_memory(groups: list[_Group]) -> Iterator[Bound]:
+def _free_memory(groups: list[Group]) -> Iterator[Bound]:
     """The rest of each limit. Files that the kernel holds in memory go first, and do not count."""
     for limit in groups:
         used = limit.number("memory.current" if not limit.controller else "memory.usage_in_bytes")
-        cached = limit.statistic("inactive_file" if not limit.controller else "total_inactive_file")
+        cached = limit.row("memory.stat", "inactive_file" if not limit.controller else "total_inactive_file") or 0
         for bound in _memory_limits([limit]):
             if used is not None:
                 yield Bound(max(0, bound.amount - max(0, used - cached)), bound.source)
 
 
-def _free_tasks(groups: list[_Group]) -> Iterator[Bound]:
+def _free_tasks(groups: list[Group]) -> Iterator[Bound]:
     for group in groups:
         if group.controller in ("", "pids"):
             limit, used = group.number("pids.max"), group.number("pids.current")

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .limits import control_groups, counted
+
 PERIOD = 0.5
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_CHILD_SUBREAPER = 36
@@ -66,30 +68,20 @@ def watched() -> Iterator[Peak]:
         _adopt_orphans(0)
 
 
-def killed_for_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+def killed_for_memory(root: Path = Path("/")) -> int | None:
     """How many processes the kernel has killed for lack of memory so far; None where it does not count them.
 
-    It counts them in this process's control group and below (cgroup-v2.rst, memory.events; v1/memory.rst,
-    memory.oom_control), whichever limit was reached. In the top group, which has no such file, the count is the host's.
+    It counts them in a control group and below (cgroup-v2.rst, memory.events; v1/memory.rst, memory.oom_control),
+    whichever limit was reached. The nearest group of this process that has such a file decides. The top group has none:
+    there the count is the host's. ``root`` is the folder with ``proc`` and ``sys``, and / but for tests.
     """
-    with contextlib.suppress(OSError):
-        for row in (proc / "self" / "cgroup").read_text().splitlines():
-            _, kinds, group = row.split(":", 2)
-            version_1 = "memory" in kinds.split(",")
-            top, name = (cgroups / "memory", "memory.oom_control") if version_1 else (cgroups, "memory.events")
-            # In a container the path may be the host's, and the group's own folder the top.
-            for folder in (top / group.strip("/"), top):
-                if (version_1 or not kinds) and (found := _count(folder / name)) is not None:
-                    return found
-    return _count(proc / "vmstat")
-
-
-def _count(file: Path) -> int | None:
-    """The row ``oom_kill`` of a file of the kernel."""
+    files = {"memory": "memory.oom_control", "": "memory.events"}
     with contextlib.suppress(OSError, ValueError):
-        rows = dict(line.split(" ", 1) for line in file.read_text().splitlines() if " " in line)
-        return int(rows["oom_kill"]) if "oom_kill" in rows else None
-    return None
+        for group in control_groups(root):
+            file = files.get(group.controller)
+            if file and (found := group.row(file, "oom_kill")) is not None:
+                return found
+    return counted(root / "proc/vmstat", "oom_kill")
 
 
 def _adopt_orphans(enabled: int) -> None:

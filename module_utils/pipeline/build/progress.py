@@ -74,7 +74,7 @@ class Estimate:
         for label in [label for label in self._began if label not in progress.active and not progress.cut]:
             took = now - self._began.pop(label)
             if usual := self._unfinished(label):
-                self._took, self._usual = self._took + took, self._usual + usual[0].seconds
+                self._took, self._usual = self._took + took, self._usual + usual.seconds
             self._finished[label] += 1
         for label in progress.active:
             self._began.setdefault(label, now)
@@ -94,7 +94,7 @@ class Estimate:
         """The seconds of the rest, and why it takes longer than in the earlier build."""
         spans, late = [], []
         for label, began in self._began.items():
-            for unit in self._unfinished(label)[:1]:
+            if unit := self._unfinished(label):
                 ran = (now - began) / self._pace
                 spans.append((min(unit.began + ran, unit.began + unit.seconds), unit.began + unit.seconds))
                 if now - began > unit.seconds * max(1.1, self._pace) + LATE:
@@ -112,9 +112,9 @@ class Estimate:
         """The time of the finished units against their time in the earlier build; 1 until they tell something."""
         return max(0.5, self._took / self._usual) if self._usual >= LATE else 1.0
 
-    def _unfinished(self, label: str) -> list[Unit]:
-        """The units of that label that have not finished; a crate may be there in several versions."""
-        return [unit for unit in self._known if unit.label == label][self._finished[label] :]
+    def _unfinished(self, label: str) -> Unit | None:
+        """The first unit of that label that has not finished; a crate may be there in several versions."""
+        return next((unit for unit in self._pending() if unit.label == label), None)
 
     def _pending(self) -> list[Unit]:
         """All units that have not finished."""

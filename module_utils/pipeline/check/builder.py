@@ -166,9 +166,9 @@ def check_temporary(folder: str, free: int, asked: str) -> Finding:
     )
 
 
-def check_paths(paths: Sequence[Path], *, protected: bool) -> Finding:
-    """Paths that cargo, compilers and build scripts would split. In a sandbox they are plain (base/sandbox)."""
-    odd = [] if protected else [str(path) for path in paths if plain(path) != path]
+def check_paths(paths: Sequence[Path]) -> Finding:
+    """Paths of a build without a sandbox that cargo, compilers and build scripts would split (base/sandbox.plain)."""
+    odd = [str(path) for path in paths if plain(path) != path]
     return Finding.of(
         "paths",
         ", ".join(odd) or "plain",
@@ -259,7 +259,7 @@ def check(request: BuildRequest) -> tuple[list[Finding], Tree | None]:
     ]
     if not request.protected:
         used = [request.root, Path(str(request.toolkit.get("folder") or "/")), rust.bin if rust else Path("/")]
-        findings.append(check_paths(used, protected=False))
+        findings.append(check_paths(used))
     cuda = _cuda_version(request)
     offered = tree.features if tree else None
     findings += check_features(flavour, cuda or flavour.cuda, offered, request.source.version, facts.features)
@@ -334,7 +334,7 @@ def check_with_cutlass(
 ) -> list[Finding]:
     """The headers of CUTLASS with this gcc: by the table, else by a trial of each commit that is here already."""
     checkout, arch, home = request.checkout, request.flavour.arch, request.root / "cudaforge"
-    commits = request.mirrors.cutlass_commits or commit.cutlass_commits(checkout, tree, request.flavour.compute_cap)
+    commits = commit.cutlass_commits(checkout, tree, request.flavour.compute_cap, request.mirrors)
     known = check_cutlass(gcc, commits, request.facts.cutlass)
     if not all(finding.fits for finding in known):
         return known

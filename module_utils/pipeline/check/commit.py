@@ -16,6 +16,7 @@ from ..build.failures import RUST, explain
 from ..source.build_script import used_commits
 from ..source.checkout import bring
 from ..source.manifest import LFS, LOCK, SUBMODULE, ManifestRefused, Tree, look, named, remedy_of
+from ..source.mirrors import Mirrors
 from ..toolchain.rust import Rust
 
 ALWAYS = "always"
@@ -72,8 +73,13 @@ def included(repository: Path, commit: str) -> set[str]:
     return {re.split(r"[<\"]", line, maxsplit=1)[1] for line in found.splitlines()}
 
 
-def cutlass_commits(repository: Path, tree: Tree, compute_cap: str) -> list[str]:
-    """The commits of CUTLASS that the build scripts of upstream's own crates use for this GPU, as far as they show."""
+def cutlass_commits(repository: Path, tree: Tree, compute_cap: str, mirrors: Mirrors) -> Sequence[str]:
+    """The commits of CUTLASS that the operator names, else those that upstream's own build scripts use for this GPU.
+
+    Of upstream's they are found as far as a script's text shows them.
+    """
+    if mirrors.cutlass_commits:
+        return mirrors.cutlass_commits
     texts = {path: git("show", f"{tree.commit}:{path}", repository=repository) for path in tree.scripts}
     used = (used_commits(text, "", compute_cap, tree.scripts[path]) for path, text in texts.items())
     return sorted({commit for commits in used for commit in commits if commit})

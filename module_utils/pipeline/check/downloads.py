@@ -224,9 +224,8 @@ def check(needs: DownloadNeeds, trials: Trials) -> list[Finding]:
     ]
     if "registry+" in lock:
         downloads.append(Download(REGISTRY, needs.mirrors.registry or CRATES_IO, here))
-    named = needs.mirrors.cutlass_commits
-    commits = [*named] or cutlass_commits(repository, needs.tree, needs.compute_cap) if needs.compute_cap else []
-    if commits:
+    cap = needs.compute_cap
+    if cap and (commits := cutlass_commits(repository, needs.tree, cap, needs.mirrors)):
         there = all(has_cutlass(needs.root / "cudaforge", commit) for commit in commits)
         downloads.append(Download("git", sent(CUTLASS), there))
     asking = [download for download in downloads if needs.ask or not download.here]

@@ -32,7 +32,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..base.errors import PipelineError
-from ..base.git import fatal, git, remote_remedy
+from ..base.git import configured, fatal, git, mirrored, remote_remedy
 from ..base.lock import held
 from ..base.run import CommandFailed
 from ..base.text import last_words
@@ -41,7 +41,7 @@ from .build_script import used_commits
 CUTLASS = "https://github.com/NVIDIA/cutlass.git"
 # The folders that cudaforge itself checks out and passes to nvcc.
 _CUTLASS_FOLDERS = ("include", "tools/util/include")
-_COMMIT = re.compile(r"\"([0-9a-f]{40})\"")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEFAULT = re.compile(r"CUTLASS_DEFAULT_COMMIT[^=]*=\s*\"([0-9a-f]{40})\"")
 
 _HEADER = "# Written from cargo_registry_mirror, and removed when that is empty.\n"
@@ -65,25 +65,18 @@ class Mirrors:
         if self.registry:
             _address(self.registry.removeprefix("sparse+"), "cargo_registry_mirror")
         for commit in self.cutlass_commits:
-            if not _COMMIT.fullmatch(f'"{commit}"'):
+            if not _COMMIT.fullmatch(commit):
                 raise PipelineError(f"{commit!r} is no commit", "cutlass_commits", "Name all of its 40 hex digits")
 
     @property
     def environment(self) -> dict[str, str]:
         """git's configuration as environment variables; empty without a mirror."""
-        pairs = {}
-        for number, (prefix, mirror) in enumerate(self.git.items()):
-            pairs[f"GIT_CONFIG_KEY_{number}"] = f"url.{mirror}.insteadOf"
-            pairs[f"GIT_CONFIG_VALUE_{number}"] = str(prefix)
-        return {"GIT_CONFIG_COUNT": str(len(self.git)), **pairs} if pairs else {}
+        pairs = [(f"url.{mirror}.insteadOf", prefix) for prefix, mirror in self.git.items()]
+        return configured(pairs) if pairs else {}
 
     def sent(self, address: str) -> str:
         """The address that git uses for this one."""
-        fitting = [prefix for prefix in self.git if address.startswith(prefix)]
-        if not fitting:
-            return address
-        prefix = max(fitting, key=len)
-        return self.git[prefix] + address.removeprefix(prefix)
+        return mirrored(address, self.git)
 
     def blamed(self, output: str) -> str:
         """The remedy if a repository of another account or a git mirror occurs in a failed download's output, or ""."""
@@ -98,17 +91,6 @@ class Mirrors:
         if not self.registry or "fatal: " in output:
             return ""
         return f"cargo_registry_mirror is {self.registry}: check that it answers and holds these crates"
-
-
-def git_mirrors(environ: Mapping[str, str]) -> dict[str, str]:
-    """The git mirrors of a process's environment; the inverse of ``Mirrors.environment``."""
-    found = {}
-    for number in range(int(environ.get("GIT_CONFIG_COUNT") or 0)):
-        key = environ.get(f"GIT_CONFIG_KEY_{number}", "")
-        match = re.fullmatch(r"url\.(.+)\.insteadof", key, re.IGNORECASE)
-        if match:
-            found[environ.get(f"GIT_CONFIG_VALUE_{number}", "")] = match[1]
-    return found
 
 
 def _address(text: str, where: str) -> None:
