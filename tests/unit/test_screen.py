@@ -238,6 +238,7 @@ def test_all_processes_of_an_interrupted_run_are_found(tmp_path):
     assert descendants(10, tmp_path) == {11, 12, 13}
 
 
+DENIAL = "No snapshot was published"
 BUILT = [Row("resolve", "", 1, "v0.9.2"), Row("build", "ada", 9, "compiled"), Row("FAILED", "", 1, "x")]
 
 
@@ -246,7 +247,7 @@ def test_last_words_say_what_stands_and_what_to_do():
     assert words == [
         "Interrupted after 12.3 s, in: Build (anvil)",
         "  done: resolve, build ada",
-        "  No snapshot was published: clients see the packages that they saw before",
+        f"  {DENIAL}: clients see the packages that they saw before",
         "  What runs on anvil ends by itself, a build within 60 s",
         "  Run the same command again: it continues where this run stopped",
     ]
@@ -254,7 +255,7 @@ def test_last_words_say_what_stands_and_what_to_do():
 
 def test_last_words_never_deny_a_publication():
     during = last_words(BUILT, {"localhost": "Publish"}, seconds=1, publishing=True, elsewhere=[])
-    assert "Nothing was published" not in "\n".join(during)
+    assert DENIAL not in "\n".join(during)
     assert "make status" in "\n".join(during)
     states = ("published", "removed", "rolled_back", "pruned", None)
     assert all(publishes("repository_snapshot", state) for state in states)
@@ -264,7 +265,7 @@ def test_last_words_never_deny_a_publication():
         [*BUILT, Row("publish", "", 1, "stable 2026: 1 added")], {}, seconds=1, publishing=False, elsewhere=[]
     )
     assert "  published: stable 2026: 1 added" in after
-    assert "Nothing was published" not in "\n".join(after)
+    assert DENIAL not in "\n".join(after)
 
 
 def test_summaries_are_kept_as_text_and_json_and_the_oldest_go(tmp_path):
