@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-import yaml
 from pipeline.tell import rows, screen
 from pipeline.tell.failure import HIDDEN, VARIABLE, Cause, Failure, explain, failure_of, messages, shortened
 from pipeline.tell.interruption import descendants, last_words, publishes
@@ -157,11 +156,8 @@ def test_every_playbook_shows_steps_or_changes():
     names = {path.stem for path in (PROJECT / "playbooks").glob("*.yml")}
     assert names >= screen.STEPS
     changing = {name for name in names if screen.shows_changes(f"/x/playbooks/{name}.yml:3")}
-    provisioned = {"provision", "repo_host", "builders", "cache_host", "verifiers", "gpu_hosts"}
-    assert provisioned <= changing
-    for name in changing - provisioned:
-        text = yaml.safe_load((PROJECT / f"playbooks/{name}.yml").read_text())
-        assert text, f"{name} is new: its results are steps (tell/screen.py), or its changes are shown"
+    provisioning = {"provision", "repo_host", "builders", "cache_host", "verifiers", "gpu_hosts"}
+    assert changing == provisioning, "a new playbook: its results are steps (tell/screen.py), or its changes are shown"
 
 
 def test_the_changed_items_of_a_loop():
