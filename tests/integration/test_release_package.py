@@ -297,7 +297,7 @@ def over_http(rotated: tuple[Operator, str, str]) -> Iterator[str]:
 
 
 def test_the_signer_of_a_package_is_read_from_its_header_alone(
-    rotated: tuple[Operator, str, str], over_http: str, monkeypatch: pytest.MonkeyPatch
+    rotated: tuple[Operator, str, str], over_http: str
 ) -> None:
     operator, old, new = rotated
     subkeys = {key.fingerprint: key.subkey for key in parse_keys(list_public_keys(operator.public))}

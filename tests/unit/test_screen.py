@@ -118,7 +118,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_failure_has_one_row_with_the_cause_and_one_message(case, monkeypatch):
+def test_a_failure_has_one_row_with_the_cause_and_one_message(case):
     failure, row, message = CASES[case]
     assert (failure.row, failure.message) == (row, message)
 
