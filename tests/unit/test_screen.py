@@ -34,9 +34,10 @@ def test_a_row_takes_texts_alone():
 
 
 def test_a_table_is_printed_again_only_if_it_scrolled_away():
-    assert not rows.worth_repeating(rows.SCREEN, 18)
-    assert rows.worth_repeating(rows.SCREEN + 1, 18)
-    assert not rows.worth_repeating(1000, 0)
+    assert not rows.worth_printing(rows.SCREEN, 18, live=True)
+    assert rows.worth_printing(rows.SCREEN + 1, 18, live=True)
+    assert rows.worth_printing(0, 18, live=False)
+    assert not any(rows.worth_printing(1000, 0, live=live) for live in (True, False))
 
 
 def failed(*causes: str, action: str = "rpm_package", lost: bool = False, **returned: object) -> Failure:
