@@ -188,7 +188,7 @@ class CallbackModule(CallbackBase):
     def _close(self, end: str, hosts: dict[str, dict[str, int]]) -> None:
         """The closing lines of a run that is over."""
         printed = self.line.printed - (self.header_at or 0)
-        repeated = bool(self.rows) and (not self.live or rows.worth_repeating(printed, len(self.rows)))
+        repeated = rows.worth_printing(printed, len(self.rows), live=self.live)
         if repeated:
             self._show("\n".join(["", *rows.table(self.rows)]))
         seconds = time.monotonic() - self.began

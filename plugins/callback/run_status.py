@@ -9,7 +9,7 @@ short_description: The exit status 75 of a run that is held
 description:
   - A module that fails with C(held) did not publish because the operator holds releases. That is no fault, and no
     release either. The run ends with status 75, EX_TEMPFAIL of sysexits.h (try again later).
-  - The name comes last among the project's callbacks, so that the others have ended.
+  - The name comes after P(pipeline_summary#callback), so that the summary is complete.
 author: mistralrs-rpm
 """
 

@@ -141,7 +141,7 @@ def test_the_first_snapshot_of_another_channel_is_refused(attack: Attack, tmp_pa
     assert attack.command(f"drop unstable {TX}").returncode == 0
 
 
-def test_a_mix_of_two_signed_snapshots_is_refused(attack: Attack, maker: Maker, tmp_path: Path) -> None:
+def test_a_mix_of_two_signed_snapshots_is_refused(attack: Attack, maker: Maker) -> None:
     held = attack.held
     one, other = (maker.compose(packages, parent=attack.head, before=held) for packages in (held[:1], held[1:]))
     shutil.copytree(Path(one.folder, "snapshot/repodata"), Path(other.folder, "snapshot/repodata"), dirs_exist_ok=True)

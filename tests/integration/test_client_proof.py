@@ -28,7 +28,8 @@ from pipeline.prove.proof import Proof, ProofOrder
 from pipeline.prove.sandbox import Client
 from pipeline.prove.transcript import Transcript
 from support import PROJECT
-from support.client_channel import FLAVOURS, FOLDER, Channel, Key
+from support.client_channel import FOLDER, Channel, Key
+from support.flavours import FLAVOURS
 from support.ports import free_port
 from support.systems import CLIENTS, HERE, root_of
 

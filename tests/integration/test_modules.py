@@ -118,26 +118,30 @@ def repository_of(site: Site) -> dict[str, object]:
     }
 
 
-def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
+def source_of(version: str, commit: str = "f" * 40) -> dict[str, object]:
+    """A release of upstream; the published packages of a site are of ``COMMIT``."""
+    versions = {"ref": f"v{version}", "version": version, "rpm_version": version}
+    return {"url": "https://example.org/up.git", "kind": "tag", "commit": commit, "commit_time": 1} | versions
+
+
+@pytest.fixture
+def comparison(flavours):
+    """The arguments of repository_packages for a site: the flavour ada of a source, by default of a later release."""
+
+    def arguments(site: Site, source: dict[str, object] | None = None) -> dict[str, object]:
+        wanted = {"flavours": list(flavours.values()), "flavour": "ada", "dist": ".fc43"}
+        return repository_of(site) | wanted | {"source": source or source_of("0.9.3")}
+
+    return arguments
+
+
+def test_the_modules_compare_and_publish(run_module, tmp_path, comparison):
     site = Site.make(tmp_path)
     package = site.package()
     release = repository_of(site) | {"packages": [package.to_dict()], "reason": "release 0.9.2"}
     location = site.root / STABLE
-    source = {
-        "url": "https://example.org/up.git",
-        "ref": "v0.9.2",
-        "kind": "tag",
-        "commit": COMMIT,
-        "commit_time": 1,
-        "version": "0.9.2",
-        "rpm_version": "0.9.2",
-    }
-    wanted = repository_of(site) | {
-        "source": source,
-        "flavours": list(flavours.values()),
-        "flavour": "ada",
-        "dist": ".fc43",
-    }
+    source = source_of("0.9.2", COMMIT)
+    wanted = comparison(site, source)
     compared = run_module("repository_packages", wanted)
     assert (compared["head"], compared["packages"]) == ("", [])
     assert [row["name"] for row in compared["missing"]] == ["ada"]
@@ -159,7 +163,7 @@ def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
     moved = run_module("repository_packages", {**wanted, "source": {**source, "commit": "f" * 40}})
     assert "tag v0.9.2 moved" in moved["msg"]
     # Upstream deleted the tag of the published release: 0.9.1 is its newest one.
-    older = {**source, "version": "0.9.1", "rpm_version": "0.9.1", "ref": "v0.9.1", "commit": "f" * 40}
+    older = source_of("0.9.1")
     lost = run_module("repository_packages", {**wanted, "source": older, "releases": ["0.9.1"]})
     assert "upstream lost the tag of 0.9.2" in lost["msg"]
     asked = run_module("repository_packages", {**wanted, "source": older, "asked": True})
@@ -167,17 +171,14 @@ def test_the_modules_compare_and_publish(run_module, tmp_path, flavours):
     assert "0.9.1-1.fc43.x86_64 sorts below mistralrs-ada-0.9.2-1.fc43" in str(asked["warnings"])
 
 
-def test_too_little_room_on_the_repo_host_is_found_before_the_build(run_module, tmp_path, flavours):
+def test_too_little_room_on_the_repo_host_is_found_before_the_build(run_module, tmp_path, comparison):
     """By the size of the last package, in one question to the agent; without a missing flavour nobody asks it."""
     site = Site.make(tmp_path)
     published = site.package()
     site.publish(published)
     config = json.loads((tmp_path / "publisher.json").read_text())
     (tmp_path / "publisher.json").write_text(json.dumps(config | {"reserve_mib": 1 << 40}))
-    source = {"url": "https://example.org/up.git", "ref": "v0.9.3", "kind": "tag", "commit": "f" * 40, "commit_time": 1}
-    source |= {"version": "0.9.3", "rpm_version": "0.9.3"}
-    rows = {"flavours": list(flavours.values()), "flavour": "ada", "dist": ".fc43"}
-    wanted = repository_of(site) | {"source": source} | rows
+    wanted = comparison(site)
     before = sorted(path.name for path in site.root.rglob("*"))
     refused = run_module("repository_packages", wanted)
     assert refused["failed"]
@@ -197,8 +198,8 @@ def test_too_little_room_on_the_repo_host_is_found_before_the_build(run_module, 
     wanted["repository"] |= {"agent": {"rsh": ["false"], "host": "gone"}}
     refused = run_module("repository_packages", wanted)
     assert "publisher agent: found talking to the repo host failed with status 1" in refused["msg"]
-    present = {"commit": COMMIT, "version": "0.9.2", "rpm_version": "0.9.2", "ref": "v0.9.2"}
-    assert run_module("repository_packages", wanted | {"source": source | present})["room"] == []
+    present = {"source": source_of("0.9.2", COMMIT)}
+    assert run_module("repository_packages", wanted | present)["room"] == []
 
 
 def test_repository_snapshot_stages_publishes_and_undoes(run_module, tmp_path):
@@ -307,18 +308,15 @@ def test_repository_snapshot_requires_the_options_of_a_state_and_an_agent(run_mo
     assert "the repository has no agent (stable). Set repository.agent" in failed["msg"]
 
 
-def test_a_site_of_this_machine_that_somebody_deleted_is_made_later_in_the_run(run_module, tmp_path, flavours):
+def test_a_site_of_this_machine_that_somebody_deleted_is_made_later_in_the_run(run_module, tmp_path, comparison):
     site = Site.make(tmp_path)
     shutil.rmtree(site.root)
-    source = {"url": "https://example.org/up.git", "ref": "v0.9.3", "kind": "tag", "commit": "f" * 40, "commit_time": 1}
-    source |= {"version": "0.9.3", "rpm_version": "0.9.3"}
-    rows = {"flavours": list(flavours.values()), "flavour": "ada", "dist": ".fc43"}
-    compared = run_module("repository_packages", repository_of(site) | {"source": source} | rows)
+    compared = run_module("repository_packages", comparison(site))
     assert [row["name"] for row in compared["missing"]] == ["ada"], compared
     assert [(row["check"], row["fits"]) for row in compared["room"]] == [("room on the signer", True)]
 
 
-def test_a_signer_whose_clock_is_ahead_is_found_before_the_build(run_module, tmp_path, flavours, monkeypatch):
+def test_a_signer_whose_clock_is_ahead_is_found_before_the_build(run_module, tmp_path, comparison, monkeypatch):
     """Nothing that it signs can be installed; before, hours of building came first."""
     from ansible.module_utils.pipeline.channel.agent_client import AgentClient
 
@@ -330,20 +328,17 @@ def test_a_signer_whose_clock_is_ahead_is_found_before_the_build(run_module, tmp
     )
     site = Site.make(tmp_path)
     site.publish(site.package())
-    source = {"url": "https://example.org/up.git", "ref": "v0.9.3", "kind": "tag", "commit": "f" * 40, "commit_time": 1}
-    source |= {"version": "0.9.3", "rpm_version": "0.9.3"}
-    rows = {"flavours": list(flavours.values()), "flavour": "ada", "dist": ".fc43"}
-    refused = run_module("repository_packages", repository_of(site) | {"source": source} | rows)
+    refused = run_module("repository_packages", comparison(site))
     assert re.search(r"clocks: found the signer's is 4[78]\d s ahead of the repo host's: .* UTC here", refused["msg"])
     assert "timedatectl" in refused["msg"]
     assert "Nothing was built" in refused["msg"]
     late = -480
-    behind = run_module("repository_packages", repository_of(site) | {"source": source} | rows)
+    behind = run_module("repository_packages", comparison(site))
     assert [row["name"] for row in behind["missing"]] == ["ada"]
 
 
 def test_an_agent_of_before_is_refused_before_the_build_and_renewed_on_this_machine(
-    run_module, tmp_path, flavours, monkeypatch
+    run_module, tmp_path, comparison, monkeypatch
 ):
     from ansible.module_utils.pipeline.channel.agent_client import AgentClient
 
@@ -356,10 +351,7 @@ def test_an_agent_of_before_is_refused_before_the_build_and_renewed_on_this_mach
     monkeypatch.setattr(AgentClient, "_ask", ask)
     site = Site.make(tmp_path)
     site.publish(site.package())
-    source = {"url": "https://example.org/up.git", "ref": "v0.9.3", "kind": "tag", "commit": "f" * 40, "commit_time": 1}
-    source |= {"version": "0.9.3", "rpm_version": "0.9.3"}
-    rows = {"flavours": list(flavours.values()), "flavour": "ada", "dist": ".fc43"}
-    wanted = repository_of(site) | {"source": source} | rows
+    wanted = comparison(site)
     assert AgentClient(["/usr/bin/true"], "x").local
     assert not AgentClient(["ssh", "-F", "none"], "x").local
     monkeypatch.setattr(AgentClient, "local", True)

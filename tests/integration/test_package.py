@@ -19,6 +19,7 @@ from pipeline.package import rpm
 from pipeline.package.handover import pack
 from pipeline.package.rpm import Packaging, read_package
 from support.handovers import build, hand_over, make_artifact
+from support.rpms import query, sh, unpack
 from support.systems import CLIENTS, root_of
 
 COMMIT = "9e92262aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -27,22 +28,6 @@ ADA = Flavour("ada", "RTX 40 and L40", "8.9", "13.0", ("cuda",), 580)
 BLACKWELL = Flavour("blackwell", "RTX 50", "12.0", "13.2", ("cuda",), 595)
 CPU = Flavour("cpu", "any x86-64 CPU")
 UNIT = "usr/lib/systemd/system/mistralrs-ada@.service"
-
-
-def sh(*argv: str | Path, **environment: str) -> str:
-    done = subprocess.run(
-        [str(word) for word in argv],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def query(rpm: Path, *words: str) -> list[str]:
-    return sh("rpm", "-qp", "--nosignature", *words, rpm).splitlines()
 
 
 @pytest.fixture(scope="session")
@@ -93,14 +78,6 @@ def arguments_of(packaging: Packaging) -> dict[str, object]:
         "source": artifact.source.to_dict(), "flavour": artifact.flavour.to_dict(), "root": str(packaging.root),
         "spec_folder": str(packaging.spec_folder), "dist": ".fc43",
     }  # fmt: skip
-
-
-def unpack(rpm: Path, folder: Path) -> Path:
-    """The package's files below ``folder``."""
-    folder.mkdir()
-    archive = subprocess.run(["rpm2cpio", rpm], capture_output=True, check=True).stdout
-    subprocess.run(["cpio", "-idm", "--quiet"], cwd=folder, input=archive, check=True)
-    return folder
 
 
 def test_the_plain_command_needs_three_files(home, project):

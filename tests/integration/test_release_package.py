@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import http.server
-import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,32 +22,14 @@ from pipeline.sign.keyring import parse_keys
 from pipeline.sign.rotation import introduce
 from pipeline.sign.trust import list_public_keys, read_certificates
 from support import PROJECT
-from support.rotation_site import CHANNELS, FLAVOURS, Operator
+from support.flavours import FLAVOURS
+from support.rotation_site import CHANNELS, Operator
+from support.rpms import query, sh, unpack
 
 
 @pytest.fixture
 def operator(tmp_path: Path) -> Operator:
     return Operator.make(tmp_path)
-
-
-def sh(*argv: str | Path, **environment: str) -> str:
-    done = subprocess.run(
-        [str(word) for word in argv], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def query(rpm: Path | str, *words: str) -> list[str]:
-    return sh("rpm", "-qp", "--nosignature", *words, rpm).splitlines()
-
-
-def unpacked(rpm: Path | str, folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "cpio").write_bytes(subprocess.run(["rpm2cpio", rpm], capture_output=True, check=True).stdout)
-    with (folder / "cpio").open("rb") as archive:
-        subprocess.run(["cpio", "-idm", "--quiet"], stdin=archive, cwd=folder, check=True)
-    return folder
 
 
 # Contents.
@@ -60,7 +40,7 @@ def test_the_package_holds_the_repo_files_and_every_trusted_key(operator: Operat
     chooser, name = operator.every_name()
     assert (chooser, name) == ("mistralrs-43-1.noarch.rpm", "mistralrs-release-43-1.noarch.rpm")
     rpm = operator.web.root / CHANNELS["stable"]["path"] / "Packages" / name
-    files = unpacked(rpm, tmp_path / "files")
+    files = unpack(rpm, tmp_path / "files")
     key = files / "etc/pki/rpm-gpg/RPM-GPG-KEY-mistralrs"
     assert key.read_bytes() == operator.public.read_bytes()
     assert len(read_certificates(key)) == 2
@@ -299,7 +279,7 @@ def over_http(rotated: tuple[Operator, str, str]) -> Iterator[str]:
 
 
 def test_the_signer_of_a_package_is_read_from_its_header_alone(
-    rotated: tuple[Operator, str, str], over_http: str, monkeypatch: pytest.MonkeyPatch
+    rotated: tuple[Operator, str, str], over_http: str
 ) -> None:
     operator, old, new = rotated
     subkeys = {key.fingerprint: key.subkey for key in parse_keys(list_public_keys(operator.public))}
@@ -337,7 +317,7 @@ def test_a_key_is_retired_only_when_no_package_needs_it(rotated: tuple[Operator,
     assert operator.names("unstable") == ["mistralrs-release-43-2.noarch.rpm"], "an older one still holds the key"
     assert operator.publish_release().reason == "published"
     operator.publish("0.9.3")
-    files = unpacked(operator.web.root / "mistralrs-release.rpm", operator.folder / "files")
+    files = unpack(operator.web.root / "mistralrs-release.rpm", operator.folder / "files")
     assert list(read_certificates(files / "etc/pki/rpm-gpg/RPM-GPG-KEY-mistralrs")) == [new]
 
 

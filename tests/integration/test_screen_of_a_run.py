@@ -141,7 +141,9 @@ def test_the_end_has_reports_what_now_and_the_summary(failed: tuple[int, str], f
     assert found
     data = json.loads(Path(found[1]).with_suffix(".json").read_text())
     assert data["end"] == "failed"
-    assert [row["name"] for row in data["rows"]] == ["LOST", "build", "FAILED"] or data["rows"][0]["name"] == "build"
+    names = [row["name"] for row in data["rows"]]
+    assert sorted(names[:2]) == ["LOST", "build"], "two hosts at one task: either may be first"
+    assert names[2:] == ["FAILED"]
     assert Path(found[1]).is_relative_to(folder / "signer/log")
 
 

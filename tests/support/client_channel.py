@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from pipeline.base.flavours import table
-from pipeline.base.records import Flavour, Package, sha256_file
+from pipeline.base.records import Package, sha256_file
 from pipeline.channel.release_package import PROGRAM
 from pipeline.channel.repo_file import ChannelRow
 from pipeline.hosts.loopback_site import Site
@@ -25,30 +22,15 @@ from pipeline.package.rpm import read_package
 from pipeline.sign.trust import KEYS_NAME
 
 from . import PROJECT
+from .flavours import FLAVOURS
+from .rpms import sh
 
 FOLDER = "fedora/43/x86_64"
 
 SOURCES = PROJECT / "rpm/systemd"
 
-FLAVOURS = tuple(
-    Flavour.from_dict(row)
-    for row in yaml.safe_load((PROJECT / "inventory/group_vars/all/flavours.yml").read_text())["flavours"]
-)
-
 # Requirements of the real binary on CUDA and glibc, which a shell script lacks.
 REQUIRES = "Requires: systemd >= 255, libcudart.so.13()(64bit), libc.so.6(GLIBC_2.34)(64bit)\n"
-
-
-def sh(*argv: str | Path, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        [str(word) for word in argv],
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def with_ghosts(spec: str) -> str:

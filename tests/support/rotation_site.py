@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from pipeline.base.records import Flavour, Package
+from pipeline.base.records import Package
 from pipeline.channel.agent_client import AgentClient
 from pipeline.channel.engine import Engine
 from pipeline.channel.reader import Repository
@@ -28,6 +27,7 @@ from pipeline.sign.signer import Signer
 from pipeline.sign.trust import KEYS_NAME
 
 from . import PROJECT
+from .flavours import FLAVOURS
 from .ports import free_port
 from .signer_site import AGENT, make_package
 
@@ -36,10 +36,6 @@ CHANNELS = {
     "unstable": {"path": "fedora/43/x86_64/unstable", "repo": "mistralrs-unstable.repo", "metadata_expire": "1h"},
 }
 RELEASE = "mistralrs-release.rpm"
-FLAVOURS = tuple(
-    Flavour.from_dict(row)
-    for row in yaml.safe_load((PROJECT / "inventory/group_vars/all/flavours.yml").read_text())["flavours"]
-)
 
 
 def site_repo_file(channel: str, url: str) -> str:

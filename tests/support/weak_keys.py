@@ -1,7 +1,7 @@
 """Certificates that gpg makes and accepts, and clients refuse: a table of kinds, made by gpg on demand.
 
-A kind is the primary key's algorithm, the subkey's, and gpg's options for each. ``NO_BACK`` and ``STALE_BACK`` are
-changed afterwards.
+A kind is the primary key's algorithm, the subkey's, and gpg's options for each. Three kinds are changed afterwards:
+their names are in ``WeakKey``.
 """
 
 from __future__ import annotations

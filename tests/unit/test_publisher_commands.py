@@ -304,7 +304,7 @@ def test_the_agents_status_overrides_that_of_rsync() -> None:
     assert isinstance(AgentClient(["ssh"], "repo")._translate(CommandFailed(["rsync"], 12, "", stderr)), Busy)
 
 
-def test_a_foreign_answer_is_an_error(tmp_path: Path) -> None:
+def test_a_foreign_answer_is_an_error() -> None:
     for answer in ("", "[]", "{}", "hello", '{"snapshot"'):
         with pytest.raises(PipelineError, match="the repo host gave no answer of the publisher agent"):
             AgentClient(["printf", answer], "").head("stable")

@@ -76,6 +76,9 @@ def table(rows: Iterable[Row]) -> list[str]:
     return [line(row, widths) for row in cells]
 
 
-def worth_repeating(printed: int, rows: int) -> bool:
-    """Whether a table of ``rows`` is printed again; ``printed`` lines are on the screen since its header."""
-    return rows > 0 and printed > SCREEN
+def worth_printing(printed: int, rows: int, *, live: bool) -> bool:
+    """Whether a table of ``rows`` is printed at the end.
+
+    ``live``: its rows are on the screen already, with ``printed`` lines since its header.
+    """
+    return rows > 0 and (not live or printed > SCREEN)

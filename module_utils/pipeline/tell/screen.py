@@ -17,7 +17,7 @@ from typing import Any
 
 STEPS = frozenset({
     "release", "prerelease", "standalone", "dev", "warm", "doctor", "status", "rollback", "yank", "prune", "rotate_key",
-    "reproduce", "fingerprint",
+    "reproduce", "fingerprint", "hold", "resume",
 })  # fmt: skip
 """The playbooks whose results are steps; their changes are not shown."""
 
